@@ -14,7 +14,7 @@ import msgspec
 
 from jobs_core import config, hookspecs
 from jobs_core.cli.main import GROUPS, cli
-from jobs_core.message import PACKED_VERSION, VERSION, Message, PackedMessage
+from jobs_core.message import PACKED_RESULTS_VERSION, PACKED_VERSION, VERSION, Message, PackedMessage
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -188,9 +188,13 @@ def envelope() -> str:
     schemas, components = msgspec.json.schema_components([Message, PackedMessage], ref_template="#/$defs/{name}")
     for part in components.values():  # docstrings are indented up to Python 3.12
         part["description"] = inspect.cleandoc(part["description"])
-    for name, version in (("Message", VERSION), ("PackedMessage", PACKED_VERSION)):
-        components[name]["properties"]["v"] = {"const": version}
+    versions = (("Message", VERSION, PACKED_VERSION), ("PackedMessage", PACKED_VERSION, PACKED_RESULTS_VERSION))
+    for name, plain, taking in versions:  # an envelope that takes results is for workers that put them in
+        components[name]["if"] = {"required": ["results"]}
+        components[name]["then"] = {"properties": {"v": {"const": taking}}}
+        components[name]["else"] = {"properties": {"v": {"const": plain}}}
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "jobs envelope, versions 1 and 2"}
+    head["description"] = "Version 3 is an envelope of version 2 that has both a body and results."
     schema = {"anyOf": list(schemas), "$defs": components}
     return json.dumps({**head, **schema}, indent=2, ensure_ascii=False) + "\n"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import os
@@ -189,3 +190,22 @@ def test_no_file_names_a_machine_or_an_index():
 
 def test_the_schema_is_json():
     assert json.loads((ROOT / "docs" / "envelope.schema.json").read_text())["title"] == "jobs envelope, versions 1 and 2"
+
+
+SOURCES = [*ROOT.glob("core/src/**/*.py"), *ROOT.glob("plugins/*/src/**/*.py")]
+
+
+def test_messages_name_pages_by_their_title_since_who_has_installed_a_package_has_no_docs_directory():
+    """Docstrings may name files: who reads them has the sources."""
+    titles = {line[2:] for page in PAGES for line in page.read_text().splitlines()[:1]}
+    wrong, named = [], set()
+    for source in SOURCES:
+        tree = ast.parse(source.read_text())
+        prose = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
+                wrong += [f"{source.name}:{node.lineno}"] if re.search(r"docs/[a-z-]+\.md", node.value) else []
+                named |= set(re.findall(r'"([^"]+)" in the documentation', node.value))
+    assert wrong == []
+    assert named >= {"Backends", "Hooks"}
+    assert named <= titles

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime, timedelta, timezone
 
 import jobs_core
-from jobs_core import Backoff, Injected, Retry, RetryRule, Unique, current_job, injected, job, provides
+from jobs_core import (
+    Backoff,
+    Flow,
+    Injected,
+    Retry,
+    RetryRule,
+    Unique,
+    chain,
+    current_job,
+    ended,
+    group,
+    injected,
+    job,
+    provides,
+)
 from jobs_core.testing import JobsQueue
 
 
@@ -220,3 +234,79 @@ def wrong_resumable() -> None: ...
 def resumable_in_a_test(jobs_queue: JobsQueue) -> None:
     reveal_type(jobs_queue.drain(stop_after=3))  # reveals: int
     jobs_queue.drain(stop_after="3")  # error: arg-type
+
+
+# -- flows -------------------------------------------------------------------------------------------
+
+
+@job(store_result=True)
+def charge(order: int) -> str:
+    return f"paid {order}"
+
+
+@job(store_result=True)
+async def print_label(order: int) -> bytes:
+    return b"label"
+
+
+@job
+def send_mail(order: int, receipt: str, label: bytes) -> None: ...
+
+
+@job(store_result=True)
+def resize(data: bytes, width: int) -> bytes:
+    return data[:width]
+
+
+@job(store_result=True)
+async def upload(data: bytes, bucket: str = "images") -> float:
+    return 1.0
+
+
+@job
+def merge(parts: Sequence[bytes], name: str) -> int:
+    return len(parts)
+
+
+@job
+def ring() -> None: ...
+
+
+with Flow("order", headers={"order": "7"}) as flow:
+    paid = flow.add(charge.call(7))
+    label = flow.add(print_label.call(7), after=paid)
+    reveal_type(paid.result)  # reveals: str
+    reveal_type(label.result)  # reveals: bytes
+    flow.add(send_mail.call(7, paid.result, label.result))
+    flow.add(send_mail.call(7, label.result, label.result))  # error: arg-type
+    flow.add(ring.call(), after=[flow.all, "stage"], when="failed")
+    flow.add(ring.call(), after=[paid, ended(label)], when="never")  # error: call-overload
+    flow.add(ring)  # error: call-overload
+    reveal_type(flow.add(chain(fetch.call("u"), resize.step(5))).result)  # reveals: bytes
+    reveal_type(flow.add(group(fetch.call("u") for _ in range(3))).result)  # reveals: list[bytes]
+reveal_type(flow.handle.wait(5).total)  # reveals: int
+
+reveal_type(chain(fetch.call("u"), resize.step(width=200), upload.step()).enqueue().result())  # reveals: float
+chain(charge.call(5), resize.step(width=5))  # error: misc
+chain(resize.step(width=5))  # error: call-overload
+chain(fetch.call("u"), upload.step(5))  # error: arg-type
+ring.step()  # error: arg-type
+reveal_type(group(fetch.call(p) for p in "abc").then(merge.step("x")).enqueue().result())  # reveals: int
+reveal_type(group(fetch.call(p) for p in "abc").enqueue().result())  # reveals: list[bytes]
+reveal_type(group(fetch.call(p) for p in "abc").then(ring.call()))  # reveals: jobs_core.flows.work.Chain[None]
+group(fetch.call(p) for p in "abc").then(resize.step(5))  # error: arg-type
+reveal_type(chain(group([fetch.call("a"), fetch.call("b")]), merge.step("x")).enqueue().result())  # reveals: int
+reveal_type(chain(fetch.call("u"), group([resize.step(5), resize.step(6)]), merge.step("x")).enqueue().result())  # reveals: int
+reveal_type(group([chain(fetch.call("a"), resize.step(5))]).enqueue().result())  # reveals: list[bytes]
+eight = chain(
+    fetch.call("u"), resize.step(5), resize.step(4), ring.call(), fetch.call("v"), resize.step(1), resize.step(1), upload.step()
+)
+reveal_type(eight.enqueue().result())  # reveals: float
+
+
+@job
+async def member() -> None:
+    own = current_job().flow
+    if own is not None:
+        reveal_type(own.add(charge.call(5)).result)  # reveals: str
+    reveal_type(await (await chain(fetch.call("u"), upload.step()).aenqueue()).aresult())  # reveals: float

@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 import json
 import os
+import sys
 import tracemalloc
 import zlib
 
 import pytest
-from backports import zstd
 
 from jobs_core import App, hookimpl, job
 from jobs_core.backends.base import Outcome
@@ -24,6 +24,11 @@ from jobs_core.plugins import PluginInfo, Plugins
 from jobs_core.runs.outcome import settlement
 from jobs_core.units import Size
 from jobs_core.worker.decoder import Decoder
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 KEY = "k1:0123456789abcdefghijklmnopqrstuvwxyz"
 LONG = "a line of a log, which is like the one before\n" * 1000

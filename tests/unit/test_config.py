@@ -350,3 +350,44 @@ def test_a_transport_that_does_not_exist_is_refused(tmp_path):
     assert load(cwd=tmp_path, environ={"JOBS_TRANSPORT": "library"}).config == load(cwd=tmp_path, environ={}).config
     with pytest.raises(ConfigError, match='JOBS_TRANSPORT: expected "library" or no such variable, got "librray"'):
         load(cwd=tmp_path, environ={"JOBS_TRANSPORT": "librray"})
+
+
+KEYS = ["k1:" + "a" * 40, "k2:" + "b" * 40]
+
+
+@pytest.mark.parametrize("key", ["signing_keys", "encryption_keys"])
+@pytest.mark.parametrize("between", [",", ", ", "\n", "\r\n", ",\n", "\n\n"], ids=repr)
+def test_a_file_of_keys_has_them_one_a_line_or_separated_by_commas(read, tmp_path, key, between):
+    (tmp_path / "keys").write_text(between.join(KEYS) + "\n")
+    effective = read("", **{f"JOBS_{key.upper()}_FILE": str(tmp_path / "keys")})
+    assert getattr(effective.config, key) == KEYS
+
+
+def test_a_file_with_empty_lines_alone_does_not_turn_signing_off(read, tmp_path):
+    (tmp_path / "keys").write_text("\n\n")
+    with pytest.raises(ConfigError, match="expected a list, got an empty string"):
+        read("", JOBS_SIGNING_KEYS_FILE=str(tmp_path / "keys"))
+
+
+URLS = {
+    "backend": ("backend", ["sqlite:///jobs.db", "redis://"]),
+    "results.url": ("results.url", ["sqlite:///jobs.db", "redis://"]),
+    "payloads.url": ("payloads.url", ["file:///an/absolute/directory", "s3://bucket/prefix"]),
+    "broker.store": ("broker.store", ["sqlite:///broker.db"]),
+    "broker.listen": ("broker.listen", ["zmq+tcp://127.0.0.1:7788", "zmq+ipc:///"]),
+    "http.listen": ("http.listen", ["127.0.0.1:9000", "unix:/path"]),
+}
+SCHEMES = {"sqlite:", "redis:", "file:", "s3:", "zmq+tcp:", "zmq+ipc:", "unix:"}
+
+
+@pytest.mark.parametrize("value", ["payloads", "./payloads", "/var/payloads", "host", "two words", "a://b c"])
+@pytest.mark.parametrize("key", URLS)
+def test_a_value_without_a_scheme_is_answered_with_the_schemes_of_this_key(read, key, value):
+    path, advised = URLS[key]
+    given = f'["{value}"]' if key == "broker.listen" else f'"{value}"'
+    with pytest.raises(ConfigError) as raised:
+        read(f"{path} = {given}")
+    said = str(raised.value)
+    assert all(each in said for each in advised)
+    others = SCHEMES - {each.partition(":")[0] + ":" for each in advised}
+    assert not [each for each in others if f'"{each}' in said]

@@ -587,3 +587,57 @@ def test_a_nested_job_with_injected_parameters_may_enqueue_itself(jobs_queue):
 
     run(jobs_queue, walk, 2)
     assert ran == [(2, 3), (3, 3)]
+
+
+@pytest.mark.parametrize("scope", ["run", "worker"])
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize(("times", "says"), [(0, "ended without a yield"), (2, "yielded more than once")])
+def test_a_provider_that_does_not_yield_once_is_named(jobs_queue, define, scope, is_async, times, says):
+    if is_async:
+
+        @provides(scope=scope)
+        async def mailer() -> AsyncIterator[Mailer]:
+            for _ in range(times):
+                yield Mailer()
+
+        @define
+        async def send(*, mailer: Injected[Mailer] = injected) -> None: ...
+
+    else:
+
+        @provides(scope="run")
+        def mailer() -> Iterator[Mailer]:
+            for _ in range(times):
+                yield Mailer()
+
+        @define
+        def send(*, mailer: Injected[Mailer] = injected) -> None: ...
+
+    with pytest.raises(JobDefinitionError, match=f"provider .*mailer {says}: it has to yield its value exactly once"):
+        run(jobs_queue, send)
+
+
+def test_errors_of_a_provider_are_its_own(jobs_queue, define):
+    @provides
+    def mailer() -> Iterator[Mailer]:
+        yield Mailer()
+        raise RuntimeError("the provider's own")
+
+    @define
+    def send(*, mailer: Injected[Mailer] = injected) -> None: ...
+
+    with pytest.raises(RuntimeError, match="^the provider's own$"):
+        run(jobs_queue, send)
+
+
+def test_a_replacement_for_a_type_that_nothing_provides_is_refused():
+    provide_mailer()
+    with (
+        pytest.raises(JobDefinitionError, match=r"override: no provider returns .*Session.*: write one with @provides"),
+        override(Session, Session(Mailer())),
+    ):
+        pass
+    with pytest.raises(LookupError), override(Session, 1):  # the test's own error comes first
+        raise LookupError
+    with override(Mailer, Mailer("fake")), override(lambda: None, 1):
+        pass

@@ -244,3 +244,16 @@ def test_inline_jobs_run_when_their_time_comes(jobs_inline):
     assert ran == []
     jobs_inline.travel("1h")
     assert ran == ["x"]
+
+
+END = datetime.max.replace(tzinfo=timezone.utc)
+
+
+@pytest.mark.parametrize("to", [END, datetime.max.replace(tzinfo=timezone(timedelta(hours=-5)))])
+def test_a_time_beyond_the_calendar_is_refused(jobs_queue, to):
+    with pytest.raises(ValueError, match="travel: to: .* is beyond the calendar, which ends with the year 9999"):
+        jobs_queue.travel(to=to)
+    jobs_queue.travel(to=END - timedelta(seconds=1))
+    with pytest.raises(ValueError, match="travel: 1d is beyond the calendar"):
+        jobs_queue.travel("1d")
+    assert jobs_queue.now.year == 9999

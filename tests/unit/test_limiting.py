@@ -352,6 +352,6 @@ def test_definitions_are_written_to_backends_that_keep_them_and_others_are_named
     config = Config(limits={"a": Defined(concurrency=1)}, topics={"b": Topic(fair=True)})
     define(WithoutLines("memory://limiting", BackendOptions()), config)
     assert [record.getMessage() for record in caplog.records] == [
-        "topics.b.fair has no effect: memory:// does not support fairness (docs/backends.md)",
-        "limits.a has no effect: memory:// does not support limits (docs/backends.md)",
+        'topics.b.fair has no effect: memory:// does not support fairness (see "Backends" in the documentation)',
+        'limits.a has no effect: memory:// does not support limits (see "Backends" in the documentation)',
     ]

@@ -23,6 +23,7 @@ from jobs_core import (
 from jobs_core.config import Defaults, Topic
 from jobs_core.errors import LoadError, UnknownOption
 from jobs_core.registry import Registry
+from jobs_core.retry_rules import rules_of
 from jobs_core.worker.main import prepare
 
 
@@ -216,3 +217,50 @@ def test_arguments_that_do_not_fit_are_answered_with_those_that_do(call, says):
         call()
     assert isinstance(raised.value, JobDefinitionError)
     assert isinstance(raised.value, TypeError)
+
+
+class Odd(type):
+    """A metaclass whose classes cannot be compared, and so not be hashed."""
+
+    def __eq__(cls, other):
+        raise RuntimeError("not comparable")
+
+
+class OddError(Exception, metaclass=Odd):
+    pass
+
+
+@pytest.mark.parametrize("option", ["retry_on", "discard_on"])
+def test_exceptions_whose_class_cannot_be_compared_have_rules_too(option):
+    made = define(**{option: (ValueError, OddError, KeyError)})
+    rules = rules_of(made.options.retry_on, made.options.discard_on)
+    assert isinstance(rules.verdict(OddError), str) == (option == "discard_on")
+    with pytest.raises(JobDefinitionError, match="OddError is listed twice"):
+        define(**{option: (OddError, ValueError, OddError)})
+    with pytest.raises(JobDefinitionError, match="OddError is in retry_on, too"):
+        define(retry_on=(ValueError, OddError), discard_on=OddError)
+
+
+@pytest.mark.parametrize("retry_on", [ConnectionError, (ConnectionError, KeyError), {ConnectionError: "1m"}])
+def test_exceptions_to_retry_are_refused_for_a_job_that_is_never_retried(retry_on):
+    with pytest.raises(JobDefinitionError, match='send: retry_on: with acks="early", a job runs at most once'):
+        define(acks="early", retry_on=retry_on)
+    define(acks="early", retry_on=None, discard_on=retry_on if not isinstance(retry_on, dict) else ())
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"retries": 3}, "send: retries: no effect"),
+        ({"backoff": "5s"}, "send: backoff: no effect"),
+        ({"retries": 3, "backoff": Backoff(1)}, "send: retries and backoff: no effect"),
+        ({"retries": 0}, None),
+        ({}, None),
+    ],
+)
+def test_retries_of_a_job_that_is_never_retried_are_warned_of(options, says, caplog):
+    define(acks="early", **options)
+    assert [says in line for line in caplog.messages] == ([True] if says else [])
+    caplog.clear()
+    define(acks="late", **options)
+    assert not caplog.messages

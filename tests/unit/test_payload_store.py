@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -73,9 +74,14 @@ def app_with(registry):
 
     def app_with(url, backend=None, **settings):
         keys = settings.pop("keys", [])
+        timeout = settings.pop("enqueue_timeout", Duration(5))
         payloads = Payloads(url=url, above=Size(1000), **settings)
         config = Config(
-            backend=backend or f"memory://{new_token()}", encryption_keys=keys, payloads=payloads, max_message=Size(2000)
+            backend=backend or f"memory://{new_token()}",
+            encryption_keys=keys,
+            payloads=payloads,
+            max_message=Size(2000),
+            enqueue_timeout=timeout,
         )
         made.append(App(config, plugins=Plugins(), registry=registry))
         return made[-1]
@@ -268,6 +274,14 @@ def test_an_unusable_store_fails_an_enqueue_and_retries_a_job(app_with, take, to
     with pytest.raises(PayloadStoreUnavailable, match="the payload store .*/blobs cannot be used"):
         app.enqueue(take.call(LONG))
     assert took == []
+
+
+def test_an_enqueue_ends_in_time_though_the_bucket_does_not_answer(app_with, take, s3_url, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        app = app_with(s3_url, enqueue_timeout=Duration(0.2))
+        with pytest.raises(PayloadStoreUnavailable, match=r"did not take 5,0\d\d bytes within enqueue_timeout, 0.2 s"):
+            app.enqueue(take.call(LONG))
 
 
 def test_the_limit_is_for_the_arguments(app_with, take, tmp_path):

@@ -17,6 +17,7 @@ from .errors import (
     Discard,
     DuplicateJob,
     EndlessWait,
+    FlowError,
     FlowLost,
     JobCancelled,
     JobDefinitionError,
@@ -45,6 +46,9 @@ from .retry_rules import Backoff, RetryRule
 from .runs.context import JobContext, current_job
 from .version import __version__ as __version__
 
+if TYPE_CHECKING:
+    from .flows import Chain, Flow, FlowHandle, FlowMember, FlowStatus, Group, WorkHandle, chain, ended, group
+
 __all__ = [
     # Defining and enqueuing jobs
     "Backoff",
@@ -59,6 +63,17 @@ __all__ = [
     "job",
     "provided_by",
     "provides",
+    # Flows
+    "Chain",
+    "Flow",
+    "FlowHandle",
+    "FlowMember",
+    "FlowStatus",
+    "Group",
+    "WorkHandle",
+    "chain",
+    "ended",
+    "group",
     # Inside a job
     "Discard",
     "JobCancelled",
@@ -89,6 +104,7 @@ __all__ = [
     "ConfigError",
     "DuplicateJob",
     "EndlessWait",
+    "FlowError",
     "JobDefinitionError",
     "JobFailed",
     "JobWasCancelled",
@@ -104,8 +120,14 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:  # a type checker would believe that every name exists
+    _FLOWS = {"Chain", "Flow", "FlowHandle", "FlowMember", "FlowStatus", "Group", "WorkHandle", "chain", "ended", "group"}
 
     def __getattr__(name):
+        if name in _FLOWS:  # imported on first use: most programs have no flows
+            from . import flows
+
+            found = globals()[name] = getattr(flows, name)
+            return found
         from .foreign import package_attribute
 
         raise package_attribute(name)

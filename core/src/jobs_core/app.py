@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
@@ -21,6 +22,7 @@ from msgspec.structs import replace
 from . import boundary, config_sources, foreign, guard, private, urls
 from .backends.auxstore import composed
 from .backends.base import Backend, BackendOptions, JobRecord, Outgoing, Retention, State
+from .backends.flows import Part
 from .config import Config
 from .deadline import deadline as of_thread
 from .errors import (
@@ -29,6 +31,7 @@ from .errors import (
     ConfigError,
     DuplicateJob,
     EndlessWait,
+    FlowError,
     JobDefinitionError,
     JobFailed,
     JobsError,
@@ -38,12 +41,13 @@ from .errors import (
     ResultNotStored,
     ResultTimeout,
     ResultUnreadable,
+    SignatureError,
 )
 from .handle import JobHandle
 from .ids import new_id
 from .job_function import Call, JobFunction, set_application_source
 from .limiting import line_of
-from .message import Message, Signer, UniqueKey, decode, encode, readable, too_large
+from .message import PACKED_VERSION, Message, Signer, UniqueKey, decode, encode, readable, too_large
 from .options import DEFAULT_TOPIC, NO_OVERRIDES, Unique, encrypts, policy, stores_result, unique_key
 from .payloads import PayloadCodec, Payloads
 from .plugins import Implementation, Plugins, obeyed
@@ -55,6 +59,8 @@ from .uninterrupted import at_fork, let_in, uninterrupted
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
+
+    from .placeholders import Taken
 
 T = TypeVar("T")
 
@@ -69,10 +75,17 @@ RESULT_SLICE_IN_JOB = 0.1
 
 CHECKPOINTS = (
     "checkpoints",
-    "a resumable job needs it: leave out resumable=True, or set [results] url, or choose a backend that has it "
-    "(docs/backends.md)",
+    "a resumable job needs it: leave out resumable=True, or set [results] url, or choose a backend that has it: see "
+    '"Backends" in the documentation',
 )
 """The feature that resumable jobs need, and the advice where the backend lacks it."""
+
+FLOWS = (
+    "flows",
+    "its jobs cannot wait for one another: let each job enqueue the next (current_job().enqueue), or choose a backend that "
+    "has flows (docs/backends.md)",
+)
+"""The feature that flows, chains and groups need, and the advice where the backend lacks it."""
 
 EXPLAIN_PATIENCE = 0.5
 """Seconds by which `result` may exceed its timeout, in order to say in the error what is known about the job."""
@@ -110,6 +123,7 @@ class App:
         self._stamps: dict[weakref.ref[AnyJob], Stamp] = {}  # a WeakKeyDictionary would cost a call for each enqueue
         self._topics_seen: set[str] = set()
         self._unopened: tuple[Config, Backend] | None = None  # asked only for its features
+        self._has_flows: Config | None = None  # the configuration whose backend is known to have flows
         self._holds_none = False  # True once the plugins were asked and none holds enqueues back until a commit
         self._connect()
         _apps.add(self)
@@ -327,22 +341,32 @@ class App:
                 if self._hold_enqueue:
                     return self._deliver_apart(stamps, outgoing, wanted)
                 wish = True in wanted
+        if not wish and not self._hold_enqueue:
+            return self._push(outgoing)
+        told: dict[str, str] = {}
+        name = next((stamp.envelope.job for stamp in stamps if stamp.on_commit), None)
+        if self._holds(wish, name, functools.partial(self._push_into, told, outgoing)):
+            return told
+        return self._push(outgoing)
+
+    def _holds(self, wish: bool | None, name: str | None, send: Callable[[], None]) -> bool:
+        """Return whether a plugin calls `send`, now or when a transaction commits; `name` is a job that wishes it."""
+        if self._hold_enqueue is None:
+            self._hold_enqueue = self.plugins.implementations("jobs_hold_enqueue")
+            self._holds_none = not self._hold_enqueue
         if wish and not self._hold_enqueue and self.needs_transactions:
-            name = next(stamp.envelope.job for stamp in stamps if stamp.on_commit)
             raise JobDefinitionError(
                 f"{name}: on_commit: no plugin here handles transactions: install the plugin of your framework (pip install "
                 "jobs-django)"
             )
         for implementation in self._hold_enqueue:
-            told: dict[str, str] = {}
-            send = functools.partial(self._push_into, told, outgoing)
             if obeyed(implementation, bool, {"config": self.config, "on_commit": wish, "send": send}):
-                return told
+                return True
         if wish and self._hold_enqueue:
             raise JobDefinitionError(
                 "on_commit: no framework is set up in this process: only Django's plugin handles transactions"
             )
-        return self._push(outgoing)
+        return False
 
     def _push(self, outgoing: list[Outgoing]) -> Mapping[str, str]:
         try:
@@ -380,7 +404,9 @@ class App:
         if stamp is None or stamp.config is not self.config:
             stamp = stamp_of(job, self.config)
             if stamp.unique is not None and stamp.unique.longest is not None:
-                self.require("debounce", "leave out longest, or choose a backend that has it (docs/backends.md)")
+                self.require(
+                    "debounce", 'leave out longest, or choose a backend that has it: see "Backends" in the documentation'
+                )
             if job.options.resumable is True:
                 self.require(*CHECKPOINTS)
             stamps = self._stamps
@@ -424,9 +450,10 @@ class App:
         """Return the envelope of a call: arguments checked, options resolved. Raises ArgumentError or JobDefinitionError."""
         return self._message(call, self._stamp(call.job))
 
-    def _message(self, call: Call[Any], stamp: Stamp) -> Message:
+    def _message(self, call: Call[Any], stamp: Stamp, takes: Taken | None = None) -> Message:
         job, args, kwargs = call.job, call.args, call.kwargs
-        job.arguments.check(args, kwargs)
+        if takes is None:
+            job.arguments.check(args, kwargs)
         now = time.time()
         message = replace(
             stamp.envelope if stamp.moments is None else stamp.moments.fill(stamp.envelope, self._now()),
@@ -438,6 +465,8 @@ class App:
         )
         if stamp.varies is not None:
             message = stamp.varies.fill(message, job, args, kwargs)
+        if takes is not None:
+            message = replace(message, v=PACKED_VERSION, args=takes.args, kwargs=takes.kwargs, results=takes.pointers)
         if self._before_enqueue is None:
             self._before_enqueue = self.plugins.implementations("jobs_before_enqueue")
         for implementation in self._before_enqueue:
@@ -458,7 +487,8 @@ class App:
             return sent
         try:
             message = moments.fill(decode(sent.payload, signer=self.signer, topic=sent.topic), self._now())
-            return self.outgoing(message, sent.chosen)
+            made = self.outgoing(message, sent.chosen)
+            return made if sent.member is None else replace(made, member=sent.member)
         except JobsError:  # by now it has expired, or would be too large: send it as it was made
             return sent
 
@@ -518,6 +548,99 @@ class App:
         """Return a handle for an id; see `JobFunction.handle`. Only `result` finds out whether the job stores its result."""
         topic = DEFAULT_TOPIC if job.options.topic is UNSET else job.options.topic
         return JobHandle(self, job_id, job, topic, stores_result=True, created=False)
+
+    # -- flows ---------------------------------------------------------------------------------------
+
+    def prepare_member(self, call: Call[T], takes: Taken | None, headers: Mapping[str, Any]) -> tuple[Outgoing, JobHandle[T]]:
+        """Return a call as a member of a flow in the form that the backend takes, and its handle; send nothing.
+
+        `headers` are those of the flow. Raises FlowError for options that a member cannot have, and the errors of `enqueue`.
+        """
+        self._require_flows()
+        job, stamp = call.job, self._stamp(call.job)
+        if stamp.unique is not None and stamp.unique.conflict == "replace":
+            raise FlowError(
+                f"{job.name}: unique: a member of a flow cannot replace a job or be replaced, because others wait for it: use "
+                'using(unique=None), or another conflict than "replace"'
+            )
+        options = job.overrides.over(job.options)
+        if policy(options, stamp.envelope.topic, self.config).acks == "early":
+            raise FlowError(
+                f'{job.name}: acks: a job that is acknowledged before it runs (acks="early") cannot be a member of a flow, '
+                'since what waits for it would start too soon: use acks="late"'
+            )
+        if headers:
+            stamp = replace(stamp, envelope=replace(stamp.envelope, headers={**headers, **stamp.envelope.headers}))
+        if takes is not None:
+            job.arguments.check_all_but(call.args, call.kwargs, takes.parameters)
+        try:
+            message = self._message(call, stamp, takes)
+        except FlowError as error:  # a template or function used a result that does not exist yet
+            if takes is None:
+                raise
+            raise FlowError(
+                f"{job.name}: unique, key and limits are computed when the flow is sent, and cannot depend on a result: {error}"
+            ) from None
+        chosen = stamp.id is not None or bool(self._before_enqueue)
+        return self.outgoing(message, chosen), self._handle(job, message, stamp)
+
+    def _require_flows(self) -> None:
+        if self._has_flows is not self.config:
+            self.require(*FLOWS)
+            self._has_flows = self.config
+
+    def push_flow(self, parts: Sequence[tuple[Part, list[Outgoing]]], jobs: Iterable[JobFunction[Any, Any, Any]]) -> None:
+        """Store a flow durably, or let a plugin do so when a transaction commits. Raises DuplicateJob and BackendError."""
+        self._require_flows()
+        wishing = [job.name for job in jobs if self._stamp(job).on_commit]
+        send = functools.partial(self._push_parts, parts)
+        if not self._holds(True if wishing else None, wishing[0] if wishing else None, send):
+            send()
+
+    async def apush_flow(
+        self, parts: Sequence[tuple[Part, list[Outgoing]]], jobs: Iterable[JobFunction[Any, Any, Any]]
+    ) -> None:
+        """`push_flow` from an event loop."""
+        await self._in_thread(lambda: self.push_flow(parts, jobs))
+
+    def _push_parts(self, parts: Sequence[tuple[Part, list[Outgoing]]]) -> None:
+        try:
+            for part, outgoing in parts:
+                conflicts = self._producer.push_part(part, outgoing, self.config.enqueue_timeout)
+                if conflicts:
+                    refused = next(message for message in outgoing if message.id in conflicts)
+                    if part.number:
+                        self._drop_flow(part.flow)
+                    raise _refused_member(part, refused, conflicts[refused.id])
+        finally:
+            let_in()
+
+    def _drop_flow(self, flow_id: str) -> None:
+        """Drop a flow of which a later part was refused, so that its members hold no unique keys until it is dropped."""
+        with contextlib.suppress(BackendError):
+            self.operate(lambda backend: backend.cancel_flow(flow_id))
+
+    def flow_result(self, flow: str, job_id: str, stored: bytes) -> Any:
+        """Return the value of a member's stored result as plain JSON; with signing keys, only if its signature is right.
+
+        Raises PayloadError.
+        """
+        if self.signer:
+            try:
+                stored = self.signer.verify_result(flow, job_id, stored)
+            except SignatureError as error:
+                raise PayloadError(str(error)) from None
+        try:
+            document: dict[str, Any] = msgspec.json.decode(self.payloads.unpack_result(job_id, stored))
+        except msgspec.DecodeError as error:
+            raise PayloadError(f"it is damaged: {error}") from None
+        if "value" not in document:
+            raise PayloadError(f"it was not stored: {document.get('unstorable', 'it has no value')}")
+        return document["value"]
+
+    def may_be_in_job(self) -> bool:
+        """Return whether a job may have to wait for the caller."""
+        return may_be_in_job()
 
     # -- status and results -------------------------------------------------------------------------
 
@@ -696,6 +819,16 @@ def _note_duplicates(handles: Sequence[JobHandle[Any]], sent: Sequence[Outgoing]
             )
     if refused:
         raise refused
+
+
+def _refused_member(part: Part, refused: Outgoing, holder: str) -> DuplicateJob:
+    job = refused.member.label if refused.member is not None else ""
+    if holder == refused.id:
+        why = "there is a job with this id already"
+    else:
+        why = f"job {holder} holds its unique key" + (f" {refused.unique.key!r}" if refused.unique is not None else "")
+    name = f"flow {part.name}" if part.name else f"flow {part.flow}"
+    return DuplicateJob(f"{name} was not sent: its member {job} {refused.id} was refused: {why}", existing_id=holder)
 
 
 def _note_repeated(handles: Sequence[JobHandle[Any]]) -> None:

@@ -20,7 +20,7 @@ import msgspec
 from . import foreign
 from .boundary import name_of, text_of, told
 from .conversion import decode_hook, encode_hook, is_custom, without_values
-from .errors import ArgumentError, JobDefinitionError
+from .errors import ArgumentError, FlowError, JobDefinitionError
 from .units import shown
 
 _SCALARS: frozenset[type] = frozenset({int, str, float, bool, type(None)})
@@ -49,6 +49,8 @@ class Parameter:
         """Raise ArgumentError if a worker could not convert the value from JSON to the annotated type."""
         try:
             plain = msgspec.to_builtins(value, enc_hook=encode_hook, str_keys=True)
+        except FlowError:  # the value is the result of a member of a flow, and the call is not in this flow
+            raise
         except Exception as error:  # a model's code may raise anything
             raise ArgumentError(
                 f"argument {self.name!r} of {job} cannot be written as JSON: {_reason(error)}", argument=self.name
@@ -136,6 +138,32 @@ class Arguments:
             parameter = self._by_name.get(name, self._named_rest)
             if type(value) not in parameter.as_is:
                 parameter.under(name).check(value, self._job)
+
+    def check_all_but(self, args: Sequence[Any], kwargs: Mapping[str, Any], unknown: Collection[int | str]) -> None:
+        """Check a call like `check`, but not the values of these arguments, given by position or name: they come later."""
+        self._refuse_injected(kwargs)
+        try:
+            self._bind(*args, **kwargs)
+        except TypeError as error:
+            raise self._misfit(error, kwargs) from None
+        if self.problems:
+            raise self.problems[0]
+        for key, parameter in self._of_call(args, kwargs):
+            value = args[key] if isinstance(key, int) else kwargs[key]
+            if key not in unknown and type(value) not in parameter.as_is:
+                parameter.check(value, self._job)
+
+    def _of_call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[tuple[int | str, Parameter]]:
+        """Return the parameter of each argument of a call."""
+        positional = self._positional
+        return [
+            *((n, positional[n] if n < len(positional) else self._rest) for n in range(len(args))),
+            *((name, self._by_name.get(name, self._named_rest).under(name)) for name in kwargs),
+        ]
+
+    def places_of(self, name: str | None, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[int | str]:
+        """Return the positions and names of the arguments of a call that belong to the parameter of this name."""
+        return [key for key, parameter in self._of_call(args, kwargs) if parameter.name == name]
 
     def _refuse_injected(self, kwargs: Mapping[str, Any]) -> None:
         for name in kwargs:

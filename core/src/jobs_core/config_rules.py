@@ -95,39 +95,39 @@ def path(value: str) -> str | None:
 
 
 def url(value: str) -> str | None:
-    """Accept anything in the form of a URL; plugins know the schemes. The error shows no value that may hold a password."""
+    """Accept anything in the form of a URL; plugins know the schemes."""
+    return _in_form(value, 'a URL such as "sqlite:///jobs.db" or "redis://localhost:6379/0"')
+
+
+def store_url(value: str) -> str | None:
+    """Accept the SQLite URL of a broker's store."""
+    expected = 'a SQLite URL, such as "sqlite:///broker.db"'
+    return _in_form(value, expected) or (None if urls.scheme(value) == "sqlite" else f"expected {expected}")
+
+
+def payload_url(value: str) -> str | None:
+    """Accept the URL of a payload store."""
+    expected = '"file:///an/absolute/directory", perhaps with ?durability=process, or "s3://bucket/prefix"'
+    if reason := _in_form(value, expected):
+        return reason
+    return None if re.match(r"file:///[^/?]", value) or re.match(r"s3://[^/]", value) else f"expected {expected}"
+
+
+def endpoint(value: str) -> str | None:
+    """Accept an address on which a ZeroMQ broker may listen."""
+    expected = '"zmq+tcp://127.0.0.1:7788", or "zmq+ipc:///path/of/a/socket"'
+    return _in_form(value, expected) or (None if urls.scheme(value) in ("zmq+tcp", "zmq+ipc") else f"expected {expected}")
+
+
+def _in_form(value: str, expected: str) -> str | None:
+    """Accept anything in the form of a URL. The error shows no value that may hold a password."""
     if reason := text(value):
         return reason
     if _URL.fullmatch(value):
         return None
     if urls.scheme(value) or any(each in value for each in "@:/?#"):
-        return 'expected a URL such as "sqlite:///jobs.db" or "redis://localhost:6379/0", without spaces in it'
-    return f'expected a URL such as "sqlite:///jobs.db" or "redis://localhost:6379/0", got "{value[:80]}"'
-
-
-def store_url(value: str) -> str | None:
-    """Accept the SQLite URL of a broker's store."""
-    if reason := url(value):
-        return reason
-    return None if urls.scheme(value) == "sqlite" else 'expected a SQLite URL, such as "sqlite:///broker.db"'
-
-
-def payload_url(value: str) -> str | None:
-    """Accept the URL of a payload store."""
-    if reason := url(value):
-        return reason
-    if re.match(r"file:///[^/?]", value) or re.match(r"s3://[^/]", value):
-        return None
-    return 'expected "file:///an/absolute/directory", perhaps with ?durability=process, or "s3://bucket/prefix"'
-
-
-def endpoint(value: str) -> str | None:
-    """Accept an address on which a ZeroMQ broker may listen."""
-    if reason := url(value):
-        return reason
-    if urls.scheme(value) in ("zmq+tcp", "zmq+ipc"):
-        return None
-    return 'expected "zmq+tcp://127.0.0.1:7788", or "zmq+ipc:///path/of/a/socket"'
+        return f"expected {expected}, without spaces in it"
+    return f'expected {expected}, got "{value[:80]}"'
 
 
 def module(value: str) -> str | None:

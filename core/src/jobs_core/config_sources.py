@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -351,7 +352,7 @@ class _Reader:
         if section:
             kind = next(arm for arm in config_types.arms(kind) if arm is not section)
         if isinstance(value, _Text):
-            if config_types.takes_list(kind) and not value.strip(" ,"):  # an empty secret must not turn signing off
+            if config_types.takes_list(kind) and not value.strip(" ,\r\n\t"):  # an empty secret must not turn signing off
                 self._error(path, _EMPTY_LIST)
                 return None
             value = _from_text(value, kind)
@@ -481,7 +482,7 @@ def too_many_threads(pool: Pool) -> str | None:
 
 
 def _from_text(text: str, kind: Any) -> Any:
-    """Convert the text of a variable: keep it if a string is expected, else read it as TOML, or as a list a,b,c."""
+    """Convert the text of a variable: keep it if a string is expected, else read it as TOML, or as a list a,b,c or of lines."""
     arms = [config_types.bare(arm) for arm in config_types.arms(kind)]
     if Duration in arms or Size in arms:
         return plain_number(text)  # of seconds or bytes, as in a file
@@ -491,7 +492,7 @@ def _from_text(text: str, kind: Any) -> Any:
         return _loads(f"value = {text}")["value"]
     except ValueError:
         if config_types.takes_list(kind):
-            return [part.strip() for part in text.split(",") if part.strip()]
+            return [part.strip() for part in re.split(r"[,\r\n]", text) if part.strip()]
         return str(text)
 
 

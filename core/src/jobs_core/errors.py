@@ -68,8 +68,12 @@ class CheckpointError(JobsError):
     """Raised in a job whose progress cannot be stored: the job is not resumable, or the cursor is not JSON, or too large."""
 
 
+class FlowError(JobDefinitionError):
+    """Raised when the members of a flow do not fit together, or a result is used before it exists."""
+
+
 class DuplicateJob(JobsError):
-    """Raised by an enqueue with `unique=` and `conflict="raise"` while `existing_id` holds the key."""
+    """Raised by an enqueue with `unique=` and `conflict="raise"`, or by a flow, while `existing_id` holds the key."""
 
     def __init__(self, message: str, *, existing_id: str) -> None:
         super().__init__(message)
@@ -153,7 +157,7 @@ class NotSupported(BackendError):
     """Raised when a call needs a `feature` that the configured backend does not have."""
 
     def __init__(self, feature: str, backend: str, fix: str = "") -> None:
-        advice = fix or "choose a backend that does; docs/backends.md has the table"
+        advice = fix or 'choose a backend that does: see "Backends" in the documentation'
         super().__init__(f"{backend} does not support {feature}: {advice}")
         self.feature = feature
         self.backend = backend

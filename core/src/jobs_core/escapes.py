@@ -14,14 +14,15 @@ _BUT_LINES = (
     "\u2060-\u206f\ud800-\udfff\ufeff\ufff0-\ufffb\U000110bd\U000110cd\U00013430-\U0001345f\U0001bca0-\U0001bca3"
     "\U0001d173-\U0001d17a\U000e0000-\U000e00ff"
 )
-_UNSAFE = re.compile(f"[\t\n{_BUT_LINES}]")
-_UNSAFE_IN_LINES = re.compile(f"[{_BUT_LINES}]")
+# Not compiled here: few processes need them, and all would wait.
+_UNSAFE = f"[\t\n{_BUT_LINES}]"
+_UNSAFE_IN_LINES = f"[{_BUT_LINES}]"
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 def one_line(text: str) -> str:
     """Return `text` with unsafe characters escaped, newlines and tabs too."""
-    return text if text.isprintable() else _UNSAFE.sub(_written_out, text)
+    return text if text.isprintable() else re.sub(_UNSAFE, _written_out, text)
 
 
 def in_one_line(text: str) -> str:
@@ -37,12 +38,12 @@ def in_one_line(text: str) -> str:
 
 def lines(text: str) -> str:
     """Return `text` with unsafe characters escaped, except newlines and tabs."""
-    return text if text.isprintable() else _UNSAFE_IN_LINES.sub(_written_out, text)
+    return text if text.isprintable() else re.sub(_UNSAFE_IN_LINES, _written_out, text)
 
 
 def json(text: str) -> str:
     """Return an equivalent JSON document in which unsafe characters are written as JSON escapes."""
-    return text if text.isprintable() else _UNSAFE_IN_LINES.sub(_as_json, text)
+    return text if text.isprintable() else re.sub(_UNSAFE_IN_LINES, _as_json, text)
 
 
 def _written_out(match: re.Match[str]) -> str:

@@ -64,7 +64,7 @@ _RESULT = Word("results are kept only on request", option="store_result=True")
 _FAILURES = Word("retry_on names the exceptions that are retried", option="retry_on=(ConnectionError, TimeoutError)")
 _NO_RETRY = Word("discard_on names the exceptions that are not retried", option="discard_on=(LookupError,)")
 _FOLLOW = Word("a job enqueues its follow-up itself, together with its acknowledgement", code="current_job().enqueue(job)")
-_HOOK = Word("code around every run is a plugin's hook, jobs_run_context (docs/hooks.md)")
+_HOOK = Word('code around every run is a plugin\'s hook, jobs_run_context: see "Hooks" in the documentation')
 _JSON = Word("arguments are always JSON, and converted to their annotated types; leave this out")
 _RATE = Word(
     'limits hold on all machines together: a job names them, @job(limits="partner"), and jobs.toml defines them, '
@@ -172,7 +172,8 @@ METHODS: Final = _table(
     ("retry", _RETRY),
     ("request update_state", _CURRENT),
     ("AsyncResult get_result fetch result", Word("the handle of a job is found by its id", code='job.handle("order-4711")')),
-    ("chain chord group link pipe then on_success", _FOLLOW),
+    ("link then on_success", _FOLLOW),
+    ("chain chord group pipe", Word("these put calls of jobs together", code="from jobs_core import chain, group")),
     ("queue queue_name", Word("the topic is among the options", code="job.options.topic")),
     ("max_retries", Word("the retries are among the options", code="job.options.retries")),
 )
@@ -240,7 +241,7 @@ PACKAGE: Final = _table(
     ),
     ("get_current_job current_task CurrentMessage current_message get_current_task", Word("the run is", code="current_job().id")),
     ("crontab cron every", Word("cron is an option of @job", option='cron="*/5 * * * *"')),
-    ("chain group chord chunks signature pipeline", _FOLLOW),
+    ("chord chunks signature pipeline", Word("these put calls of jobs together", code="from jobs_core import chain, group")),
     ("enqueue send_task delay apply_async defer", Word("a job function has its own", code="job.enqueue(...)")),
     ("Ignore Reject CancelExecution StopJob", Word("raise Discard to give up", code='raise Discard("no such order")')),
     ("SoftTimeLimitExceeded TimeLimitExceeded JobTimeoutException", Word("a timeout raises", code="from jobs_core import JobTimeout")),
@@ -343,7 +344,7 @@ _TOP: Final = _table(
     ("listen metrics_port health_port prometheus metrics", _toml("probes and metrics", 'http.listen = "127.0.0.1:9000"')),
     ("webhook slack alert", _toml("alerts go to channels", 'alerts.channels.webhook = {url = "https://example.com/hook"}')),
     ("rate_limit rate_limits task_annotations task_default_rate_limit", _toml("a job names its limits, @job(limits=\"partner\"), and this defines one", 'limits.partner.rate = "10/m"')),
-    ("task_always_eager always_eager immediate eager", Word("tests run jobs with the fixture of docs/testing.md", toml='backend = "memory://"')),
+    ("task_always_eager always_eager immediate eager", Word('tests run jobs with a fixture: see "Testing applications" in the documentation', toml='backend = "memory://"')),
     ("key_prefix namespace broker_transport_options queue_prefix", _toml("the prefix of keys and queues", 'prefix = "jobs"')),
     ("secret secret_key security_key signing_key", _toml("messages are signed with", 'signing_keys = ["k1:a-long-random-secret"]')),
 )  # fmt: skip

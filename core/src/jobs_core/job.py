@@ -13,7 +13,17 @@ from . import foreign
 from .errors import JobDefinitionError, UnknownOption
 from .job_function import Call, Enqueuer, JobFunction, is_method, set_application_source
 from .message import MAX_NAME
-from .options import DEFAULT_TOPIC, Acks, Limits, Unique, parse, refuse_early, refuse_foreign_placeholders, refuse_never
+from .options import (
+    DEFAULT_TOPIC,
+    Acks,
+    Limits,
+    Unique,
+    parse,
+    refuse_early,
+    refuse_foreign_placeholders,
+    refuse_never,
+    warn_of_retries,
+)
 from .registry import Registry, default_registry
 from .retry_rules import Backoff, DiscardOn, RetryOn
 from .units import DurationLike, shown
@@ -143,6 +153,7 @@ def _define(
     refuse_foreign_placeholders(name, made.options, lambda: made._parameters)
     refuse_early(name, made.options)
     refuse_never(name, made.options)
+    warn_of_retries(name, made.options)
     (default_registry if registry is None else registry).add(made)
     return made
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, Generic, Literal, NamedTuple, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, Literal, NamedTuple, ParamSpec, Protocol, TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -31,9 +31,19 @@ from .options import (
 )
 from .units import DurationLike
 
+if TYPE_CHECKING:
+    from .backends.base import Backend
+    from .backends.flows import Part
+    from .placeholders import Taken
+
 P = ParamSpec("P")
+Q = ParamSpec("Q")
 R = TypeVar("R")  # the type that calling the function returns
 T = TypeVar("T")  # the type of the job's result: for async functions, of the awaited value
+U = TypeVar("U")
+A = TypeVar("A")  # the type of the first argument
+A_contra = TypeVar("A_contra", contravariant=True)
+T_co = TypeVar("T_co", covariant=True)
 
 
 class _Lazy(Generic[T]):
@@ -56,16 +66,24 @@ class _Lazy(Generic[T]):
         return made
 
 
-class Call(msgspec.Struct, Generic[T], eq=False):
+class Call(msgspec.Struct, Generic[T_co], eq=False):
     """A job function with its arguments, for enqueuing many at once."""
 
-    job: JobFunction[Any, Any, T]
+    job: JobFunction[Any, Any, T_co]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+class Step(msgspec.Struct, Generic[A_contra, T_co], eq=False):
+    """A job function with all arguments but the first, which is the result of the job before it in a chain."""
+
+    job: JobFunction[Any, Any, T_co]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
 
 class Enqueuer(Protocol):
-    """The methods of an application that a job function calls."""
+    """The methods of an application that a job function, a flow or a running job calls."""
 
     def enqueue(self, call: Call[T]) -> JobHandle[T]: ...
 
@@ -80,6 +98,39 @@ class Enqueuer(Protocol):
     def find_handle(self, job: JobFunction[Any, Any, T], job_id: str) -> JobHandle[T]: ...
 
     def renewed(self, job: JobFunction[Any, Any, Any], sent: Outgoing) -> Outgoing: ...
+
+    def prepare_member(
+        self, call: Call[T], takes: Taken | None, headers: Mapping[str, Any]
+    ) -> tuple[Outgoing, JobHandle[T]]: ...
+
+    def push_flow(self, parts: Sequence[tuple[Part, list[Outgoing]]], jobs: Iterable[JobFunction[Any, Any, Any]]) -> None: ...
+
+    async def apush_flow(
+        self, parts: Sequence[tuple[Part, list[Outgoing]]], jobs: Iterable[JobFunction[Any, Any, Any]]
+    ) -> None: ...
+
+    def flow_result(self, flow: str, job_id: str, stored: bytes) -> Any: ...
+
+    def operate(self, action: Callable[[Backend], U]) -> U: ...
+
+    def may_be_in_job(self) -> bool: ...
+
+
+class _TakesFirst(Protocol[A_contra, Q, T_co]):
+    """A job function with at least one parameter."""
+
+    @property
+    def call(self) -> Callable[Concatenate[A_contra, Q], Call[T_co]]: ...
+
+
+class _StepMethod:
+    """The method `step` of a job function: a descriptor, since mypy cannot infer the first argument from `self`."""
+
+    def __get__(self, job: _TakesFirst[A, Q, U], owner: type) -> Callable[Q, Step[A, U]]:
+        def step(*args: Q.args, **kwargs: Q.kwargs) -> Step[A, U]:
+            return Step(job, args, kwargs)  # type: ignore[arg-type]  # it is a JobFunction
+
+        return step
 
 
 class JobFunction(Generic[P, R, T]):
@@ -194,8 +245,11 @@ class JobFunction(Generic[P, R, T]):
         return _application().find_handle(self, job_id)
 
     def call(self, *args: P.args, **kwargs: P.kwargs) -> Call[T]:
-        """Return a call of this function with arguments, for `enqueue_many`."""
+        """Return a call of this function with arguments, for `enqueue_many`, flows, chains and groups."""
         return Call(self, args, kwargs)
+
+    step = _StepMethod()
+    """Return a call without its first argument, for a chain: there it is the result of the job before."""
 
     def enqueue_many(self, calls: Iterable[Call[T] | tuple[Any, ...] | dict[str, Any]]) -> list[JobHandle[T]]:
         """Enqueue many jobs in one round trip; each item is a `call(...)`, a tuple of arguments or a dict of them."""
@@ -280,6 +334,11 @@ def _no_application() -> Enqueuer:
 
 
 _application: Callable[[], Enqueuer] = _no_application
+
+
+def current_enqueuer() -> Enqueuer:
+    """Return the application of this process."""
+    return _application()
 
 
 def set_application_source(source: Callable[[], Enqueuer]) -> None:

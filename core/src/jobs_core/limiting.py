@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 BOTH = frozenset({"limits", "fairness"})
 """The features that this module is about."""
 
-FIX = "leave them out, or choose a backend that has them (docs/backends.md)"
+ELSE = 'or choose a backend that does: see "Backends" in the documentation'
 
 
 def line_of(message: Message, config: Config, backend: Backend) -> tuple[str, tuple[str, ...]]:
@@ -34,10 +34,10 @@ def line_of(message: Message, config: Config, backend: Backend) -> tuple[str, tu
     name = message.job or message.topic
     limits = tuple(checked_limits(name, message.limits or ()))
     if limits and "limits" not in backend.features:
-        raise NotSupported("limits", f"{backend.name}://", f"{name} has limits ({', '.join(limits)}): {FIX}")
+        raise NotSupported("limits", f"{backend.name}://", f"{name} has limits ({', '.join(limits)}): leave them out, {ELSE}")
     key = message.key or ""
     if key and "fairness" not in backend.features and is_fair(config, message.topic):
-        raise NotSupported("fairness", f"{backend.name}://", f"topics.{message.topic}.fair = true: {FIX}")
+        raise NotSupported("fairness", f"{backend.name}://", f"topics.{message.topic}.fair = true: remove it, {ELSE}")
     return key, limits
 
 
@@ -79,7 +79,7 @@ def define(backend: Backend, config: Config) -> None:
     fair = [f"topics.{name}.fair" for name in sorted(config.topics) if is_fair(config, name)]
     for feature, settings in (("fairness", fair), ("limits", [f"limits.{name}" for name in sorted(config.limits)])):
         if settings and feature not in backend.features:
-            line = "%s has no effect: %s:// does not support %s (docs/backends.md)"
+            line = '%s has no effect: %s:// does not support %s (see "Backends" in the documentation)'
             logging.getLogger("jobs").warning(line, ", ".join(settings), backend.name, feature)
     if not BOTH.isdisjoint(backend.features):
         limits = defined_limits(config) if "limits" in backend.features else {}

@@ -20,7 +20,12 @@ from .units import MAX_SECONDS, shown
 
 VERSION = 1
 PACKED_VERSION = 2
-"""The version of an envelope whose arguments are in its `body`: encrypted, compressed or in the payload store."""
+"""The version of an envelope whose arguments are in its `body`, or that takes `results`: older workers put it off.
+
+The arguments of a body are encrypted, compressed or in the payload store.
+"""
+PACKED_RESULTS_VERSION = 3
+"""The version of an envelope with both: workers that know only bodies would run it without the results."""
 _SIGNED = b"jobs1."
 
 MAX_ID: Final = 128
@@ -85,6 +90,7 @@ class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
     key: str | None = None
     headers: dict[str, Any] = {}
     limits: list[LimitName] | None = None  # None: those of the job function, which a worker then computes
+    results: dict[str, str] | None = None  # by JSON Pointer into args and kwargs: the flow's member whose result goes there
 
 
 class Body(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -106,6 +112,7 @@ class PackedMessage(Message, frozen=True, kw_only=True, omit_defaults=True):
 class _VersionOnly(Struct):
     v: int
     body: Any = None
+    results: Any = None
 
 
 class _Marks(Struct):
@@ -172,21 +179,44 @@ class Signer:
         mac = self._hmac.digest(self._keys[self._kid], body, "sha256").hex().encode()
         return _SIGNED + self._kid + b"." + mac + b"\n" + body
 
+    def sign_result(self, flow: str, member: str, stored: bytes) -> bytes:
+        """Return a stored result of a flow's member with a signature line over flow, member and bytes."""
+        mac = self._hmac.digest(self._keys[self._kid], _of_result(flow, member) + stored, "sha256").hex().encode()
+        return _SIGNED + self._kid + b"." + mac + b"\n" + stored
+
+    def verify_result(self, flow: str, member: str, signed: bytes) -> bytes:
+        """Return the bytes of a signed result; raise SignatureError if it is not the result of this member of this flow."""
+        kid, mac, stored = self._parts(signed, "result")
+        if not self._hmac.compare_digest(
+            mac, self._hmac.digest(self._keys[kid], _of_result(flow, member) + stored, "sha256").hex().encode()
+        ):
+            raise SignatureError(f"the signature does not match the result (key {kid.decode()!r})")
+        return stored
+
     def verify(self, payload: bytes) -> bytes:
         """Return the body of a signed payload; raise SignatureError, without parsing the body, if it cannot be trusted."""
-        line, newline, body = payload.partition(b"\n")
-        if not newline or not line.startswith(_SIGNED):
-            raise SignatureError("the message is not signed, but signing_keys are configured")
-        kid, _, mac = line[len(_SIGNED) :].partition(b".")
-        secret = self._keys.get(kid)
-        if secret is None:
-            raise SignatureError(
-                f"the message is signed with the unknown key {kid[:32].decode(errors='replace')!r}: "
-                "add it to signing_keys if you trust its producer"
-            )
-        if not self._hmac.compare_digest(mac, self._hmac.digest(secret, body, "sha256").hex().encode()):
+        kid, mac, body = self._parts(payload, "message")
+        if not self._hmac.compare_digest(mac, self._hmac.digest(self._keys[kid], body, "sha256").hex().encode()):
             raise SignatureError(f"the signature does not match the message (key {kid.decode()!r})")
         return body
+
+    def _parts(self, payload: bytes, what: str) -> tuple[bytes, bytes, bytes]:
+        """Return the key's name, the MAC and the body of a signed payload; raise SignatureError if it has no known key."""
+        line, newline, body = payload.partition(b"\n")
+        if not newline or not line.startswith(_SIGNED):
+            raise SignatureError(f"the {what} is not signed, but signing_keys are configured")
+        kid, _, mac = line[len(_SIGNED) :].partition(b".")
+        if kid not in self._keys:
+            raise SignatureError(
+                f"the {what} is signed with the unknown key {kid[:32].decode(errors='replace')!r}: "
+                "add it to signing_keys if you trust its producer"
+            )
+        return kid, mac, body
+
+
+def _of_result(flow: str, member: str) -> bytes:
+    """Return what a result's signature covers besides its bytes; no envelope begins like this."""
+    return f"result\0{flow}\0{member}\0".encode()
 
 
 def unsigned(payload: bytes) -> bytes:
@@ -295,7 +325,7 @@ def decode(payload: bytes, *, signer: Signer | None = None, topic: str, default_
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         return _decode_other(payload, error, topic, default_job)
     if message.v > VERSION:
-        message = _later(payload, message.v)
+        message = _later(payload, message.v, message)
     elif message.v < VERSION:
         raise MessageError(f"the envelope has version {message.v}, but versions start at {VERSION}")
     if signed and message.topic != topic:
@@ -307,18 +337,23 @@ def decode(payload: bytes, *, signer: Signer | None = None, topic: str, default_
     return message
 
 
-def _later(payload: bytes, version: int) -> Message:
-    """Return a packed message; raise UnknownVersion for an envelope that only newer workers can read."""
-    if version != PACKED_VERSION:
+def _later(payload: bytes, version: int, plain: Message | None = None) -> Message:
+    """Return a packed message, or `plain` if it takes results; raise UnknownVersion for what only newer workers can read."""
+    if version not in (PACKED_VERSION, PACKED_RESULTS_VERSION):
         raise _unknown_version(version)
-    if _decode_version(payload).body is None:
+    holds = _decode_version(payload)
+    packed, takes = holds.body is not None, holds.results is not None
+    if not packed and not takes:
         raise UnknownVersion(f"the envelope has version {version}, but no body that this worker knows: upgrade jobs-core")
+    if (packed and takes) is not (version == PACKED_RESULTS_VERSION):
+        fields = "a body and results" if packed and takes else "a body or results, not both"
+        raise MessageError(f"an envelope of version {version} has {fields}: see docs/envelope.md")
     try:
-        message = _decode_packed(payload)
+        message = plain if plain is not None and not packed else _decode_packed(payload) if packed else _decode_message(payload)
     except msgspec.ValidationError as error:
         raise MessageError(f"not an envelope: {error}") from None
     if not message.id or message.job is None:
-        raise MessageError(f"an envelope of version {version} names its id and its job: the body belongs to them")
+        raise MessageError(f"an envelope of version {version} names its id and its job: what it holds belongs to them")
     return message
 
 
@@ -326,9 +361,7 @@ def _decode_other(payload: bytes, error: Exception, topic: str, default_job: str
     """Decode foreign JSON for the default job; else raise the error that says why this is not a readable envelope."""
     try:
         version = _decode_version(payload).v
-        if version > PACKED_VERSION:
-            raise _unknown_version(version)
-        if version == PACKED_VERSION:
+        if version > VERSION:
             _later(payload, version)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         pass
@@ -352,7 +385,7 @@ def _looks_like_envelope(payload: bytes) -> bool:
 
 def _unknown_version(version: int) -> UnknownVersion:
     return UnknownVersion(
-        f"the envelope has version {version}, but this worker reads versions up to {PACKED_VERSION}: upgrade jobs-core"
+        f"the envelope has version {version}, but this worker reads versions up to {PACKED_RESULTS_VERSION}: upgrade jobs-core"
     )
 
 

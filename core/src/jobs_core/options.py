@@ -125,6 +125,7 @@ class Policy(Struct, frozen=True):
     resumable: bool = False
     step_timeout: float | None = None
     pack_cursor: Callable[[str, bytes], bytes] | None = None  # packs the cursor of the job with this id
+    sign_result: Callable[[str, str, bytes], bytes] | None = None  # signs the result of a flow's member, by flow and job id
 
 
 def parse(where: str, given: dict[str, Any]) -> JobOptions:
@@ -137,6 +138,10 @@ def parse(where: str, given: dict[str, Any]) -> JobOptions:
             values[name] = _PARSERS[name](value)
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
             raise JobDefinitionError(f"{where}: {name}: {error}") from None
+    if values.get("acks") == "early" and values.get("retry_on"):
+        raise JobDefinitionError(
+            f'{where}: retry_on: with acks="early", a job runs at most once and is never retried: leave out one of them'
+        )
     if values.get("resumable") and values.get("acks") == "early":
         raise JobDefinitionError(f'{where}: resumable: with acks="early", a job runs at most once: leave out one of them')
     if values.get("step_timeout") is not None and not values.get("resumable"):
@@ -421,6 +426,21 @@ def refuse_early(where: str, options: JobOptions, topic: Acks | None = None) -> 
         raise JobDefinitionError(
             f'{where}: limits: a job that is acknowledged before it runs (acks="early") cannot have limits, because its slots '
             'are free once it is acknowledged: leave out the limits, or use acks="late"'
+        )
+
+
+def warn_of_retries(where: str, options: JobOptions) -> None:
+    """Warn of options for retries that a job does not have, because it is acknowledged before it runs."""
+    if options.acks != "early":
+        return
+    given = [name for name in ("retries", "backoff") if getattr(options, name) is not UNSET and getattr(options, name) != 0]
+    if given:
+        import logging  # late: only this case needs it
+
+        logging.getLogger("jobs").warning(
+            '%s: %s: no effect, because a job with acks="early" runs at most once and is never retried: leave it out',
+            where,
+            " and ".join(given),
         )
 
 

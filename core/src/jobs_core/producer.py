@@ -23,6 +23,7 @@ from .uninterrupted import uninterrupted
 
 if TYPE_CHECKING:
     from .backends.base import Backend, Outgoing
+    from .backends.flows import Part
 
 T = TypeVar("T")
 
@@ -77,6 +78,38 @@ class Producer(Turns):
             if leads:
                 with self._guard:
                     self._hand_over()
+
+    @uninterrupted
+    def push_part(self, part: Part, messages: Sequence[Outgoing], timeout: float) -> Mapping[str, str]:
+        """Store a part of a flow durably; return conflicts by id.
+
+        Tries for `timeout` seconds under one request id, then raises BackendUnavailable. Other threads wait for their turn.
+        """
+        before = of_thread.at
+        deadline, request = min(before, time.monotonic() + timeout), new_id()
+        sent, pauses = False, 0
+        try:
+            with self._turn(max(0.0, deadline - time.monotonic())) as came:
+                if not came:
+                    raise _gave_up(BackendUnavailable("another thread's push is still waiting for the backend"), False)
+                while True:
+                    of_thread.at = max(deadline, time.monotonic() + SHORTEST_TRY)
+                    try:
+                        backend = self._backend or self._connected()
+                        failpoint("push.before")
+                        conflicts = backend.push_part(part, messages, request)
+                        failpoint("push.after")
+                        self.away = False
+                        return conflicts
+                    except BackendUnavailable as error:
+                        self.away, sent = True, sent or not error.nothing_sent
+                        if time.monotonic() >= deadline:
+                            raise _gave_up(error, sent) from None
+                    ceiling = doubled(FIRST_PAUSE, pauses, LONGEST_PAUSE)
+                    pauses += 1
+                    time.sleep(max(0.0, min(random.uniform(0, ceiling), deadline - time.monotonic())))
+        finally:
+            of_thread.at = before
 
     def in_turn(self, function: Callable[[], T], asked_at: float, timeout: float) -> T:
         """Call a function that enqueues, after it has waited since `asked_at` for a free thread.

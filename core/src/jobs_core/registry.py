@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
+from . import foreign
 from .errors import JobDefinitionError, UnknownJob
 from .job_function import JobFunction
 
@@ -43,7 +43,7 @@ class Registry:
         job = self._jobs.get(name)
         if job is None:
             within = [known for known in self._jobs if known.endswith(f".{name}")]  # the function's name alone
-            nearest = within[:3] or difflib.get_close_matches(name, self._jobs, 3, 0.6)
+            nearest = within[:3] or foreign.close(name, self._jobs, 3)
             hint = f"; the nearest names are {', '.join(nearest)}" if nearest else ""
             raise UnknownJob(f"no job named {name!r} is registered here{hint}", nearest=nearest)
         return job

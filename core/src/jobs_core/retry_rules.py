@@ -45,7 +45,7 @@ class Rule(NamedTuple):
     backoff: Backoff | None = None
 
 
-Rules: TypeAlias = "dict[type[BaseException], Rule]"
+Rules: TypeAlias = "tuple[tuple[type[BaseException], Rule], ...]"
 DiscardOn: TypeAlias = "type[BaseException] | Sequence[type[BaseException]] | Set[type[BaseException]]"
 RetryOn: TypeAlias = "DiscardOn | Mapping[type[BaseException], RetryRule | Backoff | DurationLike | None]"
 
@@ -70,8 +70,8 @@ def parse_backoff(value: Any) -> Backoff:
 def parse_retry_on(value: Any) -> Rules:
     """Return the rule of each class that `retry_on` names; raise ValueError."""
     if not isinstance(value, Mapping):
-        return dict.fromkeys(_classes(value), _PLAIN)
-    return {kind: _rule(kind, rule) for kind, rule in zip(_classes(value), value.values(), strict=True)}
+        return tuple((kind, _PLAIN) for kind in _classes(value))
+    return tuple((kind, _rule(kind, rule)) for kind, rule in zip(_classes(value), value.values(), strict=True))
 
 
 def parse_discard_on(value: Any) -> tuple[type[BaseException], ...]:
@@ -94,7 +94,7 @@ def _classes(value: Any) -> list[type[BaseException]]:
             )
         if issubclass(kind, (JobSignal, JobCancelled)):
             raise ValueError(f"{kind.__name__} always means the same: leave it out")
-        if kinds.count(kind) > 1:
+        if sum(kind is other for other in kinds) > 1:
             raise ValueError(f"{kind.__name__} is listed twice: once is enough")
     return kinds
 
@@ -120,7 +120,7 @@ class RetryRules:
     """
 
     def __init__(self, retried: Rules | None, discarded: tuple[type[BaseException], ...]) -> None:
-        self._retried = None if retried is None else {id(kind): rule for kind, rule in retried.items()}
+        self._retried = None if retried is None else {id(kind): rule for kind, rule in retried}
         self._discarded = frozenset(map(id, discarded))
         self._alive = retried, discarded  # keeps the classes alive, so that no other class gets one of their ids
 
@@ -137,16 +137,17 @@ class RetryRules:
 
 def rules_of(retry_on: object, discard_on: object) -> RetryRules | None:
     """Return the rules of parsed options; None if neither option is given, so that all exceptions are treated alike."""
-    retried = retry_on if isinstance(retry_on, dict) else None
+    retried = retry_on if isinstance(retry_on, tuple) else None
     discarded = discard_on if isinstance(discard_on, tuple) else ()
     return RetryRules(retried, discarded) if retried is not None or discarded else None
 
 
 def overlap(retry_on: object, discard_on: object) -> str | None:
     """Return the name of a class that is in both parsed options."""
-    if not isinstance(retry_on, dict) or not isinstance(discard_on, tuple):
+    if not isinstance(retry_on, tuple) or not isinstance(discard_on, tuple):
         return None
-    return next((kind.__name__ for kind in discard_on if kind in retry_on), None)
+    retried = {id(kind) for kind, _ in retry_on}
+    return next((kind.__name__ for kind in discard_on if id(kind) in retried), None)
 
 
 def _name(kind: type) -> str:

@@ -112,7 +112,7 @@ def test_a_missing_permission_is_named_with_the_page_that_lists_all(server, miss
     error = refused(f"redis://jobs:{SECRET}@127.0.0.1:{server.port}")
     assert not is_an_outage(error)
     assert "the user lacks a permission" in str(error)
-    assert "docs/backends.md" in str(error)
+    assert '"Backends" in the documentation' in str(error)
     assert "user_script" not in str(error)
 
 

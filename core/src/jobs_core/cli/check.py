@@ -11,12 +11,12 @@ import click
 from .. import boundary, guard
 from ..app import App
 from ..backends.base import Backend
-from ..config import Workers
+from ..config import Config, Workers
 from ..config_sources import Effective
 from ..errors import BackendUnavailable, ConfigError, JobsError, PayloadStoreUnavailable, PluginError
 from ..events import TopicUnserved
 from ..loaders import importing
-from ..payloads.store import FileStore
+from ..payloads.store import open_store
 from ..plugins import Plugins
 from ..schedule import entries
 from ..supervisor.housekeeper.alerts import channels, ineffective_limits, watched
@@ -34,6 +34,7 @@ from .main import OURS
 from .preflight import preflight, unused_results
 from .start import DAEMON_LOG
 from .types import DURATION
+from .waiting import waiting
 
 SAMPLE = 500
 """Most queued messages of a topic and state that are checked against the code."""
@@ -100,6 +101,9 @@ def check_command(context: Context, show_values: bool, import_timeout: float, as
         checks.run("alerts", lambda: _alerts(app))
         checks.run("payloads", lambda: _payloads(app, context.effective))
         _check_application(checks, app, import_timeout)
+        if app.config.payloads.url is not None:  # last, because the client of a bucket starts threads, and no fork may follow
+            store = app.config.payloads.url
+            checks.run("payloads", lambda: _store(store, context.effective))
     if as_json:
         output.json(checks.found)
     if checks.code:
@@ -181,20 +185,41 @@ def _plugins(app: App, killers: dict[str, str]) -> Iterator[tuple[str, str]]:
 
 
 def _payloads(app: App, effective: Effective) -> Iterator[tuple[str, str]]:
-    """Check the codec, and a store on this machine's file systems; a bucket is not asked, because it may be far away."""
+    """Check the codec, and show whether arguments are encrypted."""
     settings = app.config.payloads
+    yield output.GOOD, _encryption(app.config)
     if settings.compress is not None:
         try:
             app.payloads.codec(settings.compress, "payloads.compress")
         except (ConfigError, PluginError) as error:
             raise ConfigError(effective.located("payloads.compress", str(error))) from None
         yield output.GOOD, f"compressed by {settings.compress}"
-    if isinstance(app.payloads.store, FileStore):
-        try:
-            app.payloads.store.check()
-        except PayloadStoreUnavailable as error:
-            raise ConfigError(effective.located("payloads.url", f"payloads.url: {error}")) from None
-        yield output.GOOD, f"the payload store is {redact(settings.url or '')}"
+
+
+def _store(url: str, effective: Effective) -> Iterator[tuple[str, str]]:
+    """Write, read and delete a tiny blob in the payload store."""
+    try:
+        with waiting(f"the payload store {redact(url)} to answer"):
+            tried = open_store(url, patient=False).check()
+    except PayloadStoreUnavailable as error:
+        raise ConfigError(effective.located("payloads.url", f"payloads.url: {error}")) from None
+    how = "a blob was written, read and deleted" if tried else "the first blob creates it"
+    yield output.GOOD, f"the payload store is {redact(url)}; {how}"
+
+
+def _encryption(config: Config) -> str:
+    """Return whether the arguments and results of each topic are encrypted; a job may say otherwise."""
+    if not config.encryption_keys:
+        return "arguments and results are not encrypted: there are no encryption_keys"
+    topics = sorted({*config.topics, *config.served_topics()})
+    plain = [name for name in topics if config.topic(name).encrypt is False]
+    if config.defaults.encrypt is False:
+        hidden = [name for name in topics if name not in plain]
+        return f"arguments and results are encrypted only in the topics {', '.join(hidden)}" if hidden else _NONE_ENCRYPTED
+    return "arguments and results are encrypted" + (f", but not in the topics {', '.join(plain)}" if plain else "")
+
+
+_NONE_ENCRYPTED = "arguments and results are encrypted in no topic, although there are encryption_keys: encrypt = false"
 
 
 def _alerts(app: App) -> Iterator[tuple[str, str]]:
@@ -212,6 +237,10 @@ def _application(app: App) -> Iterator[tuple[str, str]]:
         yield output.WARN, 'no job is defined: list the modules with @job functions, modules = ["shop.tasks"]'
         return
     yield output.GOOD, f"{count(len(jobs), 'job')}: {', '.join(job.name for job in jobs[:8])}{' …' if len(jobs) > 8 else ''}"
+    if app.config.encryption_keys:
+        for value, how in ((False, "are not encrypted"), (True, "are encrypted")):
+            if names := [job.name for job in jobs if job.options.encrypt is value]:
+                yield output.GOOD, f"arguments and results of {', '.join(names)} {how}, by @job(encrypt={value})"
     served = app.config.served_topics()
     for topic, senders in app.destinations().items():
         if app.config.is_unserved(topic):

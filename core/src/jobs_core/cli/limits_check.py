@@ -28,7 +28,8 @@ def problems(app: App) -> Iterator[tuple[str, str]]:
     if fair and "fairness" not in features:
         yield (
             output.BAD,
-            f"{name}:// does not support fairness (topics.{fair[0]}.fair): choose a backend that does, see docs/backends.md",
+            f"{name}:// does not support fairness (topics.{fair[0]}.fair): remove it, or choose a backend that does: see "
+            '"Backends" in the documentation',
         )
     if "limits" not in features:
         if used:
@@ -36,7 +37,7 @@ def problems(app: App) -> Iterator[tuple[str, str]]:
             yield (
                 output.BAD,
                 f"{name}:// does not support limits: {jobs[0]} cannot be enqueued with its limit {limit}: choose a "
-                "backend that does, see docs/backends.md",
+                'backend that does: see "Backends" in the documentation',
             )
         elif config.limits:
             yield output.WARN, f"{name}:// does not support limits: [limits.{next(iter(config.limits))}] has no effect"
@@ -52,7 +53,7 @@ def _names(app: App, used: dict[str, list[str]]) -> Iterator[tuple[str, str]]:
         others = f" and {count(len(set(jobs)) - 1, 'other job')}" if len(set(jobs)) > 1 else ""
         yield (
             output.WARN,
-            f"{min(jobs)}{others} uses the limit {limit}, which limits nothing: define it, "
+            f"{min(jobs)}{others} {'use' if others else 'uses'} the limit {limit}, which limits nothing: define it, "
             f"limits.{limit} = {{concurrency = 5}}",
         )
     unused = [] if computes(app.registry) else sorted(set(config.limits) - set(used))

@@ -66,9 +66,9 @@ class JobsHandedBack(Event, frozen=True):
     charged: int
 
     def __str__(self) -> str:
-        return (
-            f"{count(self.released, 'job')} of dead worker {self.owner} went back to their topics; {self.charged} had started"
-        )
+        where = "its topic" if self.released == 1 else "their topics"
+        jobs = f"{count(self.released, 'job')} of dead worker {self.owner}"
+        return f"{jobs} went back to {where}; {self.charged} had started"
 
 
 class PoolGrows(Event, frozen=True):

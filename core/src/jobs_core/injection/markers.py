@@ -37,6 +37,10 @@ class Chosen(NamedTuple):
     function: Callable[..., Any]
 
 
+chosen_kinds: list[Any] = []
+"""The types of parameters that name their provider; a list, because a type need not be hashable."""
+
+
 def provided_by(function: Callable[..., Any], /) -> Mark:
     """Return a mark for `Annotated[Session, provided_by(open_session)]`: use this provider, even if the type has another."""
     return Mark(function)
@@ -130,7 +134,11 @@ def _wanted(function: Callable[..., Any], parameter: inspect.Parameter, name: st
         return None
     wanted = typing.get_args(kind)[0]
     dependency = getattr(mark, "dependency", None)
-    return wanted if dependency is None else Chosen(wanted, dependency)
+    if dependency is None:
+        return wanted
+    if wanted not in chosen_kinds:
+        chosen_kinds.append(wanted)
+    return Chosen(wanted, dependency)
 
 
 def _names_us(annotation: Any) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, overload
 from ..boundary import name_of
 from ..errors import JobDefinitionError
 from ..units import shown
-from .markers import Chosen, injected_parameters, resolve
+from .markers import Chosen, chosen_kinds, injected_parameters, resolve
 
 F = TypeVar("F", bound=Callable[..., Any])
 Scope: TypeAlias = Literal["run", "worker"]
@@ -199,7 +199,11 @@ _UNSET: Any = object()
 
 @contextlib.contextmanager
 def override(key: Any, /, value: Any = _UNSET, *, provider: Callable[[], Any] | None = None) -> Iterator[None]:
-    """In tests: inside the block, inject `value`, or the result of `provider`, for a type or a provider function."""
+    """In tests: inside the block, inject `value`, or the result of `provider`, for a type or a provider function.
+
+    Raises JobDefinitionError if nothing provides the type. A type that parameters take from a function of their own
+    (`provided_by`) is known once the job was used, so this error comes at the end of the block.
+    """
     if (value is _UNSET) is (provider is None):
         raise TypeError("override() takes a value, or provider=a function without parameters")
     entry = key, (lambda: value) if provider is None else provider
@@ -208,6 +212,18 @@ def override(key: Any, /, value: Any = _UNSET, *, provider: Callable[[], Any] | 
         yield
     finally:
         _overridden[:] = [each for each in _overridden if each is not entry]
+    _refuse_unprovided(key)
+
+
+def _refuse_unprovided(key: Any) -> None:
+    """Raise JobDefinitionError if a test has replaced a type that nothing provides: it replaced nothing."""
+    if inspect.isroutine(key) or key in chosen_kinds:
+        return
+    try:
+        provider_of(key, "override")
+    except JobDefinitionError as error:
+        if key not in _by_type:
+            raise JobDefinitionError(f"{error}; or give override() one of these, or a provider function") from None
 
 
 def overriding() -> bool:

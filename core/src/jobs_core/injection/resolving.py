@@ -146,7 +146,7 @@ def _enter(provider: Provider, stack: ExitStack | AsyncExitStack, arguments: dic
         return made
     if not isinstance(made, AbstractContextManager):  # unless the provider is decorated with contextmanager
         made = contextlib.contextmanager(lambda: made)()
-    return stack.enter_context(made)
+    return stack.enter_context(_Yielding(provider, made))
 
 
 async def _aenter(provider: Provider, stack: AsyncExitStack, arguments: dict[str, Any]) -> Any:
@@ -154,10 +154,70 @@ async def _aenter(provider: Provider, stack: AsyncExitStack, arguments: dict[str
         made = provider.function(**arguments)
         if not isinstance(made, AbstractAsyncContextManager):
             made = contextlib.asynccontextmanager(lambda: made)()
-        return await stack.enter_async_context(made)
+        return await stack.enter_async_context(_AsyncYielding(provider, made))
     if provider.style is Style.ASYNC:
         return await provider.function(**arguments)
     return _enter(provider, stack, arguments)
+
+
+class _Yielding(NamedTuple):
+    """The value of a generator; a generator that does not yield exactly once is named in the error."""
+
+    provider: Provider
+    manager: AbstractContextManager[Any]
+
+    def __enter__(self) -> Any:
+        try:
+            return self.manager.__enter__()
+        except RuntimeError as error:
+            _refuse_misuse(self.provider, error)
+            raise
+
+    def __exit__(self, *error: Any) -> bool | None:
+        try:
+            return self.manager.__exit__(*error)
+        except RuntimeError as failure:
+            _refuse_misuse(self.provider, failure)
+            raise
+
+
+class _AsyncYielding(NamedTuple):
+    """The same for an async generator."""
+
+    provider: Provider
+    manager: AbstractAsyncContextManager[Any]
+
+    async def __aenter__(self) -> Any:
+        try:
+            return await self.manager.__aenter__()
+        except RuntimeError as error:
+            _refuse_misuse(self.provider, error)
+            raise
+
+    async def __aexit__(self, *error: Any) -> bool | None:
+        try:
+            return await self.manager.__aexit__(*error)
+        except RuntimeError as failure:
+            _refuse_misuse(self.provider, failure)
+            raise
+
+
+_MISUSES = {
+    "generator didn't yield": "ended without a yield",
+    "generator didn't stop": "yielded more than once",
+    "generator didn't stop after throw()": "yielded again after an error",
+    "generator didn't stop after athrow()": "yielded again after an error",
+}
+"""Errors of contextlib, which name no function."""
+
+
+def _refuse_misuse(provider: Provider, error: RuntimeError) -> None:
+    """Raise an error that names the provider, if this one says that it does not yield exactly once."""
+    misuse = _MISUSES.get(str(error))
+    if misuse is not None:
+        raise JobDefinitionError(
+            f"provider {provider.name} {misuse}: it has to yield its value exactly once, on every path"
+        ) from None
 
 
 class _Opening:

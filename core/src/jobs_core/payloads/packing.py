@@ -14,7 +14,7 @@ from msgspec.structs import asdict, replace
 from ..config import Config
 from ..conversion import json_encoder
 from ..errors import ConfigError, MessageTooLarge, PayloadError, PayloadStoreUnavailable, PluginError
-from ..message import PACKED_VERSION, VERSION, Body, Message, PackedMessage, encode
+from ..message import PACKED_RESULTS_VERSION, PACKED_VERSION, VERSION, Body, Message, PackedMessage, encode, unsigned
 from .codecs import PayloadCodec, decompressed
 from .keys import ENCRYPTION_OVERHEAD, Keyring
 
@@ -58,7 +58,7 @@ class Payloads:
             from .discarding import Discarder  # late, as everywhere in this file: most applications have no store
             from .store import open_store
 
-            self.store = open_store(config.payloads.url)
+            self.store = open_store(config.payloads.url, float(config.enqueue_timeout))
             self.discarder = Discarder(self.store)
             self._stored_above = int(config.payloads.above)
         self.packs = self.store is not None or bool(self._keys) or config.payloads.compress is not None
@@ -94,7 +94,8 @@ class Payloads:
         if body is None:
             return message, plain
         fields = {name: getattr(message, name) for name in Message.__struct_fields__}
-        packed = PackedMessage(**{**fields, "v": PACKED_VERSION, "args": [], "kwargs": {}, "body": body})
+        version = PACKED_RESULTS_VERSION if message.results else PACKED_VERSION
+        packed = PackedMessage(**{**fields, "v": version, "args": [], "kwargs": {}, "body": body})
         return packed, encode(packed)
 
     def unpacked(self, message: Message) -> Message:
@@ -107,7 +108,7 @@ class Payloads:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise PayloadError(f"the body is not a list of args and kwargs: {error}") from None
         fields = {name: getattr(message, name) for name in Message.__struct_fields__}
-        return Message(**{**fields, "v": VERSION, "args": args, "kwargs": kwargs})
+        return Message(**{**fields, "v": PACKED_VERSION if message.results else VERSION, "args": args, "kwargs": kwargs})
 
     def unique_key(self, job: str, key: str) -> str:
         """Return what stands for a unique key: it may consist of arguments."""
@@ -125,8 +126,8 @@ class Payloads:
         return result if body is None else msgspec.json.encode(_PackedResult(body))
 
     def unpack_result(self, job_id: str, stored: bytes) -> bytes:
-        """Return a result as it was encoded; raise PayloadError if it cannot be read."""
-        return self._unpacked(stored, _of_result(job_id), job_id)
+        """Return a result as it was encoded; raise PayloadError if it cannot be read. A signature is not verified."""
+        return self._unpacked(unsigned(stored), _of_result(job_id), job_id)
 
     def _unpacked(self, stored: bytes, about: bytes, job_id: str) -> bytes:
         if not stored.startswith(_PACKED_RESULT):

@@ -16,16 +16,20 @@ import importlib.util
 import os
 import re
 import stat
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from .. import private
+from ..boundary import text_of
+from ..deadline import left
 from ..errors import ConfigError, PayloadStoreUnavailable
 from ..failpoints import failpoint
+from ..urls import cover, redact
 
 _NAME = re.compile(r"(?P<id>[A-Za-z0-9_-]{1,180})\.[0-9a-f]{32}")
 _PLAIN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,127}")
@@ -81,6 +85,16 @@ class PayloadStore(abc.ABC):
     @abc.abstractmethod
     def blobs(self) -> Iterator[Blob]:
         """Yield all blobs, in any order."""
+
+    def check(self) -> bool:
+        """Write, read and delete a tiny blob; return False if that was not tried, because the first blob makes the store."""
+        name, data = blob_name(f"check-{os.urandom(8).hex()}"), b"check"
+        self.put(name, data)
+        found = self.get(name, len(data))
+        self.delete([name])
+        if found != data:
+            raise PayloadStoreUnavailable("the payload store did not return the blob that was just written to it")
+        return True
 
 
 class FileStore(PayloadStore):
@@ -138,8 +152,7 @@ class FileStore(PayloadStore):
                     with contextlib.suppress(FileNotFoundError):  # deleted meanwhile
                         yield Blob(entry.name, now - entry.stat(follow_symlinks=False).st_mtime)
 
-    def check(self) -> None:
-        """Raise PayloadStoreUnavailable if the directory cannot be used, or cannot be made."""
+    def check(self) -> bool:
         with self._told():
             there = self._directory
             while not there.exists() and there != there.parent:
@@ -148,6 +161,7 @@ class FileStore(PayloadStore):
                 raise NotADirectoryError(errno.ENOTDIR, f"{there} is not a directory")
             if not os.access(there, os.W_OK | os.X_OK):
                 raise PermissionError(errno.EACCES, f"{there} is not writable")
+        return there == self._directory and super().check()
 
     def _sync_directory(self) -> None:
         descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -169,25 +183,54 @@ class FileStore(PayloadStore):
 class ObjectStore(PayloadStore):
     """Blobs as objects in a bucket of S3, or of a server that speaks its protocol; settings are those of AWS's environment."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, timeout: float, *, patient: bool = True) -> None:
         try:
             import obstore
             from obstore.store import from_url
         except ImportError:
             raise ConfigError(_NO_OBSTORE) from None
         self._obstore: Any = obstore
-        self._store: Any = from_url(url)
+        self._timeout = timeout
+        self._shown = redact(url)
+        options: Any = {} if patient else {"retry_config": {"max_retries": 1, "retry_timeout": timedelta(seconds=5)}}
+        try:
+            self._store: Any = from_url(url, **options)
+        except Exception as error:
+            raise ConfigError(
+                f"payloads.url: {self._shown} cannot be used: {_in_short(error)}: set AWS_ACCESS_KEY_ID, "
+                "AWS_SECRET_ACCESS_KEY, AWS_REGION and, unless it is Amazon's, AWS_ENDPOINT_URL"
+            ) from None
 
     def put(self, name: str, data: bytes) -> None:
-        with self._told():
-            self._obstore.put(self._store, name, data)
+        """Write on a thread of its own: a server that accepts and never answers cannot be waited for in any other way."""
+        failures: list[Exception | None] = []
+
+        def write() -> None:
+            try:
+                with self._told():
+                    self._obstore.put(self._store, name, data)
+                failures.append(None)
+            except Exception as error:
+                failures.append(error)
+
+        writing = threading.Thread(target=write, name="jobs-payload", daemon=True)
+        writing.start()
+        writing.join(left(self._timeout))
+        if not failures:
+            raise PayloadStoreUnavailable(
+                f"the payload store {self._shown} did not take {len(data):,} bytes within enqueue_timeout, {self._timeout:g} s"
+            )
+        if failures[0] is not None:
+            raise failures[0]
         failpoint("payload.after_put")
 
     def get(self, name: str, limit: int) -> bytes | None:
         with self._told():
             try:
                 found = self._obstore.get(self._store, name)
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                if "NoSuchBucket" in text_of(error):  # an outage, or a slip in the URL, and not a missing blob
+                    raise
                 return None
             if found.meta["size"] > limit:
                 return b"\0" * (limit + 1)
@@ -209,12 +252,18 @@ class ObjectStore(PayloadStore):
     def _told(self) -> Iterator[None]:
         try:
             yield
-        except FileNotFoundError:
-            raise
         except Exception as error:  # each kind of failure has its own class
-            raise PayloadStoreUnavailable(
-                f"the payload store cannot be reached: {type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
-            ) from None
+            raise PayloadStoreUnavailable(f"the payload store {self._shown} cannot be used: {_in_short(error)}") from None
+
+
+def _in_short(error: Exception) -> str:
+    """Return what a server answered, else the first line of the client library's error: the others are debug output."""
+    text = cover(text_of(error))
+    answer = re.search(r"<Code>(\w+)</Code>(?:\s*<Message>([^<]*)</Message>)?", text)
+    if answer:
+        return ": ".join(filter(None, answer.groups()))[:300]
+    lines = text.strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
 
 
 def check_url(url: str) -> None:
@@ -225,9 +274,13 @@ def check_url(url: str) -> None:
         raise ConfigError(_NO_OBSTORE)
 
 
-def open_store(url: str) -> PayloadStore:
-    """Return the store of a URL, file:///directory or s3://bucket/prefix; raise ConfigError for any other."""
-    return ObjectStore(url) if _is_bucket(url) else _directory_of(url)
+def open_store(url: str, timeout: float = 5.0, *, patient: bool = True) -> PayloadStore:
+    """Return the store of a URL, file:///directory or s3://bucket/prefix; raise ConfigError for any other.
+
+    A bucket has to take a blob within `timeout` seconds. A store that is not `patient` gives up other operations within
+    seconds, too: for commands, which a user waits for.
+    """
+    return ObjectStore(url, timeout, patient=patient) if _is_bucket(url) else _directory_of(url)
 
 
 def _is_bucket(url: str) -> bool:

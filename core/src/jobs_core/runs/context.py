@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 from msgspec import Struct
 
 from .. import foreign
-from ..backends.base import Outcome
+from ..backends.base import Outcome, Outgoing
 from ..errors import CheckpointError, JobCancelled
 from ..handle import JobHandle
 from ..job_function import Call, Enqueuer, JobFunction
@@ -17,6 +17,7 @@ from .running import running
 
 if TYPE_CHECKING:
     from ..message import Message
+    from .in_flow import JobFlow
     from .progress import Progress
 
 P = ParamSpec("P")
@@ -138,6 +139,28 @@ class JobContext:
             raise CheckpointError(f"{self.name} uses current_job().{use}, but is not resumable: write @job(resumable=True)")
         return progress
 
+    # -- flows ---------------------------------------------------------------------------------------
+
+    @property
+    def flow(self) -> JobFlow | None:
+        """Return the flow of which this job is a member; None outside a flow."""
+        if not self._run.delivery.flow:
+            return None
+        from .in_flow import JobFlow  # imported late: only members of flows need it
+
+        return JobFlow(self)
+
+    def results(self) -> Iterator[tuple[str, Any]]:
+        """Iterate over the ids and results of the members whose results this job takes, as plain JSON.
+
+        These are the ones in its arguments and those in `results=` of `flow.add`, in that order; a member that has no result is
+        left out. They are fetched in pages, so they may be larger together than one message. Raises FlowError outside a
+        flow, and PayloadError for a result that cannot be read, or whose signature is wrong.
+        """
+        from .in_flow import results_of
+
+        return results_of(self)
+
     def is_final(self, error: BaseException) -> bool:
         """Return whether the job will not run again by itself if `error` ends this run: it becomes dead or cancelled.
 
@@ -159,6 +182,12 @@ class JobContext:
         if app is None:
             return job.enqueue(*args, **kwargs)
         outgoing, handle = app.prepare(Call(job, args, kwargs))
+        self._follow(app, job, outgoing, f"or call {job.name}.enqueue()")
+        handle.created = None  # unknown until it is sent: the backend may already have a job with its key or id
+        return handle
+
+    def _follow(self, app: Enqueuer, job: JobFunction[Any, Any, Any], outgoing: Outgoing, instead: str) -> None:
+        """Have a message sent with this job's acknowledgement."""
         if self._run.followups is None:
             self._run.followups = []
         timed = isinstance(job.overrides.at, float) or isinstance(job.overrides.expires_at, float)
@@ -166,10 +195,8 @@ class JobContext:
         if self._run.ended:  # after the append: a run is marked as ended before its follow-ups are read
             raise RuntimeError(
                 f"{self.name} {self.id} has ended: follow-ups are sent with its acknowledgement, which has already happened. "
-                f"Wait for your threads before the job ends, or call {job.name}.enqueue()"
+                f"Wait for your threads before the job ends, {instead}"
             )
-        handle.created = None  # unknown until it is sent: the backend may already have a job with its key or id
-        return handle
 
     def __repr__(self) -> str:
         return f"<JobContext {self.name} {self.id} attempt {self.attempt}>"

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from .. import boundary
 from ..backends.base import CANCELLED_TTL, Delivery, Outcome, Settlement
 from ..conversion import json_encoder, may_hide_non_finite, non_finite
-from ..errors import Discard, JobCancelled, JobInterrupted, JobSignal, JobSuspended, JobTimeout, PayloadError, Retry, Snooze
+from ..errors import Discard, JobCancelled, JobInterrupted, JobSignal, JobSuspended, JobTimeout, MessageError, Retry, Snooze
 from ..options import limit_error
 from ..retry_rules import Backoff
 from ..units import seconds, shown
@@ -148,7 +148,7 @@ def _cause(run: Run, error: BaseException) -> BaseException:
 
 def _unfit(error: BaseException) -> str:
     """Return why a run never began: its arguments could not be read, or did not fit."""
-    return "bad payload" if issubclass(type(error), PayloadError) else "bad arguments"
+    return "bad payload" if issubclass(type(error), MessageError) else "bad arguments"
 
 
 def _reason(error: BaseException) -> str:
@@ -181,7 +181,10 @@ def _done(run: Run) -> Settlement:
 
 def _stored_result(run: Run) -> bytes:
     encoded, pack = encode_result(run.value, run.policy.max_result), run.policy.pack_result
-    return encoded if pack is None else pack(run.delivery.id, encoded)
+    stored = encoded if pack is None else pack(run.delivery.id, encoded)
+    if run.delivery.flow and run.policy.sign_result is not None:  # it may become an argument of another member
+        return run.policy.sign_result(run.delivery.flow, run.delivery.id, stored)
+    return stored
 
 
 def encode_result(value: object, limit: int) -> bytes:

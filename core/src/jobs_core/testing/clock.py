@@ -51,7 +51,7 @@ def destination(now: float, by: DurationLike | None, to: datetime | None) -> flo
         raise ValueError('travel: give either a duration, travel("1h"), or a point in time, travel(to=datetime(...))')
     if by is not None:
         try:
-            return now + seconds(by)
+            return _in_calendar(now + seconds(by), by)
         except ValueError as error:
             raise ValueError(f"travel: {error}") from None
     if not isinstance(to, datetime):
@@ -61,7 +61,20 @@ def destination(now: float, by: DurationLike | None, to: datetime | None) -> flo
             f"travel: to: {to} has no time zone, so it is another moment on every machine: write "
             f"datetime(..., tzinfo=timezone.utc), or {to.isoformat()!r} with astimezone()"
         )
-    return to.timestamp() + 2.4e-7  # a quarter of a microsecond more, because a sum of floats may be slightly later than `to`
+    later = to.timestamp() + 2.4e-7  # a quarter of a microsecond, because a sum of floats may be slightly later than `to`
+    try:
+        return _in_calendar(later, to)
+    except ValueError as error:
+        raise ValueError(f"travel: to: {error}") from None
+
+
+def _in_calendar(at: float, given: object) -> float:
+    """Return a time that a datetime can express; raise ValueError for any other."""
+    try:
+        moment(at)
+    except OverflowError:
+        raise ValueError(f"{given} is beyond the calendar, which ends with the year 9999: choose an earlier time") from None
+    return at
 
 
 def moment(at: float) -> datetime:

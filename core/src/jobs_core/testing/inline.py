@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from ..app import App, set_current_app
 from ..backends.base import Backend, BackendOptions, Delivery, JobRecord, Outcome, Outgoing, Settlement, State
+from ..backends.flows import Part
 from ..backends.memory import MemoryBackend, forget
 from ..config import Config
 from ..errors import JobFailed, JobSignal, JobSuspended
@@ -25,6 +26,7 @@ from ..handle import JobHandle
 from ..ids import new_token
 from ..job import Call, JobFunction
 from ..message import Message, decode
+from ..placeholders import Taken
 from ..plugins import Plugins
 from ..registry import AnyJob
 from ..runs import context
@@ -386,9 +388,9 @@ class _TestApp(App):
     def _now(self) -> float:
         return self._clock()
 
-    def _message(self, call: Call[Any], stamp: Stamp) -> Message:
+    def _message(self, call: Call[Any], stamp: Stamp, takes: Taken | None = None) -> Message:
         """Return an envelope with the queue's time, by which signed messages expire."""
-        return msgspec.structs.replace(super()._message(call, stamp), enqueued_at=int(self._clock() * 1e6) / 1e6)
+        return msgspec.structs.replace(super()._message(call, stamp, takes), enqueued_at=int(self._clock() * 1e6) / 1e6)
 
     def enqueue(self, call: Call[T]) -> JobHandle[T]:
         __tracebackhide__ = True
@@ -396,6 +398,12 @@ class _TestApp(App):
         if self.after_enqueue is not None:
             self.after_enqueue()
         return handle
+
+    def push_flow(self, parts: Sequence[tuple[Part, list[Outgoing]]], jobs: Iterable[AnyJob]) -> None:
+        __tracebackhide__ = True
+        super().push_flow(parts, jobs)
+        if self.after_enqueue is not None:
+            self.after_enqueue()
 
     def enqueue_many(self, calls: Iterable[Call[T]]) -> list[JobHandle[T]]:
         __tracebackhide__ = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from typing import Any
 
@@ -85,16 +86,25 @@ class Decoder:
         """Return a run of a message, or give it back under its limits; raise ArgumentError if its arguments do not fit."""
         args, kwargs = message.args, message.kwargs
         runs_code = job.arguments.run_code
-        if runs_code:
-            job.arguments.bind(args, kwargs)
-        else:
-            job.arguments.convert(args, kwargs)
+        try:
+            if runs_code:
+                job.arguments.bind(args, kwargs)
+            else:
+                job.arguments.convert(args, kwargs)
+        except ArgumentError as error:
+            if not message.results:
+                raise
+            from ..flows.inputs import naming_members  # late: only members of flows need it
+
+            raise naming_members(error, message, job.arguments) from None
         policy = self._policies.get((job, delivery.topic)) or self._policy(job, delivery.topic)
         if delivery.limits:
             self.met_limits = True
             policy = self._late(job, delivery.topic, policy)
         elif (policy.limits or message.limits) and (limits := self._lacking(delivery, policy, message, job, args, kwargs)):
             return _given_back(delivery, limits)
+        if delivery.flow and policy.acks == "early":
+            policy = self._late(job, delivery.topic, policy, "is a member of a flow")
         run = Run(delivery, message, job, policy, args, kwargs)
         if runs_code:
             run.convert = True
@@ -103,21 +113,37 @@ class Decoder:
         return run
 
     def _packed(self, delivery: Delivery, message: Message, job: AnyJob) -> Run | Settlement:
-        """Return a run of a packed message. The executor fetches arguments from the payload store, which may be slow."""
+        """Return a run of a packed message, or of one that takes results.
+
+        The executor fetches arguments from the payload store, which may be slow.
+        """
         blob = own_blob(message)
         policy = self._policies.get((job, delivery.topic)) or self._policy(job, delivery.topic)
         if blob is None or (self.keeps_limits and policy.limits and message.limits is None and not delivery.limits):
-            return self._run(delivery, self._payloads.unpacked(message), job)
+            return self._run(delivery, self._complete(delivery, message), job)
         if delivery.limits:
             self.met_limits = True
             policy = self._late(job, delivery.topic, policy)
         elif message.limits and (limits := self._lacking(delivery, policy, message, job, [], {})):
             return _given_back(delivery, limits)
+        if delivery.flow and policy.acks == "early":
+            policy = self._late(job, delivery.topic, policy, "is a member of a flow")
         run = Run(delivery, message, job, policy, [], {})
         run.blob, run.load, run.convert = blob, self._payloads.unpacked, True
+        if message.results:
+            run.load = functools.partial(self._complete, delivery)
         if policy.resumable:
             run.progress = self._progress(delivery)
         return run
+
+    def _complete(self, delivery: Delivery, message: Message) -> Message:
+        """Return a message with all its arguments; raise PayloadError if they cannot be read."""
+        message = self._payloads.unpacked(message)
+        if not message.results:
+            return message
+        from ..flows.inputs import fill  # late: only members of flows need it
+
+        return fill(message, message.results, delivery, self._app.flow_result)
 
     def _progress(self, delivery: Delivery) -> Progress:
         """Return the progress of earlier runs; raise _BadCursor if it cannot be read: starting over would repeat steps."""
@@ -133,15 +159,15 @@ class Decoder:
         self._policies[(job, topic)] = rules
         return rules
 
-    def _late(self, job: AnyJob, topic: str, policy: Policy) -> Policy:
-        """Return the policy for a job that counts in a limit: acknowledged early, it would free its slot before it runs."""
+    def _late(self, job: AnyJob, topic: str, policy: Policy, why: str = "has limits") -> Policy:
+        """Return the policy for a job that counts in a limit, or for which others wait: its end is that of its run."""
         if policy.acks == "late":
             return policy
         late = self._late_policies.get((job, topic))
         if late is None:
             late = self._late_policies[(job, topic)] = replace(policy, acks="late")
-            line = "job %s of topic %s has limits, so it is acknowledged after it has run, in spite of acks=early"
-            boundary.log(logger, logging.WARNING, line, job.name, topic)
+            line = "job %s of topic %s %s, so it is acknowledged after it has run, in spite of acks=early"
+            boundary.log(logger, logging.WARNING, line, job.name, topic, why)
         return late
 
     def _lacking(

@@ -88,6 +88,8 @@ def policy_of(app: App, job: AnyJob, topic: str) -> Policy:
         rules = replace(rules, pack_result=pack)
     if rules.resumable:
         rules = replace(rules, pack_cursor=app.payloads.cursor_packer(encrypts(job.options, topic, app.config)))
+    if app.signer:
+        rules = replace(rules, sign_result=app.signer.sign_result)
     done, dead = _follower(app, job.on_done), _follower(app, job.on_dead or _configured(app, job, topic))
     return rules if done is None and dead is None else replace(rules, on_end=OnEnd(app, done, dead, job.on_dead is None))
 

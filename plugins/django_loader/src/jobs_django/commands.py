@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from typing import Any
 
@@ -43,6 +42,8 @@ def _refuse_unknown(name: str) -> None:
     from django.core.management import get_commands
 
     if apps.ready and name not in get_commands():
+        import difflib  # late: every process imports this module, and only errors need it
+
         near = difflib.get_close_matches(str(name), get_commands(), 1)
         hint = f"did you mean {near[0]!r}?" if near else "`manage.py help` lists the commands of INSTALLED_APPS"
         raise JobDefinitionError(f"django_command: there is no management command {name!r}; {hint}")

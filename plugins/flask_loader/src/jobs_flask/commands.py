@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -69,6 +68,8 @@ def _find(group: click.Group, words: list[str]) -> click.Command:
             commands = found if isinstance(found, Group) else None
             inner = commands.get_command(context, word) if commands else None
             if inner is None:
+                import difflib  # late: every process imports this module, and only errors need it
+
                 near = difflib.get_close_matches(word, commands.list_commands(context) if commands else (), 1)
                 hint = f"did you mean {near[0]!r}?" if near else "`flask --help` lists the commands"
                 raise ArgumentError(f"flask_command: the application has no command {' '.join(words)!r}; {hint}")

@@ -61,4 +61,4 @@ def _access(target: Target) -> Iterator[str]:
     if target.tls is None:
         yield "RabbitMQ is reached over the network without TLS: passwords and jobs can be read in transit; use amqps://…"
     if target.username == "guest":
-        yield "RabbitMQ is reached over the network as guest: give jobs a user of its own, docs/rabbitmq.md says how"
+        yield 'RabbitMQ is reached over the network as guest: give jobs a user of its own, see "RabbitMQ" in the documentation'

@@ -9,7 +9,7 @@ from pika import exceptions
 from jobs_core.errors import BackendError, BackendUnavailable
 
 NOT_FOUND, ACCESS_REFUSED, PRECONDITION_FAILED, RESOURCE_LOCKED = 404, 403, 406, 405
-_TIMEOUT_MEND = "set consumer_timeout in rabbitmq.conf above the longest job, docs/rabbitmq.md says how"
+_TIMEOUT_MEND = 'set consumer_timeout in rabbitmq.conf above the longest job: see "RabbitMQ" in the documentation'
 
 
 def reply_code(error: BaseException | None) -> int:
@@ -37,7 +37,9 @@ def translated(error: BaseException, where: str) -> BackendError:
         )
     code = reply_code(error)
     if code == ACCESS_REFUSED:
-        return BackendError(f"{where}: the user lacks a permission: {text}; docs/rabbitmq.md has what jobs needs")
+        return BackendError(
+            f'{where}: the user lacks a permission: {text}; see "RabbitMQ" in the documentation for what jobs needs'
+        )
     if code == NOT_FOUND:
         return BackendUnavailable(f"{where}: something of jobs is missing (was it deleted?) and is being recreated: {text}")
     if code == PRECONDITION_FAILED and "timed out" in text:
@@ -45,7 +47,9 @@ def translated(error: BaseException, where: str) -> BackendError:
             f"{where}: a job ran for longer than the broker waits for its acknowledgement: {_TIMEOUT_MEND}"
         )
     if code == PRECONDITION_FAILED:
-        return BackendError(f"{where}: a queue of jobs exists with other settings: {text}; docs/rabbitmq.md has the settings")
+        return BackendError(
+            f'{where}: a queue of jobs exists with other settings: {text}; see "RabbitMQ" in the documentation for ours'
+        )
     if isinstance(error, exceptions.AMQPHeartbeatTimeout):
         return BackendUnavailable(f"{where} has fallen silent")
     if isinstance(error, TimeoutError):

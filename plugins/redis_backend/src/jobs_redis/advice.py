@@ -79,7 +79,7 @@ def _access(target: Target, connection: ServerConnection) -> Iterator[str]:
     if user == b"default":
         yield (
             "Redis is reached over the network as its default user: give jobs a user of its own that may access only its own "
-            "keys (docs/backends.md has the ACL), redis://user:password@…"
+            'keys (see "Backends" in the documentation for its ACL), redis://user:password@…'
         )
     if target.tls is None:
         yield "Redis is reached over the network without TLS: passwords and jobs can be read in transit; use rediss://…"

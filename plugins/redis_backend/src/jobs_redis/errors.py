@@ -11,7 +11,7 @@ from jobs_core.errors import BackendError, BackendUnavailable, QueueFull
 
 from .transport.failures import NotRedis, Redirected, Unreachable
 
-_CODE = re.compile(
+_CODE = (  # this and the other expressions are compiled at the first error
     r"\b(OOM|MISCONF|READONLY|UNBLOCKED|LOADING|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|BUSY|NOREPLICAS|UNKILLABLE|"
     r"NOPERM|NOAUTH|WRONGPASS|DENIED|WRONGTYPE|MOVED|ASK|NOSCRIPT)\b"
 )
@@ -47,8 +47,8 @@ _BY_TEXT = {
     "command SENTINEL": "it is not a sentinel: redis+sentinel:// names the sentinels, whose usual port is 26379",
 }
 _QUOTES = dict.fromkeys(map(ord, "'`"))  # before Redis 7, the quotes differed
-_DENIED_TO_SCRIPT = re.compile(r"ACL failure in script|user executing the script can't")
-_OF_SCRIPT = re.compile(r"^((?:ERR|NOPERM|WRONGTYPE) )?(Error running script.*user_script: ?\d+: )?|,? script: .*$")
+_DENIED_TO_SCRIPT = r"ACL failure in script|user executing the script can't"
+_OF_SCRIPT = r"^((?:ERR|NOPERM|WRONGTYPE) )?(Error running script.*user_script: ?\d+: )?|,? script: .*$"
 _UNREACHABLE = {
     errno.ECONNREFUSED: "connection refused: is Redis running and listening there?",
     errno.ENOENT: "there is no such socket: is Redis running, and is this its unixsocket?",
@@ -67,16 +67,16 @@ class Moved(BackendError):
 
 def code(error: Exception) -> str:
     """Return the code at the start of a Redis error; older servers put it inside the text of a script's error."""
-    found = _CODE.search(str(error))
+    found = re.search(_CODE, str(error))
     if found:
         return found[1]
-    return "NOPERM" if _DENIED_TO_SCRIPT.search(str(error)) else ""
+    return "NOPERM" if re.search(_DENIED_TO_SCRIPT, str(error)) else ""
 
 
 def translated(error: Exception, where: str) -> BackendError:
     """Convert an error of the client to one of the core; `where` names the server without its secrets."""
     word = code(error)
-    text = _OF_SCRIPT.sub("", " ".join(str(error).split()))
+    text = re.sub(_OF_SCRIPT, "", " ".join(str(error).split()))
     if isinstance(error, Redirected) and word == "MOVED":
         return Moved(f"{where}: it is a node of a cluster: use redis+cluster://", (error.host, error.port))
     for part, fix in _BY_TEXT.items():
@@ -87,7 +87,9 @@ def translated(error: Exception, where: str) -> BackendError:
     if word == "OOM":
         return QueueFull(f"{where}: Redis has reached its maxmemory: raise it, or let workers catch up; queued jobs are safe")
     if word == "NOPERM":
-        return BackendError(f"{where}: the user lacks a permission: {text}; docs/backends.md has the ACL that jobs needs")
+        return BackendError(
+            f'{where}: the user lacks a permission: {text}; see "Backends" in the documentation for the ACL that jobs needs'
+        )
     if word in _LASTING:
         return BackendError(f"{where}: Redis refuses the connection: {_LASTING[word]}")
     if word == "WRONGTYPE":

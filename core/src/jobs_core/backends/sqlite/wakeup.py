@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import select
 from collections.abc import Collection, Iterable
@@ -35,6 +34,8 @@ _NO_MATTER = {
 
 def pipe_of(owner: str) -> str:
     """Return the name of an owner's pipe; it begins with a dot, as no topic does."""
+    import hashlib  # late: it loads OpenSSL, and producers have no owner
+
     return f".{hashlib.sha256(owner.encode()).hexdigest()[:24]}"
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
 from ... import boundary
-from ...errors import ArgumentError, JobTimeout, PayloadError
+from ...errors import ArgumentError, JobTimeout, MessageError
 from ...runs.outcome import decide
 from ...runs.run import Run
 from ...runs.running import running
@@ -71,16 +71,20 @@ def convert(run: Run) -> None:
         load(run, run.load)
     try:
         run.job.arguments.convert(run.args, run.kwargs)
-    except ArgumentError:
+    except ArgumentError as error:
         run.unfit = True
-        raise
+        if not run.message.results:
+            raise
+        from ...flows.inputs import naming_members  # late: only members of flows need it
+
+        raise naming_members(error, run.message, run.job.arguments) from None
 
 
 def load(run: Run, fetch: Callable[[Message], Message]) -> None:
-    """Fetch the arguments from the payload store; raise PayloadError if they cannot be read. Blocks."""
+    """Fetch the arguments from the payload store; raise MessageError if they cannot be read. Blocks."""
     try:
         message = fetch(run.message)
-    except PayloadError:
+    except MessageError:
         run.unfit = True
         raise
     if run.policy.on_end is not None:

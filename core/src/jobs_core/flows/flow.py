@@ -1,0 +1,220 @@
+"""`Flow`: collect members, and send them together at the end of a `with` block."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Final, TypeVar
+
+from ..backends.base import Outgoing
+from ..backends.flows import After, Part
+from ..errors import FlowError
+from ..ids import new_id
+from ..job_function import Call, Enqueuer, JobFunction, current_enqueuer
+from ..options import parse
+from ..units import DurationLike, seconds, shown
+from .adding import Adder, check_label, refuse_foreign
+from .handle import FlowHandle, WorkHandle
+from .members import All, FlowMember, Tail
+
+T = TypeVar("T")
+
+PART_SIZE: Final = 1000
+"""Most messages of one part."""
+
+PART_BYTES: Final = 4_000_000
+"""Bytes of payloads above which a part takes no further message."""
+
+
+class Flow(Adder):
+    """Jobs that wait for one another; sent at the end of a `with` or `async with` block.
+
+    An exception in the block sends nothing. No member runs before all are stored. `headers` go to every member that does not
+    set them itself. The flow is kept for `ttl` (one day) after its end. A flow of more than a thousand members is sent in
+    parts, and dropped if none arrives for `open_for` (one hour).
+    """
+
+    def __init__(
+        self,
+        name: str = "",
+        *,
+        headers: Mapping[str, Any] | None = None,
+        ttl: DurationLike | None = None,
+        open_for: DurationLike | None = None,
+    ) -> None:
+        if name != "":
+            check_label("Flow: name", name)
+        self.id = new_id()
+        self.name: Final = name
+        self.all: Final = All(self.id)
+        defaults = Part("")
+        self._ttl = _duration("ttl", ttl, defaults.ttl)
+        self._open_for = _duration("open_for", open_for, defaults.open_for)
+        self._given_headers: Mapping[str, Any] = {} if headers is None else _headers(headers)
+        self._phase = "new"
+        self._source: Enqueuer | None = None
+        self._outgoing: list[Outgoing] = []
+        self._jobs: dict[JobFunction[Any, Any, Any], None] = {}
+        self._stages: dict[str, list[FlowMember[Any]]] = {}
+        self._awaited: dict[str, str] = {}  # the stages for which something waits, and what
+        self._final: set[str] = set()  # ids of the members of the finale
+        self._final_stages: set[str] = set()
+        self._groups = 0
+
+    @property
+    def handle(self) -> FlowHandle:
+        """Return the handle of the flow; its id is known before the flow is sent."""
+        return FlowHandle(self._application(), self.id, self.name)
+
+    def handle_of(self, tail: Tail[T]) -> WorkHandle[T]:
+        """Return the handle of a flow that consists of one chain or group."""
+        ends = [end.handle for end in tail.ends]
+        return WorkHandle(self._application(), self.id, self.name, ends, tail.many, list(tail.parts))
+
+    # -- the block -------------------------------------------------------------------------------
+
+    def __enter__(self) -> Flow:
+        if self._phase != "new":
+            raise FlowError(f"flow {self.name or self.id} was used before: make a new Flow for each block")
+        self._phase = "open"
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._ends(error):
+            self._application().push_flow(self._parts(), self._jobs)
+
+    async def __aenter__(self) -> Flow:
+        return self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._ends(error):
+            await self._application().apush_flow(self._parts(), self._jobs)
+
+    def _ends(self, error: BaseException | None) -> bool:
+        self._phase = "sent" if error is None else "dropped"
+        if error is not None:
+            self._outgoing.clear()
+        return error is None
+
+    def _parts(self) -> list[tuple[Part, list[Outgoing]]]:
+        groups = list(_cut(self._outgoing)) or [[]]
+        self._outgoing = []
+        return [
+            (Part(self.id, n, n == len(groups) - 1, self.name, self._ttl, self._open_for), group)
+            for n, group in enumerate(groups)
+        ]
+
+    # -- members ---------------------------------------------------------------------------------
+
+    def _application(self) -> Enqueuer:
+        if self._source is None:
+            self._source = current_enqueuer()
+        return self._source
+
+    def _may_add(self) -> None:
+        if self._phase == "new":
+            raise FlowError(
+                "flow.add: the flow was not begun: write `with Flow(...) as flow:`, and add its members in the block"
+            )
+        if self._phase != "open":
+            raise FlowError(
+                f"flow.add: flow {self.name or self.id} was {self._phase} at the end of its block; a job of the flow can add "
+                "more with current_job().flow.add(...)"
+            )
+
+    def _check(self, where: str, target: FlowMember[Any] | All | str) -> None:
+        if not isinstance(target, str):
+            refuse_foreign(where, self.id, target)
+        elif target not in self._stages:
+            known = ", ".join(map(repr, list(self._stages)[:10])) or "none"
+            raise FlowError(
+                f"{where}: after: the flow has no stage {shown(target)} (so far: {known}): add its members before what waits "
+                'for them, with stage="..."'
+            )
+
+    def _members_of(self, where: str, stage: str) -> Sequence[FlowMember[Any]]:
+        return self._stages[stage]
+
+    def _headers(self) -> Mapping[str, Any]:
+        return self._given_headers
+
+    def fresh_stage(self) -> str:
+        while True:
+            self._groups += 1
+            if (label := f"group-{self._groups}") not in self._stages:
+                return label
+
+    def _refuse_stage(self, where: str, stage: str | None, after: Sequence[After]) -> None:
+        """Raise FlowError if a member cannot be added to a stage: something waits for it, or it has members of another kind.
+
+        So nothing can wait for itself: a member is after what was added before it.
+        """
+        if not stage:
+            return
+        if stage in self._awaited or any(each.kind == "stage" and each.target == stage for each in after):
+            waits = self._awaited.get(stage, "it would itself wait")
+            raise FlowError(
+                f"{where}: stage: {waits} for stage {stage!r}, which has to be complete by then: add all its members "
+                "first, or use another label"
+            )
+        if stage in self._stages and self._is_final(after) != (stage in self._final_stages):
+            raise FlowError(
+                f"{where}: stage: stage {stage!r} would have members that wait for flow.all and others that do not: use two "
+                "labels"
+            )
+
+    def _is_final(self, after: Sequence[After]) -> bool:
+        """Return whether a member that is after these belongs to the finale: it waits, also through others, for flow.all."""
+        for each in after:
+            if each.kind == "all" or each.target in (self._final if each.kind == "job" else self._final_stages):
+                return True
+        return False
+
+    def _put(self, call: Call[Any], outgoing: Outgoing, member: FlowMember[Any]) -> None:
+        assert outgoing.member is not None
+        after = outgoing.member.after
+        if self._is_final(after):
+            self._final.add(member.id)
+        if member.stage:
+            self._stages.setdefault(member.stage, []).append(member)
+            if member.id in self._final:
+                self._final_stages.add(member.stage)
+        for each in after:
+            if each.kind == "stage":
+                self._awaited.setdefault(each.target, f"{member.job} {member.id} waits")
+        self._outgoing.append(outgoing)
+        self._jobs[call.job] = None
+
+    def __repr__(self) -> str:
+        return f"<Flow {self.id} {self.name}>".replace(" >", ">")
+
+
+def _cut(outgoing: list[Outgoing]) -> Iterator[list[Outgoing]]:
+    """Yield the messages in groups of at most PART_SIZE and about PART_BYTES."""
+    start = size = 0
+    for n, message in enumerate(outgoing):
+        if n > start and (n - start == PART_SIZE or size + len(message.payload) > PART_BYTES):
+            yield outgoing[start:n]
+            start, size = n, 0
+        size += len(message.payload)
+    if start < len(outgoing):
+        yield outgoing[start:]
+
+
+def _headers(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    headers = parse("Flow", {"headers": value}).headers
+    assert isinstance(headers, dict)
+    return headers
+
+
+def _duration(name: str, value: DurationLike | None, default: float) -> float:
+    if value is None:
+        return default
+    with contextlib.suppress(ValueError, TypeError):
+        found = float(seconds(value))
+        if found > 0:
+            return found
+    raise FlowError(f'Flow: {name}: expected a duration above zero, such as "1h", got {shown(value)}')

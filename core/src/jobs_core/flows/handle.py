@@ -1,0 +1,197 @@
+"""The handle of a flow: its state and progress, and what an operator can do to it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Generic, Protocol, TypeVar
+
+from msgspec import Struct
+
+from ..backends.base import Backend
+from ..backends.flows import FlowStatus
+from ..errors import BackendUnavailable, EndlessWait, FlowLost, NotAwaitable, ResultTimeout
+from ..handle import JobHandle
+from ..units import DurationLike, seconds
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+WAIT_SLICE = 5.0
+"""Longest single wait for the end of a flow in one call of the backend, in seconds."""
+
+WAIT_SLICE_IN_JOB = 0.1
+"""The same inside a job, whose interruption cannot break into the call."""
+
+MOST_RETRIED = 1000
+"""Dead members that a backend requeues in one call."""
+
+
+async def _in_thread(function: Callable[..., R], *args: Any) -> R:
+    import asyncio  # late: a program without an event loop does not need it
+
+    return await asyncio.to_thread(function, *args)
+
+
+class Operator(Protocol):
+    """The methods of an application that a handle calls."""
+
+    def operate(self, action: Callable[[Backend], R]) -> R: ...
+
+    def may_be_in_job(self) -> bool: ...
+
+
+class FlowHandle(Struct, eq=False):
+    """A flow that was sent. Any thread may use it; it holds no connection."""
+
+    _application: Operator
+    id: str
+    name: str = ""
+
+    def progress(self) -> FlowStatus:
+        """Return the state of the flow and the number of its members by state.
+
+        Raises FlowLost for a flow that is not known: it was dropped, or ended more than its `ttl` ago.
+        """
+        found = self._application.operate(lambda backend: backend.flow(self.id))
+        if found is None:
+            raise self._lost()
+        return found
+
+    def status(self) -> str:
+        """Return the state: "open", "running", "failed", "done" or "cancelled"; "unknown" for a flow that is not known."""
+        found = self._application.operate(lambda backend: backend.flow(self.id))
+        return "unknown" if found is None else found.state
+
+    def wait(self, timeout: DurationLike | None = None) -> FlowStatus:
+        """Wait until nothing of the flow is left to run, and return its status: done, failed or cancelled.
+
+        Raises ResultTimeout after `timeout`, FlowLost, and EndlessWait inside a job without a timeout.
+        """
+        left = timeout if timeout is None or isinstance(timeout, (int, float)) else float(seconds(timeout))
+        in_job = self._application.may_be_in_job()
+        if left is None and in_job:
+            raise EndlessWait(
+                f"a job waits for flow {self.id} without a timeout: if every job in its pool does so, none of them ever ends. "
+                "Pass wait(timeout=…), or add a member that runs after flow.all"
+            )
+        deadline = None if left is None else time.monotonic() + left
+        longest = WAIT_SLICE_IN_JOB if in_job else WAIT_SLICE
+        while True:
+            patience = longest if deadline is None else min(longest, max(0.0, deadline - time.monotonic()))
+            over = deadline is not None and time.monotonic() + patience >= deadline
+            try:
+                found = self._wait(patience)
+            except BackendUnavailable:
+                if over:
+                    raise
+                time.sleep(min(0.2, patience))
+                continue
+            if found is not None:
+                return found
+            status = self.progress()
+            if over:
+                raise ResultTimeout(
+                    f"flow {self.id} has not ended within {left:g} s: {described(status)}. `jobsctl flow show {self.id}` tells "
+                    "more"
+                )
+
+    def _wait(self, patience: float) -> FlowStatus | None:
+        return self._application.operate(lambda backend: backend.wait_flow(self.id, patience))
+
+    def cancel(self, *, finale: bool = False) -> bool:
+        """Cancel all members that have not ended; return whether there was something to cancel.
+
+        Once this returned, no member starts; running ones are told. With `finale`, members after `flow.all` still run.
+        """
+        return self._application.operate(lambda backend: backend.cancel_flow(self.id, finale=finale))
+
+    def retry(self) -> int:
+        """Run the dead members again, and then what waits for them; return how many were dead."""
+        retried = 0
+        while True:
+            found = self._application.operate(lambda backend: backend.retry_flow(self.id))
+            retried += found
+            if found < MOST_RETRIED:
+                return retried
+
+    async def aprogress(self) -> FlowStatus:
+        """`progress` without blocking the event loop."""
+        return await _in_thread(self.progress)
+
+    async def astatus(self) -> str:
+        """`status` without blocking the event loop."""
+        return await _in_thread(self.status)
+
+    async def async_wait(self, timeout: DurationLike | None = None) -> FlowStatus:
+        """`wait` without blocking the event loop."""
+        return await _in_thread(self.wait, timeout)
+
+    async def acancel(self, *, finale: bool = False) -> bool:
+        """`cancel` without blocking the event loop."""
+        return await _in_thread(lambda: self.cancel(finale=finale))
+
+    async def aretry(self) -> int:
+        """`retry` without blocking the event loop."""
+        return await _in_thread(self.retry)
+
+    def _lost(self) -> FlowLost:
+        return FlowLost(
+            f"flow {self.id} is unknown: it was never sent completely, was dropped, or ended longer ago than its ttl"
+        )
+
+    def __await__(self) -> Any:
+        raise NotAwaitable("a handle cannot be awaited: wait for the flow with `await handle.async_wait()`")
+
+    def __repr__(self) -> str:
+        return f"<FlowHandle {self.id} {self.name}>".replace(" >", ">")
+
+
+class WorkHandle(FlowHandle, Generic[T], eq=False):
+    """The handle of a chain or group that was enqueued as a flow of its own."""
+
+    ends: list[JobHandle[Any]] = []
+    """The handles of the last jobs: one for a chain, and one for each job of a group."""
+
+    many: bool = False
+    parts: list[Any] = []
+
+    def result(self, timeout: DurationLike | None = None) -> T:
+        """Wait for the last job and return its result; for a group, the list of results in its order.
+
+        Raises what `JobHandle.result` raises.
+        """
+        left = timeout if timeout is None or isinstance(timeout, (int, float)) else float(seconds(timeout))
+        deadline = None if left is None else time.monotonic() + left
+        found: Any = _result(self.parts, deadline) if self.many else _result_of(self.ends[0], deadline)
+        value: T = found
+        return value
+
+    async def aresult(self, timeout: DurationLike | None = None) -> T:
+        """Wait for the result without blocking the event loop; see `result`."""
+        return await _in_thread(self.result, timeout)
+
+    def __repr__(self) -> str:
+        return f"<WorkHandle {self.id} {self.name}>"
+
+
+def _result(parts: list[Any], deadline: float | None) -> list[Any]:
+    """Return the results of the items of a group, each perhaps a group itself."""
+    return [_result(part.parts, deadline) if part.many else _result_of(part.ends[0].handle, deadline) for part in parts]
+
+
+def _result_of(handle: JobHandle[Any], deadline: float | None) -> Any:
+    return handle.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
+
+
+def described(status: FlowStatus) -> str:
+    """Return the progress of a flow in words."""
+    counts = {
+        "waiting": status.waiting,
+        "in work": status.active,
+        "done": status.done,
+        "dead": status.dead,
+        "cancelled": status.cancelled,
+    }
+    told = ", ".join(f"{number:,} {name}" for name, number in counts.items() if number)
+    return f"{status.state}; of {status.total:,} members, {told or 'none has begun'}"
