@@ -82,8 +82,8 @@ CHECKPOINTS = (
 
 FLOWS = (
     "flows",
-    "its jobs cannot wait for one another: let each job enqueue the next (current_job().enqueue), or choose a backend that "
-    "has flows (docs/backends.md)",
+    "its jobs cannot wait for one another: let each job enqueue the next (current_job().enqueue), or choose a backend that has "
+    'flows: see "Backends" in the documentation',
 )
 """The feature that flows, chains and groups need, and the advice where the backend lacks it."""
 

@@ -347,7 +347,7 @@ def _later(payload: bytes, version: int, plain: Message | None = None) -> Messag
         raise UnknownVersion(f"the envelope has version {version}, but no body that this worker knows: upgrade jobs-core")
     if (packed and takes) is not (version == PACKED_RESULTS_VERSION):
         fields = "a body and results" if packed and takes else "a body or results, not both"
-        raise MessageError(f"an envelope of version {version} has {fields}: see docs/envelope.md")
+        raise MessageError(f'an envelope of version {version} has {fields}: see "The envelope" in the documentation')
     try:
         message = plain if plain is not None and not packed else _decode_packed(payload) if packed else _decode_message(payload)
     except msgspec.ValidationError as error:
