@@ -157,6 +157,7 @@ def _configuration(context: Context) -> Iterator[tuple[str, str]]:
     effective = context.effective
     pools = ", ".join(f"{name} ({', '.join(pool.topics)})" for name, pool in effective.config.pools.items())
     yield output.GOOD, f"{effective.file or 'defaults: there is no jobs.toml here'}; pools: {pools}"
+    yield output.GOOD, _encryption(effective.config)
     for hider in (effective.config.base_dir / "jobs_core.py", effective.config.base_dir / "jobs_core"):
         if hider.exists() and not (hider / "hookspecs.py").exists():
             raise ConfigError(f"{hider} hides the installed package jobs_core: rename it")
@@ -185,9 +186,8 @@ def _plugins(app: App, killers: dict[str, str]) -> Iterator[tuple[str, str]]:
 
 
 def _payloads(app: App, effective: Effective) -> Iterator[tuple[str, str]]:
-    """Check the codec, and show whether arguments are encrypted."""
+    """Check the codec."""
     settings = app.config.payloads
-    yield output.GOOD, _encryption(app.config)
     if settings.compress is not None:
         try:
             app.payloads.codec(settings.compress, "payloads.compress")
