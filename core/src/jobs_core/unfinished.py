@@ -12,6 +12,7 @@ from pathlib import Path
 
 from . import lockfile, urls
 from .backends.base import Backend, JobRecord, State
+from .backends.flows import Member
 from .backends.limits import KEY_LIMIT, held_back, key_limit, name_of
 from .config import Config
 from .units import count, format_duration, shown_time
@@ -21,6 +22,9 @@ PAGE = 100
 
 MOST_LIMIT_STATES, MOST_TOPICS, MOST_HOLDERS = 1000, 10, 3
 """Most values of limits that are read, topics that are searched for jobs that hold a slot, and such jobs that are named."""
+
+MOST_TARGETS = 5
+"""Most targets that are named for which a member of a flow waits."""
 
 MOST_AHEAD = 1000
 MOST_BYTES = 4_000_000
@@ -85,6 +89,9 @@ def reserved(record: JobRecord) -> str:
 def waits(config: Config, backend: Backend, record: JobRecord, here: Here, most: int = MOST_AHEAD) -> Iterator[str]:
     """Explain why a queued job is not running, the longest-lasting reason first."""
     topic = record.topic
+    if record.state is State.WAITING and record.member is not None:
+        yield from waiting(backend, record, record.member)
+        return
     yield from held_up(config, backend, topic)
     if record.state is State.SCHEDULED and record.due is not None:
         left = format_duration(max(0, round(record.due - record.broker_now)))
@@ -108,6 +115,35 @@ def waits(config: Config, backend: Backend, record: JobRecord, here: Here, most:
     else:
         yield f"it is ready{_ahead(backend, record, most)}{unserved}"
     yield from before(config, backend, topic)
+
+
+def waiting(backend: Backend, record: JobRecord, member: Member) -> Iterator[str]:
+    """Explain for which members of its flow a job waits, and what these are doing."""
+    flow = backend.flow(member.flow)
+    name = f"{member.flow} {flow.name}".rstrip() if flow else member.flow
+    if flow is not None and flow.state == "open":
+        yield f"it is a member of flow {name}, whose last part has not arrived: no member runs before that"
+        return
+    wish = {"done": "are done", "ended": "have ended", "failed": "have ended, one of them not done"}[member.when]
+    targets = [_target(backend, each, member) for each in record.waiting_for[:MOST_TARGETS]]
+    more = len(record.waiting_for) - len(targets)
+    told = ", ".join(targets) + (f" and {more:,} more" if more > 0 else "")
+    yield f"it is a member of flow {name}, and waits until these {wish}: {told or 'all that it is after'}"
+    if flow is not None and flow.dead:
+        yield f"the flow has {count(flow.dead, 'dead member')}: `jobsctl flow retry {flow.id}` runs what is dead again"
+    yield f"`jobsctl flow show {member.flow}` shows the flow"
+
+
+def _target(backend: Backend, target: str, member: Member) -> str:
+    """Return what a member waits for, in words: another member with its state, a stage, or the body of the flow."""
+    kind = next((each.kind for each in member.after if each.target == target), "job")
+    if kind != "job":
+        return "all members that do not wait for all" if kind == "all" else f"stage {target}"
+    record = backend.get(target)
+    if record is None:
+        return target
+    label = f"{record.member.label} " if record.member is not None and record.member.label else ""
+    return f"{label}{target} ({record.state.value})"
 
 
 def limited(backend: Backend, record: JobRecord) -> Iterator[str]:

@@ -15,10 +15,13 @@ from msgspec import Struct
 from ..app import App
 from ..backends.base import Backend, JobRecord, State
 from ..errors import ArgumentError, JobsError, MessageError, NotSupported, UnknownJob
+from ..message import Message
+from ..placeholders import parameter_of
+from ..registry import AnyJob
 from ..unfinished import NOWHERE, Here, before, held_up, jobs, reserved, waits, when
 from ..units import count, format_duration, times
 
-QUEUED_OR_RUNNING = frozenset({State.READY, State.LIMITED, State.SCHEDULED, State.RESERVED})
+QUEUED_OR_RUNNING = frozenset({State.READY, State.LIMITED, State.WAITING, State.SCHEDULED, State.RESERVED})
 
 MOST_ERRORS = 3
 """Number of a job's latest errors that are shown."""
@@ -48,7 +51,7 @@ def _state(app: App, backend: Backend, record: JobRecord, here: Here) -> Iterato
     if record.state is State.DONE:
         yield f"it has been done since {when(record.since)}"
     elif record.state is State.CANCELLED:
-        yield f"it was cancelled at {when(record.since)}"
+        yield f"it was cancelled at {when(record.since)}" + (f": {record.reason}" if record.reason else "")
     elif record.state is State.DEAD:
         yield f"it has been dead since {when(record.since)}: {record.reason}; `jobsctl dead retry {record.id}` runs it again"
     elif record.state is State.RESERVED:
@@ -67,7 +70,7 @@ def _cannot_run(app: App, record: JobRecord) -> Iterator[str]:
     try:
         message = app.read(record)
         job = app.registry.find(message.job or "")
-        job.arguments.convert(list(message.args), dict(message.kwargs))
+        _fit(job, message)
     except UnknownJob as error:
         grace = format_duration(app.config.unknown_grace)
         yield f"{error}: workers with this code defer it for {grace} in all, then it is dead"
@@ -77,6 +80,15 @@ def _cannot_run(app: App, record: JobRecord) -> Iterator[str]:
         if message.expires_in is not None:
             left = record.pushed_at + message.expires_in - record.broker_now
             yield f"it expires in {format_duration(round(left))}" if left > 0 else "it has expired: it will not be run"
+
+
+def _fit(job: AnyJob, message: Message) -> None:
+    """Raise ArgumentError if a message does not fit its job; the results that it takes are not known yet."""
+    if message.results:
+        unknown = {parameter_of(pointer) for pointer in message.results}
+        job.arguments.check_all_but(message.args, message.kwargs, unknown)
+    else:
+        job.arguments.convert(list(message.args), dict(message.kwargs))
 
 
 def _history(record: JobRecord) -> Iterator[str]:
@@ -162,7 +174,7 @@ def misfit(app: App, record: JobRecord) -> str | None:
     """Return why a queued message does not fit the code that is loaded here; None if it does."""
     try:
         message = app.read(record)
-        app.registry.find(message.job or "").arguments.convert(list(message.args), dict(message.kwargs))
+        _fit(app.registry.find(message.job or ""), message)
     except JobsError as error:
         return str(error)
     return None

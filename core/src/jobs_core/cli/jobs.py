@@ -25,7 +25,7 @@ from .types import DURATION, JOB_ID, LIMIT, TOPIC
 LONGEST_WAIT = 30.0
 """Longest wait of one request for a result, in seconds."""
 
-_STATES = [state.value for state in (State.READY, State.LIMITED, State.SCHEDULED, State.RESERVED, State.DEAD)]
+_STATES = [state.value for state in (State.READY, State.LIMITED, State.WAITING, State.SCHEDULED, State.RESERVED, State.DEAD)]
 
 
 @click.command("list")
@@ -52,6 +52,8 @@ def list_command(context: Context, topic: str, state: str, limit: int, as_json: 
 def _browse(backend: Backend, topic: str, state: State, limit: int) -> list[JobRecord]:
     if state is State.LIMITED and state not in backend.queued_states:
         raise NotSupported("limits", f"{backend.name}://")
+    if state is State.WAITING and state not in backend.queued_states:
+        raise NotSupported("flows", f"{backend.name}://")
     return backend.browse(topic, state, limit)
 
 
@@ -211,6 +213,9 @@ def as_data(context: Context, record: JobRecord) -> dict[str, Any]:
         "due": _time(record.due), "owner": record.owner, "cancel_requested": record.cancel_requested,
         "reason": record.reason, "key": record.key, "limits": list(record.limits), "blocked_by": record.blocked_by,
     }  # fmt: skip
+    if record.member is not None:
+        member = record.member
+        data |= {"flow": member.flow, "stage": member.stage, "waiting_for": list(record.waiting_for)}
     data = {key: value for key, value in data.items() if value not in (None, "", []) and value is not False}
     if record.cursor:
         data["cursor"] = _cursor(context, record)

@@ -62,6 +62,8 @@ GROUPS = {
         "why": ("why", "Explain why a job does not run, ran twice or is dead."),
         "result": ("jobs", "Print a job's result."),
         "cancel": ("jobs", "Cancel jobs."),
+        "flows": ("flows", "List flows: jobs that wait for one another."),
+        "flow": ("flows", "Show, cancel and retry one flow."),
     },
     "Topics": {
         "topics": ("topics", "List every topic with its jobs by state."),

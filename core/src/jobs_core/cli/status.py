@@ -122,7 +122,11 @@ def document(view: Overview) -> dict[str, Any]:
         }
         found["topics"] = {
             name: {
-                **{key: value for key, value in msgspec.to_builtins(topic).items() if key != "limited" or value},
+                **{
+                    key: value
+                    for key, value in msgspec.to_builtins(topic).items()
+                    if key not in ("limited", "members") or value
+                },
                 "alert": name in backlog.alerts,
                 "unserved": name in backlog.unserved,
             }

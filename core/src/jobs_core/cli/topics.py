@@ -36,8 +36,8 @@ def topics_command(context: Context, names: tuple[str, ...], as_json: bool) -> N
     """List every topic with its jobs by state, the age of its oldest ready job, and the pools that serve it.
 
     Pools come from the configuration; "alive here" counts the workers on this machine that take its jobs now. "limited" are
-    jobs that wait for room in a limit. With NAMEs, list only these topics, each with the ten keys that have the most waiting
-    jobs, if it is fair."""
+    jobs that wait for room in a limit, "waiting" those that wait for other members of their flow. With NAMEs, list only these
+    topics, each with the ten keys that have the most waiting jobs, if it is fair."""
     config = context.app.config
     configured = set(config.topics) | config.served_topics()
 
@@ -72,15 +72,17 @@ def topics_command(context: Context, names: tuple[str, ...], as_json: bool) -> N
         oldest = "" if number.oldest_age is None else format_duration(round(number.oldest_age))
         pools = ", ".join(served[name]) or ("none" if config.is_unserved(name) else "others")
         workers = "not running" if alive is None else count(alive[name], "worker") if alive[name] else "no worker"
-        ready = (number.ready, number.limited) if limited else (number.ready,)
+        ready = (number.ready, *([number.limited] if limited else []), *([number.waiting] if waiting else []))
         states = (*ready, number.scheduled, number.reserved, number.dead)
         return (name, *states, oldest, pools, workers, "paused" if name in paused else "")
 
     limited = any(number.limited for number in counts.values())
+    waiting = any(number.waiting for number in counts.values())
     columns = [
         "topic",
         "ready",
         *(["limited"] if limited else []),
+        *(["waiting"] if waiting else []),
         "scheduled",
         "reserved",
         "dead",
@@ -129,7 +131,7 @@ def doubt(context: Context, backend: Backend, topic: str) -> str:
 
 
 def _holds_jobs(number: Counts) -> bool:
-    return bool(number.ready or number.limited or number.scheduled or number.reserved or number.dead)
+    return bool(number.ready or number.limited or number.waiting or number.scheduled or number.reserved or number.dead)
 
 
 def _act(context: Context, topic: str, action: Callable[[Backend], T]) -> tuple[str, T]:
@@ -167,7 +169,7 @@ def resume_command(context: Context, topic: str) -> None:
     type=click.Choice(["ready", "scheduled", "waiting"]),
     default="waiting",
     show_default=True,
-    help="The jobs to delete; waiting means ready and scheduled. For dead letters, use `jobsctl dead purge`.",
+    help="The jobs to delete; waiting means all that have not begun. For dead letters, use `jobsctl dead purge`.",
 )
 @click.option("--inlet", is_flag=True, help="Delete instead what foreign producers have pushed and no worker has taken in yet.")
 @yes_option
@@ -181,7 +183,12 @@ def purge_command(context: Context, topic: str, state: str, inlet: bool, yes: bo
         entries = context.operate(lambda backend: backend.purge_inlet(topic))
         output.echo(f"{count(entries, 'entry', 'entries')} deleted")
         return
-    states = [State.READY, State.SCHEDULED] if state == "waiting" else [State(state)]
     confirm(f"Delete all {state} jobs of {topic} for good?", yes)
-    deleted = context.operate(lambda backend: sum(backend.purge(topic, state) for state in states))
+
+    def purge(backend: Backend) -> int:
+        members = [State.WAITING] if State.WAITING in backend.queued_states else []  # first: the others' end makes some ready
+        states = [*members, State.READY, State.SCHEDULED] if state == "waiting" else [State(state)]
+        return sum(backend.purge(topic, each) for each in states)
+
+    deleted = context.operate(purge)
     output.echo(f"{count(deleted, 'job')} deleted")

@@ -173,9 +173,9 @@ class Adder(abc.ABC):
     def _put(self, call: Call[Any], outgoing: Outgoing, member: FlowMember[Any]) -> None:
         """Keep a member to be sent."""
 
-    def fresh_stage(self) -> str:
-        """Return the label of a stage for a group that was given none."""
-        raise NotImplementedError
+    @abc.abstractmethod
+    def group_stage(self, size: int) -> str | None:
+        """Return the label of a stage for a group of this size that was given none; None: wait for its members one by one."""
 
 
 def check_label(where: str, label: object) -> None:

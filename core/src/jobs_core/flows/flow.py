@@ -141,7 +141,7 @@ class Flow(Adder):
     def _headers(self) -> Mapping[str, Any]:
         return self._given_headers
 
-    def fresh_stage(self) -> str:
+    def group_stage(self, size: int) -> str:
         while True:
             self._groups += 1
             if (label := f"group-{self._groups}") not in self._stages:

@@ -271,9 +271,14 @@ class _LazyResult:
 def _add_group(
     adder: Adder, work: Group[Any], after: list[After], value: Any, when: When, stage: str | None, results: Sequence[Source]
 ) -> Tail[Any]:
-    """Add the items of a group under one stage, whose end is that of the group."""
-    label = stage or adder.fresh_stage()
+    """Add the items of a group under one stage, whose end is that of the group; without a stage, it is that of each item."""
+    label = stage or adder.group_stage(len(work.items))
     parts = [add_work(adder, each, after, value, when=when, stage=label, results=results) for each in work.items]
     added = sum(part.added for part in parts)
-    targets = [After(label, "stage")] if added else after
+    if not added:
+        targets = after
+    elif label is not None:
+        targets = [After(label, "stage")]
+    else:
+        targets = list({(each.kind, each.target): each for part in parts for each in part.targets}.values())
     return Tail([end for part in parts for end in part.ends], True, targets, adder.id, parts, added)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..backends.base import Outgoing
+from ..backends.flows import MOST_AFTER
 from ..errors import FlowError, FlowLost
 from ..flows.adding import Adder, check_label, refuse_foreign
 from ..flows.handle import FlowHandle
@@ -42,8 +43,12 @@ class JobFlow(Adder):
         handle: JobHandle[Any] = JobHandle(self._application(), job_id, None, "", stores_result=True, created=False)  # type: ignore[arg-type]
         return FlowMember(job_id, self.id, stage, "member", handle)
 
-    def fresh_stage(self) -> str:
-        return f"group-{new_token()}"
+    def group_stage(self, size: int) -> str | None:
+        """Return no label, so that the group stands in this job's own stage, unless it is too large for that.
+
+        What waits for the stage waits for the group then, and what is added to the stage may not wait for another one.
+        """
+        return f"group-{new_token()}" if size > MOST_AFTER else None
 
     def _application(self) -> Enqueuer:
         return context.worker_app or current_enqueuer()

@@ -115,6 +115,7 @@ class TopicState(Struct):
     oldest_age: float | None = None
     paused: bool = False
     limited: int = 0
+    members: int = 0  # of flows, waiting for others: neither pools nor alerts count them
 
     @property
     def waiting(self) -> int:
@@ -147,6 +148,7 @@ class Backlog(Struct):
     limits: list[LimitFigures] = []  # every limit that is defined, and the fullest values
     full: dict[str, float] = {}  # name of a limit with an active alert → for how many seconds it has been full
     has_lines: bool = False  # whether the backend counts limited jobs
+    flows: dict[str, int] | None = None  # state → members of flows that have not ended; None without flows
 
 
 class Totals(Struct):

@@ -35,6 +35,7 @@ from ..system.channel import Channel
 from ..system.messages import CallHook, Counted, RanTooFast, Ready, Repair, Repaired, Stop, ToHousekeeper
 from . import timeouts
 from .alerts import TopicAlerts
+from .flows import members_by_state
 from .limits import LimitAlerts, figures
 from .repair import describe
 from .totals import TotalsFile
@@ -53,7 +54,10 @@ UNLISTED_INTERVAL = 10.0
 """Seconds between two such counts if a backend cannot list its topics: RabbitMQ logs an error for a topic without a queue."""
 
 LIMITS_INTERVAL = 5.0
-"""Seconds between two readings of the limits."""
+"""Seconds between two readings of the limits, and of the flows."""
+
+MOST_FLOWS = 1000
+"""Most flows that are read."""
 
 MOST_LIMITS = 1000
 """Most values of limits that are read."""
@@ -86,7 +90,7 @@ class Housekeeper:
         self._limit_alerts = LimitAlerts(app.config, self._alerts.send)
         self._backlog = Backlog(at=time.time(), pid=os.getpid(), generation=generation)
         self._next_cleaning = time.monotonic() + CLEANING_INTERVAL
-        self._next_kept = self._next_count = self._next_survey = self._next_limits = 0.0
+        self._next_kept = self._next_count = self._next_survey = self._next_limits = self._next_flows = 0.0
         self._unwritten = ""  # why backlog.json could not be written last time
 
     def run(self) -> None:
@@ -225,6 +229,8 @@ class Housekeeper:
             self._survey()
         if begin >= self._next_limits:
             self._look_at_limits(counts)
+        if begin >= self._next_flows and "flows" in self._backend.features:
+            self._look_at_flows()
         self._alerts.check(time.monotonic(), counts)
         self._backlog.answered_at = time.time()
         self._backlog.round_trip = round_trip
@@ -249,6 +255,13 @@ class Housekeeper:
         self._backlog.limits = figures(states)
         self._limit_alerts.check(now, states)
         self._backlog.full = self._limit_alerts.active(now)
+
+    def _look_at_flows(self) -> None:
+        """Count the members of flows that have not ended, of the first MOST_FLOWS, the failed ones first."""
+        begin = time.monotonic()
+        self._backlog.flows = members_by_state(self._backend.flows(MOST_FLOWS))
+        now = time.monotonic()
+        self._next_flows = now + max(LIMITS_INTERVAL, (now - begin) / SURVEY_SHARE)
 
     def _survey(self) -> None:
         """Count every other topic that the backend has, or that this application enqueues to."""
@@ -308,6 +321,7 @@ class Housekeeper:
                     count.oldest_age,
                     topic in self._paused,
                     count.limited,
+                    count.waiting,
                 )
                 for topic, count in counts.items()
             }

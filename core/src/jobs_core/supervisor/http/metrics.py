@@ -131,6 +131,11 @@ def _of_topics(board: Board) -> Iterator[Family]:
             [("", (("topic", name),), topic.limited) for name, topic in topics.items()],
         )  # fmt: skip
         yield from _of_limits(backlog)
+    if backlog and topics and backlog.flows is not None:
+        yield Family(
+            "jobs_flow_jobs", "gauge", "Members of flows that have not ended, by state.",
+            [("", (("state", state),), number) for state, number in backlog.flows.items()],
+        )  # fmt: skip
     unserved = backlog.unserved if backlog else {}
     yield Family(
         "jobs_topic_unserved", "gauge", "1 if jobs wait in a topic that no pool serves.",

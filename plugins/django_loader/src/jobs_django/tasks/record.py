@@ -22,6 +22,7 @@ HEADER = "django"
 STATUS = {
     State.READY: TaskResultStatus.READY,
     State.LIMITED: TaskResultStatus.READY,
+    State.WAITING: TaskResultStatus.READY,
     State.SCHEDULED: TaskResultStatus.READY,
     State.RESERVED: TaskResultStatus.RUNNING,
     State.DONE: TaskResultStatus.SUCCESSFUL,

@@ -1,0 +1,128 @@
+"""`jobsctl flows`, `flow show`, `flow cancel`, `flow retry`: flows of jobs that wait for one another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import msgspec
+
+from ..backends.base import Backend
+from ..backends.flows import MOST_LISTED, FlowStatus, MemberStatus
+from ..flows.handle import FlowHandle, described
+from ..units import count, format_duration
+from . import output
+from .common import Context, fail, json_option, pass_context
+from .flow_tree import held_up, tree
+from .ids import MOST_SHOWN, SHORTEST, AmbiguousId
+from .types import JOB_ID, LIMIT
+
+MOST_SEARCHED = 1000
+"""Most flows that are searched for an id by its beginning."""
+
+
+@click.command("flows")
+@click.option("--limit", "most", type=LIMIT, default=50, show_default=True, help="List at most this many.")
+@json_option
+@pass_context
+def flows_command(context: Context, most: int, as_json: bool) -> None:
+    """List flows with the progress of their members: the failed ones first, then those that run, then the others."""
+    found = context.operate(lambda backend: backend.flows(most))
+    if as_json:
+        output.json([msgspec.to_builtins(flow) for flow in found])
+        return
+    columns = ["id", "name", "state", "members", "waiting", "in work", "done", "dead", "cancelled", "age"]
+    output.table(columns, map(_row, found), empty="no flows")
+
+
+def _row(flow: FlowStatus) -> tuple[Any, ...]:
+    age = format_duration(max(0, round(flow.broker_now - flow.created_at)))
+    counts = (flow.total, flow.waiting, flow.active, flow.done, flow.dead, flow.cancelled)
+    return (flow.id, flow.name, flow.state, *counts, age)
+
+
+@click.group("flow")
+def flow_command() -> None:
+    """Show, cancel and retry one flow."""
+
+
+@flow_command.command("show")
+@click.argument("job_id", metavar="ID", type=JOB_ID)
+@click.option("--limit", "most", type=LIMIT, default=200, show_default=True, help="Show at most this many members.")
+@json_option
+@pass_context
+def show_command(context: Context, job_id: str, most: int, as_json: bool) -> None:
+    """Show a flow: its progress, what holds it up, and its members, each under what it waits for.
+
+    ID is that of the flow, or its beginning. Of more than 1,000 members, only those that have not ended are known.
+    """
+    flow, members = context.operate(lambda backend: _look(backend, job_id, most))
+    if as_json:
+        output.json({**msgspec.to_builtins(flow), "members": [_as_data(member) for member in members]})
+        return
+    output.facts({"id": flow.id, "name": flow.name})
+    output.echo(described(flow))
+    for line in held_up(flow, members):
+        output.echo(f"- {line}")
+    if members:
+        output.echo()
+    for line in tree(members):
+        output.echo(line)
+    known = flow.total if flow.total <= MOST_LISTED else flow.waiting + flow.active + flow.dead
+    if known > len(members):
+        output.echo(f"… and {count(known - len(members), 'more member')} (--limit)")
+    if flow.total > MOST_LISTED:
+        output.echo("of so large a flow, members that have ended are not listed")
+
+
+def _look(backend: Backend, text: str, most: int) -> tuple[FlowStatus, list[MemberStatus]]:
+    flow = find(backend, text)
+    return flow, backend.flow_members(flow.id, most)
+
+
+def _as_data(member: MemberStatus) -> dict[str, Any]:
+    data: dict[str, Any] = msgspec.to_builtins(member)
+    return data
+
+
+@flow_command.command("cancel")
+@click.argument("job_id", metavar="ID", type=JOB_ID)
+@click.option("--finale", is_flag=True, help="Still run the members that come after all others.")
+@pass_context
+def cancel_command(context: Context, job_id: str, finale: bool) -> None:
+    """Cancel all members of a flow that have not ended. No member starts afterwards; running ones are told to stop."""
+    flow = context.operate(lambda backend: find(backend, job_id))
+    if not FlowHandle(context, flow.id).cancel(finale=finale):  # type: ignore[arg-type]  # it operates as an application does
+        fail(f"flow {flow.id} has ended: it is {flow.state}")
+    output.echo(f"{flow.id} cancelled" + ("; its finale still runs" if finale else ""))
+
+
+@flow_command.command("retry")
+@click.argument("job_id", metavar="ID", type=JOB_ID)
+@pass_context
+def retry_command(context: Context, job_id: str) -> None:
+    """Run the dead members of a flow again, and then what waits for them."""
+    flow = context.operate(lambda backend: find(backend, job_id))
+    retried = FlowHandle(context, flow.id).retry()  # type: ignore[arg-type]
+    if not retried:
+        fail(f"flow {flow.id} has no dead member that can be retried: it is {flow.state}")
+    output.echo(f"{count(retried, 'member')} requeued")
+
+
+def find(backend: Backend, text: str) -> FlowStatus:
+    """Return the flow whose id is, or begins with, `text`; end the command if there is none, or several."""
+    found = backend.flow(text)
+    if found is not None:
+        return found
+    if len(text) >= SHORTEST:
+        alike = [flow for flow in backend.flows(MOST_SEARCHED) if flow.id.startswith(text)]
+        if len(alike) > 1:
+            raise AmbiguousId(text, sorted(flow.id for flow in alike)[: MOST_SHOWN + 1])
+        if alike:
+            return alike[0]
+    record = backend.get(text) if "lookup" in backend.features else None
+    if record is None or record.member is None:
+        said = f"unknown flow {text}: it was never sent, was dropped, or ended longer ago than its ttl"
+    else:
+        said = f"{text} is a job of flow {record.member.flow}: `jobsctl flow show {record.member.flow}` shows it"
+    return fail(said)

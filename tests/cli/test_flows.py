@@ -1,0 +1,183 @@
+"""Flows on the command line. The backend is a memory backend that the test and the commands share."""
+
+import json
+import re
+
+import pytest
+
+from jobs_core import App, Flow, ended, group
+from jobs_core.app import set_current_app
+from jobs_core.backends.base import Answer, Outcome, Settlement
+from jobs_core.backends.flows import After, FlowStatus, MemberStatus
+from jobs_core.backends.memory import MemoryBackend, forget
+from jobs_core.cli.exits import Exit
+from jobs_core.cli.flow_tree import MOST_BESIDE, held_up, tree
+from jobs_core.ids import new_token
+from jobs_core.loaders.base import add_to_path
+
+TASKS = """
+from jobs_core import job
+
+@job(store_result=True)
+def charge(order: int) -> str: ...
+
+@job
+def send(order: int, receipt: str): ...
+
+@job
+def tell(text: str): ...
+"""
+
+
+class Shared(MemoryBackend):
+    """A memory backend that commands accept although other processes cannot see it."""
+
+    features = MemoryBackend.features | {"multiprocess"}
+
+
+@pytest.fixture
+def shop(project, monkeypatch):
+    """A flow of an order on a backend that commands share, and a function that ends the next job."""
+    (project.root / "tasks.py").write_text(TASKS)
+    url = f"memory://{new_token()}"
+    project.configure("", backend=f'backend = "{url}"')
+    app = project.app()
+    made = Shared(url, app.backend_options())
+    made.open("worker")
+    monkeypatch.setattr(App, "_make_backend", lambda self, clock: Unclosed(made))
+    add_to_path(project.root)
+    set_current_app(app)
+    yield Shop(made)
+    set_current_app(None)
+    forget(url)
+
+
+class Unclosed:
+    """The shared backend, which a command's end does not close."""
+
+    def __init__(self, backend):
+        self._backend = backend
+
+    def __getattr__(self, name):
+        return getattr(self._backend, name)
+
+    def open(self, owner):
+        pass
+
+    def close(self):
+        pass
+
+
+class Shop:
+    def __init__(self, backend):
+        import tasks
+
+        self.backend = backend
+        with Flow("order 7") as flow:
+            self.paid = flow.add(tasks.charge.call(7))
+            self.sent = flow.add(tasks.send.call(7, self.paid.result))
+            flow.add(group(tasks.tell.call(text) for text in "abc"), after=ended(self.paid), stage="news")
+            self.last = flow.add(tasks.tell.call("over"), after=flow.all, when="failed")
+        self.flow = flow
+
+    def end(self, outcome=Outcome.DONE, **fields):
+        """End the next ready job, and return its id."""
+        (delivery,) = self.backend.reserve(["default"], 1, new_token())
+        result = b'{"value":"x"}' if outcome is Outcome.DONE else None
+        settlement = Settlement(delivery.id, delivery.token, outcome, result=result, result_ttl=60.0, **fields)
+        assert self.backend.settle([settlement], new_token()) == [Answer.SETTLED]
+        return delivery.id
+
+
+def test_flows_lists_progress(shop, project):
+    (flow,) = json.loads(project.here("flows", "--json"))
+    assert (flow["id"], flow["name"], flow["state"], flow["total"], flow["waiting"], flow["active"]) == (
+        shop.flow.id, "order 7", "running", 6, 5, 1,
+    )  # fmt: skip
+    assert re.search(rf"{shop.flow.id}\s+order 7\s+running\s+6\s+5\s+1\s+0\s+0\s+0", project.here("flows"))
+    assert project.here("flows", "--limit", "1").count("order") == 1
+
+
+def test_flow_show_is_a_tree_with_what_holds_it_up(shop, project):
+    said = project.here("flow", "show", shop.flow.id)
+    assert "running; of 6 members, 5 waiting, 1 in work" in said
+    assert f"in work: 1 ready, such as tasks.charge: `jobsctl why {shop.paid.id}`" in said
+    assert f"\ntasks.charge {shop.paid.id}  ready\n├─ tasks.send {shop.sent.id}  waiting\n└─ stage news: 3 waiting\n" in said
+    assert f"\nwhen all others have ended\n└─ tasks.tell {shop.last.id}  waiting, when failed\n" in said
+    shop.end(Outcome.DEAD, reason="failed", error=b'{"at":1,"attempt":1,"type":"E","message":"no card","traceback":""}')
+    said = project.here("flow", "show", shop.flow.id[:13])
+    assert f"- tasks.charge {shop.paid.id} is dead (failed): `jobsctl show {shop.paid.id}` has its errors" in said
+    assert f"1 member waits for them: `jobsctl flow retry {shop.flow.id}` runs the dead again" in said
+    assert f"✗ tasks.charge {shop.paid.id}  failed" in said
+    assert f"tasks.send {shop.sent.id}  waiting, stuck" in said
+    shown = json.loads(project.here("flow", "show", shop.flow.id, "--json"))
+    assert shown["state"] == "failed"
+    assert [member["label"] for member in shown["members"]] == ["tasks.charge", "tasks.send", *["tasks.tell"] * 4]
+    assert "… and 4 more members (--limit)" in project.here("flow", "show", shop.flow.id, "--limit", "2")
+
+
+def test_flow_retry_runs_the_dead_again_and_flow_cancel_ends_the_rest(shop, project):
+    shop.end(Outcome.DEAD, reason="failed", error=b"{}")
+    assert project.here("flow", "retry", shop.flow.id) == "1 member requeued\n"
+    assert "no dead member that can be retried: it is running" in project.here("flow", "retry", shop.flow.id, code=Exit.FAILED)
+    assert project.here("flow", "cancel", shop.flow.id) == f"{shop.flow.id} cancelled\n"
+    assert shop.flow.handle.status() == "cancelled"
+    assert shop.backend.reserve(["default"], 9, "none is left") == []
+    assert "has ended: it is cancelled" in project.here("flow", "cancel", shop.flow.id, code=Exit.FAILED)
+
+
+def test_flow_commands_say_which_flow_there_is_not(shop, project):
+    for command in ("show", "cancel", "retry"):
+        assert "unknown flow 0199: it was never sent" in project.here("flow", command, "0199", code=Exit.FAILED)
+        assert f"is a job of flow {shop.flow.id}: `jobsctl flow show" in project.here(
+            "flow", command, shop.sent.id, code=Exit.FAILED
+        )
+
+
+def test_why_names_what_a_member_waits_for_and_its_state(shop, project):
+    said = project.here("why", shop.sent.id)
+    assert (
+        f"it is a member of flow {shop.flow.id} order 7, and waits until these are done: tasks.charge {shop.paid.id} (ready)"
+        in said
+    )
+    assert f"`jobsctl flow show {shop.flow.id}` shows the flow" in said
+    assert "dead letters" not in said  # the null in place of the result is no wrong argument
+    assert "have ended, one of them not done: all members that do not wait for all" in project.here("why", shop.last.id)
+    shop.end(Outcome.DEAD, reason="failed", error=b"{}")
+    assert f"tasks.charge {shop.paid.id} (dead)" in project.here("why", shop.sent.id)
+    assert f"the flow has 1 dead member: `jobsctl flow retry {shop.flow.id}`" in project.here("why", shop.sent.id)
+
+
+def test_list_show_and_topics_know_waiting_jobs(shop, project):
+    listed = json.loads(project.here("list", "default", "--state", "waiting", "--json"))
+    assert len(listed) == 5
+    assert shop.sent.id in project.here("list", "default", "--state", "waiting")
+    shown = json.loads(project.here("show", shop.sent.id, "--json"))
+    assert (shown["state"], shown["flow"], shown["waiting_for"]) == ("waiting", shop.flow.id, [shop.paid.id])
+    assert json.loads(project.here("topics", "--json"))["default"]["waiting"] == 5
+    assert re.search(r"default\s+1\s+5\s+0\s+0\s+0", project.here("topics"))
+    assert project.here("purge", "default", "--yes").endswith("6 jobs deleted\n")
+
+
+def test_backends_without_flows_say_so(project):
+    for line in (["flows"], ["flow", "show", "0198"], ["list", "default", "--state", "waiting"]):
+        assert "does not support flows" in project.here(*line, code=Exit.FAILED)
+
+
+# -- the tree ----------------------------------------------------------------------------------------
+
+
+def test_the_tree_of_a_large_flow_is_bounded_and_shows_what_has_not_ended():
+    members = [MemberStatus(f"m{n}", "done" if n % 100 else "dead", "fetch", stage="all") for n in range(1000)]
+    lines = list(tree([*members, MemberStatus("last", "waiting", "merge", after=(After("all", "stage"),))]))
+    assert len(lines) == MOST_BESIDE + 2
+    assert lines[0] == "stage all: 10 dead, 990 done"
+    assert sum("✗ fetch" in line for line in lines) == 10
+    assert lines[-1] == "└─ … 981 more: 981 done"
+
+
+def test_control_characters_of_labels_and_reasons_do_not_reach_the_terminal(shop, project):
+    members = [MemberStatus("m", "dead", "a", reason="x\x1b[2Jy\nz")]
+    assert "\n" not in "".join(tree(members))
+    status = FlowStatus("f", "failed", total=1, dead=1)
+    assert "\n" not in "".join(held_up(status, members))
