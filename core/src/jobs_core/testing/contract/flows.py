@@ -9,7 +9,8 @@ import pytest
 
 from ...backends.base import Answer, Backend, JobRecord, Outcome, Outgoing, Settlement, State
 from ...backends.flows import After, FlowStatus, Member, Part
-from ...errors import NotSupported
+from ...errors import BackendError, FlowLost, NotSupported
+from ...message import UniqueKey
 from .rig import ERROR, Rig, RigCase, T
 
 ALL = After("*", "all")
@@ -194,6 +195,287 @@ class FlowCases(RigCase):
                     assert flow.state(second) is (State.WAITING if fate == "waits" else State.CANCELLED), what
                     assert fate == "waits" or flow.record(second).reason, what
                     flow.backend.cancel_flow(flow.id)
+
+    def test_a_dead_letter_holds_up_what_needs_it_until_it_is_retried(self, rig: Rig) -> None:
+        if not rig.has(*OPS):
+            return
+        flow, worker = FlowRig(rig), rig.worker()
+        first = flow.add(stage="s")
+        second = flow.add(after(first), stage="s")
+        third = flow.add(stage("s"))
+        handler = flow.add(after(second, ended=True))
+        finale = flow.add((ALL,))
+        report = flow.add((ALL,), when="failed")
+        flow.push()
+        run(rig, worker, 1, Outcome.DEAD)
+        assert run(rig, worker, 9) == [handler], "it could only wait for what cannot run any more"
+        assert run(rig, worker, 9) == [report], "all that the body could do was done"
+        status = flow.status()
+        assert (status.state, status.waiting, status.active, status.dead, status.done) == ("failed", 3, 0, 1, 2)
+        assert flow.backend.requeue([first]) == 1
+        assert flow.status().state == "running"
+        assert [run(rig, worker, 9) for _ in range(4)] == [[first], [second], [third], [finale]]
+        assert rig.take_ids(worker) == [], "what ran once does not run again"
+        assert flow.status().state == "done"
+
+    def test_a_member_that_was_skipped_spoils_neither_its_stage_nor_the_body(self, rig: Rig) -> None:
+        if not rig.has(*OPS):
+            return
+        flow, worker = FlowRig(rig), rig.worker()
+        first = flow.add(stage="s")
+        repair = flow.add(after(first), when="failed", stage="s")
+        report = flow.add(after(repair))
+        again = flow.add(after(repair), when="failed")
+        joined = flow.add(stage("s"))
+        finale, alarm = flow.add((ALL,)), flow.add((ALL,), when="failed")
+        flow.push()
+        assert [run(rig, worker, 9) for _ in range(3)] == [[first], [joined], [finale]]
+        assert {flow.state(each) for each in (repair, report, again, alarm)} == {State.CANCELLED}
+        assert (flow.status().state, flow.status().cancelled) == ("done", 4)
+
+    @pytest.mark.parametrize("outcome", [Outcome.RELEASE, Outcome.RETRY, Outcome.DEFER])
+    def test_a_run_that_is_no_end_releases_nothing(self, rig: Rig, outcome: Outcome) -> None:
+        if not rig.has(*OPS):
+            return
+        flow, worker = FlowRig(rig), rig.worker()
+        first = flow.add()
+        second = flow.add(after(first))
+        flow.push()
+        assert run(rig, worker, 1, outcome) == [first]
+        assert flow.status().active == 1
+        assert run(rig, worker, 1) == [first]
+        assert run(rig, worker, 1) == [second]
+
+    # -- 2 and 4: stages, and what running members add ---------------------------------------------
+
+    def test_what_a_member_adds_belongs_to_its_stage_before_that_ends(self, rig: Rig) -> None:
+        if not rig.has(*OPS):
+            return
+        flow, worker = FlowRig(rig), rig.worker()
+        first = flow.add(stage="s")
+        joined, finale = flow.add(stage("s")), flow.add((ALL,))
+        flow.push()
+        for outcome in (Outcome.DONE, Outcome.EXPIRED, Outcome.DEAD, Outcome.DONE):
+            held = rig.take_one(worker)
+            assert held.id == first
+            added = flow.job(after(first, ended=True), stage=None)
+            rig.settle(worker, held, outcome, followups=(added,))
+            assert flow.state(joined) is State.WAITING
+            first = added.id
+        assert flow.status().total == 7
+        assert [member.stage for member in flow.backend.flow_members(flow.id, 9)].count("s") == 5
+        assert run(rig, worker, 9) == [first]
+        assert flow.status().state == "failed"
+        assert flow.backend.retry_flow(flow.id) == 2
+        assert len(run(rig, worker, 9)) == 2
+        assert sorted(run(rig, worker, 1) + run(rig, worker, 9)) == sorted([joined, finale])
+
+    def test_what_a_member_adds_may_wait_for_the_member_and_for_each_other(self, rig: Rig) -> None:
+        if not rig.has("flows"):
+            return
+        flow, worker = FlowRig(rig), rig.worker()
+        flow.add()
+        finale = flow.add((ALL,))
+        flow.push()
+        held = rig.take_one(worker)
+        one = flow.job(after(held.id), stage=None)
+        two = flow.job(after(one.id), stage=None)
+        three = flow.job(after("ended-long-ago"), stage="new")
+        last = flow.job(stage("new"), stage=None)
+        report = flow.job((ALL,), stage=None, when="failed")
+        rig.settle(worker, held, Outcome.DONE, followups=(one, two, three, last, report))
+        assert sorted(run(rig, worker, 9)) == sorted([one.id, three.id])
+        assert sorted(run(rig, worker, 9)) == sorted([two.id, last.id])
+        assert run(rig, worker, 9) == [finale]
+        assert flow.status().state == "done"
+
+    def test_a_member_of_the_finale_adds_to_the_finale(self, rig: Rig) -> None:
+        if not rig.has("flows", "browse"):
+            return
+        flow, worker = FlowRig(rig), rig.worker()
+        flow.add((ALL,))
+        flow.push()
+        added = flow.job(stage=None)
+        rig.settle(worker, rig.take_one(worker), Outcome.DONE, followups=(added,))
+        assert [member.finale for member in flow.backend.flow_members(flow.id, 9) if member.id == added.id] == [True]
+        assert run(rig, worker, 9) == [added.id]
+
+    def test_what_a_member_cannot_add_becomes_a_dead_letter_that_says_why(self, rig: Rig) -> None:
+        if not rig.has(*OPS):
+            return
+        worker = rig.worker()
+        for why in (
+            "other members wait",
+            "in which it is itself",
+            "which has no members",
+            "may wait for stage",
+            "another stage",
+        ):
+            flow = FlowRig(rig)
+            flow.add(stage="s")
+            waits = flow.add(stage("s"), stage="t")
+            flow.add(stage("t"))
+            flow.push()
+            added = {
+                "other members wait": flow.job(stage="t"),
+                "in which it is itself": flow.job(stage("s"), stage=None),
+                "which has no members": flow.job(stage("u")),
+                "may wait for stage": flow.job(after(waits), stage=None),
+                "another stage": flow.job((ALL,), stage=None),
+            }[why]
+            rig.settle(worker, rig.take_one(worker), Outcome.DONE, followups=(added,))
+            record = flow.record(added.id)
+            assert record.state is State.DEAD
+            assert why in record.reason
+            assert flow.status().dead == 1
+            assert run(rig, worker, 9) == [waits], "the settlement of the member stands"
+            flow.backend.cancel_flow(flow.id)
+            worker.purge(T, State.READY)
+
+    def test_a_job_cannot_add_to_the_flow_of_others(self, rig: Rig) -> None:
+        if not rig.has(*OPS):
+            return
+        flow, worker = FlowRig(rig), rig.worker()
+        flow.add(delay=1000.0)
+        flow.push()
+        rig.push_many(flow.backend, 1)
+        added = flow.job()
+        rig.settle(worker, rig.take_one(worker), Outcome.DONE, followups=(added,))
+        record = flow.record(added.id)
+        assert record.state is State.DEAD
+        assert flow.id in record.reason
+        assert flow.status().total == 1
+
+    def test_a_stale_or_repeated_settlement_counts_once(self, rig: Rig) -> None:
+        if not rig.has("flows", "owner_release"):
+            return
+        flow, worker = FlowRig(rig), rig.worker("slow")
+        first = flow.add()
+        second = flow.add(after(first))
+        flow.push()
+        late = rig.take_one(worker)
+        other = rig.worker()
+        other.release_owner("slow", [first], ERROR)
+        assert flow.status().active == 1
+        held = rig.take_one(other)
+        added = flow.job(stage=None)
+        assert rig.settle(worker, late, Outcome.DONE, followups=(added,)) is Answer.STALE
+        assert flow.status().total == 2
+        settlements, request = [Settlement(held.id, held.token, Outcome.DONE)], rig.request()
+        assert other.settle(settlements, request) == [Answer.SETTLED]
+        assert other.settle(settlements, request) == [Answer.ALREADY]
+        assert (flow.status().done, flow.status().active) == (1, 1)
+        assert run(rig, other, 9) == [second]
+
+    # -- 3: parts ----------------------------------------------------------------------------------
+
+    def test_no_member_runs_before_the_last_part(self, rig: Rig) -> None:
+        if not rig.has(*OPS):
+            return
+        flow, worker = FlowRig(rig), rig.worker()
+        first = flow.add(stage="s")
+        flow.push(last=False)
+        assert (flow.status().state, flow.state(first)) == ("open", State.WAITING)
+        assert rig.take_ids(worker) == []
+        assert worker.counts([T])[T].waiting == 1
+        second = flow.add(stage="s")
+        third = flow.add((*after(first), *stage("s")))
+        flow.push(last=False)
+        assert rig.take_ids(worker) == []
+        flow.push()
+        assert run(rig, worker, 9) == [first, second]
+        assert run(rig, worker, 9) == [third]
+
+    def test_a_repeated_part_adds_nothing(self, rig: Rig) -> None:
+        if not rig.has("flows"):
+            return
+        flow = FlowRig(rig)
+        one, two, request = [flow.job()], [flow.job()], rig.request()
+        parts = [(Part(flow.id, 0, False), one), (Part(flow.id, 1, True), two)]
+        for part, jobs in [parts[0], parts[0], parts[1], parts[1], parts[0]]:
+            assert flow.backend.push_part(part, jobs, request + str(part.number)) == {}
+            assert flow.backend.push_part(part, jobs, rig.request()) == {}
+        assert flow.status().total == 2
+        assert len(rig.take_ids(rig.worker())) == 2
+
+    def test_a_flow_without_members_is_done(self, rig: Rig) -> None:
+        if not rig.has("flows"):
+            return
+        flow = FlowRig(rig)
+        flow.push()
+        assert flow.status().state == "done"
+
+    def test_a_part_before_its_time_is_refused(self, rig: Rig) -> None:
+        if not rig.has("flows"):
+            return
+        flow = FlowRig(rig)
+        with pytest.raises(FlowLost):
+            flow.backend.push_part(Part(flow.id, 1, True), [flow.job()], rig.request())
+        flow.push(last=False)
+        with pytest.raises(BackendError, match="part 2"):
+            flow.backend.push_part(Part(flow.id, 2, True), [flow.job()], rig.request())
+        assert (flow.status().state, flow.status().total) == ("open", 0)
+
+    def test_a_part_that_cannot_be_adds_nothing(self, rig: Rig) -> None:
+        if not rig.has("flows"):
+            return
+        flow = FlowRig(rig)
+        other = FlowRig(rig).job()
+        bad = {
+            "is not a member": [flow.job(), rig.job()],
+            "not a member": [flow.job(), other],
+            "no member yet": [flow.job(), flow.job(after("x"))],
+            "no members yet": [flow.job(), flow.job(stage("x"))],
+            "in which it is itself": [flow.job(stage="s"), flow.job(stage("s"), "s")],
+            "wait for stage s": [flow.job(stage="s"), flow.job(stage("s")), flow.job(stage="s")],
+            "another stage": [flow.job(stage="s"), flow.job((ALL,), "s")],
+            "use stages": [(first := flow.job()), flow.job(after(first.id) * 1001)],
+            "not after it": [(first := flow.job()), flow.job(inputs=(first.id,))],
+        }
+        for why, jobs in bad.items():
+            with pytest.raises(BackendError, match=why):
+                flow.backend.push_part(Part(flow.id), jobs, rig.request())
+        assert flow.backend.flow(flow.id) is None
+        assert rig.take_ids(rig.worker()) == []
+
+    def test_a_flow_with_a_refused_member_is_not_pushed(self, rig: Rig) -> None:
+        if not rig.has("flows", "unique", "known_ids"):
+            return
+        flow, producer = FlowRig(rig), rig.producer()
+        key = UniqueKey(f"key-{rig.name}", conflict="drop")
+        holder, known = rig.job(unique=key), rig.job(chosen=True)
+        queued = rig.job(unique=UniqueKey(f"other-{rig.name}"))
+        producer.push([holder, known, queued], rig.request())
+        flow.add(unique=UniqueKey(f"other-{rig.name}", conflict="replace"))
+        refused = flow.add(unique=key)
+        flow.jobs.append(flow.job(chosen=True, inputs=()))
+        assert flow.push() == {refused: holder.id}
+        assert flow.backend.flow(flow.id) is None
+        twice = FlowRig(rig)
+        one, two = (twice.add(unique=UniqueKey(f"third-{rig.name}")) for _ in range(2))
+        assert twice.push() == {two: one}
+        assert sorted(rig.take_ids(rig.worker())) == sorted([holder.id, known.id, queued.id]), "none was replaced"
+
+    def test_an_open_flow_without_a_new_part_is_dropped(self, rig: Rig) -> None:
+        if not rig.has(*OPS):
+            return
+        flow, keeper, open_for = FlowRig(rig, open_for=rig.lease), rig.worker(), rig.lease
+        first = flow.add()
+        flow.push(last=False)
+        rig.advance(0.8 * open_for)
+        keeper.housekeep(100)
+        flow.add()
+        flow.push(last=False)
+        rig.advance(0.8 * open_for)
+        keeper.housekeep(100)
+        assert flow.status().state == "open", "each part extends its time"
+        rig.advance(0.4 * open_for)
+        keeper.housekeep(100)
+        assert (flow.status().state, flow.status().cancelled) == ("cancelled", 2)
+        assert flow.state(first) is State.CANCELLED
+        with pytest.raises(FlowLost):
+            flow.push()
+        assert rig.take_ids(rig.worker()) == []
 
 
 def _operate(backend: Backend, how: str, job_id: str) -> None:
