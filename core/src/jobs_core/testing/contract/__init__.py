@@ -19,6 +19,7 @@ from .complete import Completeness
 from .concurrency import Concurrency
 from .crashes import Crashes
 from .fairness import Fairness
+from .flow_operators import FlowOperators
 from .flows import FlowCases
 from .leases import Leases
 from .leaving import Leaving
@@ -43,6 +44,7 @@ class BackendContract(
     LimitCases,
     Fairness,
     FlowCases,
+    FlowOperators,
     Uniqueness,
     Waiting,
     Waking,
