@@ -1,88 +1,16 @@
-"""What follows from each end in a flow, compared with a reference that recomputes everything from the definitions."""
+"""What follows from each end in a flow, compared with the reference of the contract."""
 
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given, settings
 
 from jobs_core.backends.flows import ALL, After, Member, Part
-from jobs_core.backends.memory.flows import Flow, Phase
+from jobs_core.backends.memory import flows as engine
+from jobs_core.backends.memory.flows import Flow
 from jobs_core.errors import BackendError
+from jobs_core.testing.contract.flow_reference import FINAL, Phase, Reference
 
-WAITING, STUCK, ACTIVE, DONE, DEAD, GONE, SKIPPED = Phase
-BAD = (STUCK, DEAD)
-LIVE = (WAITING, ACTIVE)
-
-
-class Reference:
-    """The definitions of `backends/flows.py`, applied until nothing changes."""
-
-    def __init__(self):
-        self.members, self.phase, self.open, self.bad, self.finale = {}, {}, {}, {}, {}
-        self.cancelled = self.keeps_finale = False
-
-    def add(self, name, place, by=None):
-        finale = bool(by and self.finale[by]) or any(self.is_finale(after) for after in place.after)
-        self.members[name], self.phase[name], self.finale[name] = place, WAITING, finale
-        self.open[name], self.bad[name] = set(range(len(place.after))), False
-
-    def is_finale(self, after):
-        if after.kind == "stage":
-            return any(self.finale[name] for name in self.group(after))
-        return after.kind == "all" or self.finale[after.target]
-
-    def group(self, after):
-        if after.kind == "all":
-            return [name for name in self.members if not self.finale[name]]
-        return [name for name, place in self.members.items() if place.stage == after.target]
-
-    def end(self, after):
-        if after.kind == "job":
-            end = self.phase[after.target]
-            return GONE if end is DEAD and self.cancelled else None if end in LIVE else end
-        phases = [self.phase[name] for name in self.group(after)]
-        if any(phase in LIVE for phase in phases):
-            return None
-        if GONE in phases or (self.cancelled and DEAD in phases):
-            return GONE
-        return DEAD if any(phase in BAD for phase in phases) else DONE
-
-    def barred(self, name):
-        return self.cancelled and not (self.keeps_finale and self.finale[name])
-
-    def settle_down(self):
-        changed = True
-        while changed:
-            changed = False
-            for name, place in self.members.items():
-                if self.phase[name] in (WAITING, STUCK, DEAD):
-                    changed |= self.look_at(name, place)
-
-    def look_at(self, name, place):
-        before = self.phase[name], len(self.open[name])
-        stuck, lost = False, None
-        for n in sorted(self.open[name]):
-            after = place.after[n]
-            end = self.end(after)
-            if end is None:
-                continue
-            any_end = after.ended or place.when != "done"
-            if end is DONE or any_end:
-                self.open[name].discard(n)
-                self.bad[name] |= end not in (DONE, SKIPPED)
-            elif end in (GONE, SKIPPED):
-                lost = lost or end
-            else:
-                stuck = True
-        if self.phase[name] is not DEAD:
-            if self.barred(name):
-                self.phase[name] = GONE
-            elif lost:
-                self.phase[name] = lost
-            elif not self.open[name]:
-                self.phase[name] = SKIPPED if place.when == "failed" and not self.bad[name] else ACTIVE
-            else:
-                self.phase[name] = STUCK if stuck else WAITING
-        return (self.phase[name], len(self.open[name])) != before
+WAITING, STUCK, ACTIVE, DONE, DEAD, GONE, _ = Phase
 
 
 class Recorder:
@@ -124,7 +52,7 @@ class Pair:
     def add(self, by=None):
         name = f"m{len(self.nodes)}"
         stages = {node.stage for node in self.nodes.values()} - {""}
-        live = [each for each, phase in self.reference.phase.items() if phase not in (DONE, GONE, SKIPPED)]
+        live = [each for each, phase in self.reference.phase.items() if phase not in FINAL]
         place = drawn_member(self.data.draw, sorted(stages), live, by)
         adder = self.nodes[by] if by else None
         try:
@@ -140,7 +68,7 @@ class Pair:
         while self.flow.has_work:
             assert self.flow.proceed(self.host, self.most) <= self.most
         self.reference.settle_down()
-        assert {name: node.phase for name, node in self.nodes.items()} == self.reference.phase
+        assert {name: Phase(node.phase.value) for name, node in self.nodes.items()} == self.reference.phase
         if not any(phase is ACTIVE for phase in self.reference.phase.values()):
             assert WAITING not in self.reference.phase.values(), "a flow waits for ever"
 
@@ -174,7 +102,7 @@ class Pair:
             self.flow.retry(self.nodes[name], self.host)
         else:
             self.reference.phase[name] = event
-            self.flow.enter(self.nodes[name], event)
+            self.flow.enter(self.nodes[name], engine.Phase(event.value))
 
 
 @settings(max_examples=100, deadline=None)
@@ -191,7 +119,7 @@ def test_the_engine_agrees_with_the_definitions(data, count, most):
             break
         pair.happen(*event)
         pair.quiesce()
-    kept = {name for name, phase in pair.reference.phase.items() if phase not in (DONE, GONE, SKIPPED)}
+    kept = {name for name, phase in pair.reference.phase.items() if phase not in FINAL}
     dead = {name for name, phase in pair.reference.phase.items() if phase is DEAD}
     assert set(pair.flow.nodes) == (kept - dead if pair.flow.cancelled else kept)
 

@@ -19,6 +19,7 @@ from .complete import Completeness
 from .concurrency import Concurrency
 from .crashes import Crashes
 from .fairness import Fairness
+from .flow_machine import FlowMachine
 from .flow_operators import FlowOperators
 from .flows import FlowCases
 from .leases import Leases
@@ -55,6 +56,7 @@ class BackendContract(
     Crashes,
     Trouble,
     Machine,
+    FlowMachine,
     Completeness,
 ):
     """The contract as a test class: subclass it, add the fixture `backend_url`, and run pytest. See the module's docstring."""
