@@ -508,7 +508,7 @@ class Operable:
         """Cancel all members that have not ended; return whether the flow is known and had not ended.
 
         Once this returned, no member starts and none is added; reserved ones are told. With `finale`, members of the finale
-        still run when what they wait for has ended.
+        still run when what they wait for has ended, unless the last part of the flow was missing.
 
         Called by: handles, `jobsctl flow cancel`. Atomicity: one step; what it decided is carried out in slices.
         Blocks: for a round trip. Raises: NotSupported (flows), BackendUnavailable.

@@ -326,7 +326,7 @@ class Flow:
 
     def cancel(self, *, finale: bool) -> None:
         """Bar all members that have not started, but those of the finale with `finale`; `proceed` removes them."""
-        self.keeps_finale = finale and (self.keeps_finale or not self.cancelled)
+        self.keeps_finale = finale and self.closed and (self.keeps_finale or not self.cancelled)
         self.cancelled = self._sweeping = True
         if not self.closed:
             self.lost = "was cancelled"

@@ -138,7 +138,7 @@ class Flows(RuleBasedStateMachine):
         return True
 
     def _settle_down(self, flow_id: str) -> None:
-        if flow_id not in self.open:
+        if flow_id not in self.open or flow_id in self.lost:
             self.flows[flow_id].settle_down()
 
     def _end(self, job_id: str, phase: Phase) -> None:
@@ -323,7 +323,7 @@ class Flows(RuleBasedStateMachine):
 
     def _cancelled(self, flow_id: str, finale: bool) -> None:
         flow = self.flows[flow_id]
-        flow.keeps_finale = finale and (flow.keeps_finale or not flow.cancelled)
+        flow.keeps_finale = finale and flow_id not in self.open and (flow.keeps_finale or not flow.cancelled)
         flow.cancelled = True
         reserved = {job_id for held in self.held.values() for job_id in held}
         for job_id in flow.named(Phase.ACTIVE):
