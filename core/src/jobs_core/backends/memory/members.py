@@ -32,6 +32,7 @@ class Members:
         self._events: deque[tuple[Node, Phase, str]] = deque()
         self._kept: list[tuple[float, str]] = []  # a heap: until when flows that have ended are kept
         self._open: dict[str, Flow] = {}
+        self._failed: dict[str, Flow] = {}  # that may have dead members, those that were looked at longest ago first
 
     # -- parts and additions -----------------------------------------------------------------------
 
@@ -111,6 +112,7 @@ class Members:
                     flow.enter(node, phase, reason)
                     if phase is Phase.DEAD:
                         flow.failed_at = at.now
+                        self._failed[flow.part.flow] = flow
                     self._queue(flow)
             if not self.work or self.budget <= 0:
                 return
@@ -167,6 +169,21 @@ class Members:
             if not flow.dismantle(SLICE):
                 del self.flows[heapq.heappop(self._kept)[1]]
         return bool(self.work) or forgotten >= SLICE
+
+    def old_letters(self, at: Moment, most: int) -> list[str]:
+        """Return dead members of flows that failed too long ago; a call looks at about SLICE, and the next at others."""
+        old: list[str] = []
+        looks = SLICE
+        for flow_id in list(islice(self._failed, SLICE)):
+            if looks <= 0 or len(old) >= most:
+                break
+            flow = self._failed.pop(flow_id)
+            dead = list(islice(flow.dead.values(), most - len(old)))
+            looks -= 1 + len(dead)
+            old += [node.id for node in dead if flow.failed_at <= at.now - at.options.retention(node.topic).dead_keep]
+            if flow.dead:
+                self._failed[flow_id] = flow
+        return old
 
     # -- operators ---------------------------------------------------------------------------------
 

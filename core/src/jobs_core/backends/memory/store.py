@@ -8,6 +8,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import TypeVar
 
 import msgspec
@@ -45,6 +46,7 @@ class MemoryStore:
         self._ready_count: dict[str, int] = defaultdict(int)
         self._scheduled: list[tuple[float, int, Job]] = []  # a heap; stale entries are skipped
         self._ended: dict[str, tuple[float, JobRecord]] = {}  # id → (time until which it is kept, record of an ended job)
+        self._ended_due: list[tuple[float, str]] = []  # a heap of these times
         self._unique: dict[str, tuple[str, float | None]] = {}  # key → (job id, end of the key's time or limit)
         self._pushes: dict[str, tuple[float, dict[str, str]]] = {}  # request → (its time, its answer)
         self._sequence = itertools.count(1)
@@ -482,6 +484,7 @@ class MemoryStore:
         if ttl > 0 and (result is not None or state is State.CANCELLED):
             record = msgspec.structs.replace(job.record(at.now), payload=b"", result=result, cursor=b"", reason=reason)
             self._ended[job.id] = (at.now + ttl, record)
+            heapq.heappush(self._ended_due, (at.now + ttl, job.id))
         if not job.plain and job.node is not None:
             self.members.note(job.node, state, reason)
         self.changed.notify_all()
@@ -609,19 +612,28 @@ class MemoryStore:
         return len(expired)
 
     def _drop_old(self, at: Moment, limit: int) -> int:
-        _drop(self._pushes, lambda push: push[0] <= at.now - at.options.dedup_window, 10 * limit)
+        forgotten = at.now - at.options.dedup_window
+        for request in list(islice(self._pushes, 10 * limit)):
+            if self._pushes[request][0] > forgotten:
+                break
+            del self._pushes[request]
         _drop(self._unique, lambda holder: holder[1] is not None and holder[1] <= at.now, limit)
-        dropped = _drop(self._ended, lambda ended: ended[0] <= at.now, limit)
+        dropped = 0
+        while self._ended_due and self._ended_due[0][0] <= at.now and dropped < limit:
+            until, job_id = heapq.heappop(self._ended_due)
+            if self._ended.get(job_id, (None,))[0] == until:
+                del self._ended[job_id]
+                dropped += 1
         for topic, letters in self.dead.items():
             oldest = at.now - at.options.retention(topic).dead_keep
-            for job in [job for job in letters.values() if job.since <= oldest][:limit]:
+            for job in list(islice(letters.values(), limit)):  # oldest first
+                if job.since > oldest:
+                    break
                 del self.jobs[job.id], letters[job.id]
                 dropped += 1
-        for topic, letters in self.needed.items():
-            oldest = at.now - at.options.retention(topic).dead_keep
-            for job in [job for job in letters.values() if job.node and job.node.flow.failed_at <= oldest][:limit]:
-                self.end(at, job, State.UNKNOWN, 0)
-                dropped += 1
+        for job_id in self.members.old_letters(at, limit):
+            self.end(at, self.jobs[job_id], State.UNKNOWN, 0)
+            dropped += 1
         return dropped
 
     # -- waiting ---------------------------------------------------------------------------------
