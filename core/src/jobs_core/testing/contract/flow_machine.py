@@ -98,7 +98,7 @@ class Flows(RuleBasedStateMachine):
         """Push a part of an open flow or of a new one; if it is refused, push its members one by one."""
         if not self.open and len(self.flows) < 4:
             flow_id = self._new_id("flow")
-            self.flows[flow_id], self.open[flow_id] = Reference(), 0
+            self.flows[flow_id], self.open[flow_id] = Reference(closed=False), 0
         if not self.open:
             return
         flow_id = data.draw(st.sampled_from(sorted(self.open)))
@@ -134,17 +134,14 @@ class Flows(RuleBasedStateMachine):
         self.open[flow_id] += 1
         if last:
             del self.open[flow_id]
-        self._settle_down(flow_id)
+            self.flows[flow_id].closed = True
+        self.flows[flow_id].settle_down()
         return True
-
-    def _settle_down(self, flow_id: str) -> None:
-        if flow_id not in self.open or flow_id in self.lost:
-            self.flows[flow_id].settle_down()
 
     def _end(self, job_id: str, phase: Phase) -> None:
         flow_id = self.flow_of[job_id]
         self.flows[flow_id].phase[job_id] = phase
-        self._settle_down(flow_id)
+        self.flows[flow_id].settle_down()
 
     # -- runs --------------------------------------------------------------------------------------
 
@@ -319,12 +316,12 @@ class Flows(RuleBasedStateMachine):
         if state is State.READY:
             self.plain &= reserved
         for flow_id in self.flows:
-            self._settle_down(flow_id)
+            self.flows[flow_id].settle_down()
 
     def _cancelled(self, flow_id: str, finale: bool) -> None:
         flow = self.flows[flow_id]
         flow.keeps_finale = finale and flow_id not in self.open and (flow.keeps_finale or not flow.cancelled)
-        flow.cancelled = True
+        flow.cancelled = flow.closed = True
         reserved = {job_id for held in self.held.values() for job_id in held}
         for job_id in flow.named(Phase.ACTIVE):
             if flow.barred(job_id) and job_id not in reserved:
@@ -339,7 +336,7 @@ class Flows(RuleBasedStateMachine):
         assert self.operator.retry_flow(flow_id) == len(dead)
         for job_id in dead:
             flow.phase[job_id] = Phase.WAITING
-        self._settle_down(flow_id)
+        self.flows[flow_id].settle_down()
 
     # -- others ------------------------------------------------------------------------------------
 

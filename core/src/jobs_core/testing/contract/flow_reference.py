@@ -24,9 +24,10 @@ FINAL = frozenset({Phase.DONE, Phase.GONE, Phase.SKIPPED})
 
 
 class Reference:
-    """One closed flow."""
+    """One flow."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, closed: bool = True) -> None:
+        self.closed = closed
         self.members: dict[str, Member] = {}
         self.phase: dict[str, Phase] = {}
         self.finale: dict[str, bool] = {}
@@ -68,7 +69,7 @@ class Reference:
             phases = [Phase.GONE if phase is Phase.DEAD else phase for phase in phases]
         if after.kind == "job":
             return None if phases[0] in LIVE else phases[0]
-        if any(phase in LIVE for phase in phases):
+        if not self.closed or any(phase in LIVE for phase in phases):
             return None
         if Phase.GONE in phases:
             return Phase.GONE
@@ -105,6 +106,6 @@ class Reference:
             return Phase.GONE
         if lost:
             return lost
-        if self._open[name]:
+        if self._open[name] or not self.closed:
             return Phase.STUCK if stuck else Phase.WAITING
         return Phase.SKIPPED if place.when == "failed" and not self._failed[name] else Phase.ACTIVE
