@@ -284,6 +284,31 @@ def test_an_enqueue_ends_in_time_though_the_bucket_does_not_answer(app_with, tak
             app.enqueue(take.call(LONG))
 
 
+def test_a_bucket_in_a_process_forked_after_its_first_use_is_an_error_that_says_so(app_with, take, s3_url):
+    app = app_with(s3_url)
+    name = blob_name("a")
+    app.payloads.store.put(name, b"x")
+    calls = {
+        "put": lambda store: store.put(blob_name("b"), b"x"),
+        "get": lambda store: store.get(name, 10),
+        "delete": lambda store: store.delete([name]),
+        "list": lambda store: list(store.blobs()),
+    }
+
+    def refused(call):
+        try:
+            call(open_store(s3_url))
+        except PayloadStoreUnavailable as error:
+            return "it was forked from one that has used the store" in str(error)
+        return False
+
+    child = os.fork()
+    if child == 0:
+        os._exit(sum(refused(call) for call in calls.values()))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == len(calls)
+    assert app.payloads.store.get(name, 10) == b"x"
+
+
 def test_the_limit_is_for_the_arguments(app_with, take, tmp_path):
     with pytest.raises(MessageTooLarge, match=r"payloads\.limit"):
         app_with(f"file://{tmp_path}/blobs", limit=Size(3000)).enqueue(take.call(LONG))

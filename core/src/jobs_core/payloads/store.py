@@ -183,6 +183,8 @@ class FileStore(PayloadStore):
 class ObjectStore(PayloadStore):
     """Blobs as objects in a bucket of S3, or of a server that speaks its protocol; settings are those of AWS's environment."""
 
+    _used_in = 0  # the process that first made a request, since all stores share obstore's threads
+
     def __init__(self, url: str, timeout: float, *, patient: bool = True) -> None:
         try:
             import obstore
@@ -250,6 +252,13 @@ class ObjectStore(PayloadStore):
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
+        cls = type(self)
+        if cls._used_in not in (0, os.getpid()):  # obstore's threads are gone: each call would wait for ever
+            raise PayloadStoreUnavailable(
+                "the payload store in S3 cannot be used in this process: it was forked from one that has used the store: "
+                "start it with the method spawn, or enqueue nothing before the fork"
+            )
+        cls._used_in = os.getpid()
         try:
             yield
         except Exception as error:  # each kind of failure has its own class
