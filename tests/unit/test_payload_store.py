@@ -16,9 +16,9 @@ import pytest
 
 from jobs_core import App, current_job, job
 from jobs_core.backends.base import Delivery, Outcome, Outgoing, Settlement, State
-from jobs_core.backends.memory import forget
+from jobs_core.backends.memory import MemoryBackend, forget
 from jobs_core.config import Config, Payloads, Pool
-from jobs_core.errors import ConfigError, MessageTooLarge, PayloadError, PayloadStoreUnavailable
+from jobs_core.errors import BackendUnavailable, ConfigError, MessageTooLarge, PayloadError, PayloadStoreUnavailable
 from jobs_core.ids import new_token
 from jobs_core.message import PACKED_VERSION, Body, PackedMessage, encode, new_message
 from jobs_core.payloads.cleaning import clean
@@ -307,6 +307,29 @@ def test_a_bucket_in_a_process_forked_after_its_first_use_is_an_error_that_says_
         os._exit(sum(refused(call) for call in calls.values()))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == len(calls)
     assert app.payloads.store.get(name, 10) == b"x"
+
+
+@pytest.mark.parametrize("acks", ["late", "early"])
+@pytest.mark.parametrize("confirmed", [True, False])
+def test_a_blob_is_kept_until_the_backend_has_confirmed_that_its_job_is_done(
+    app_with, registry, took, tmp_path, monkeypatch, acks, confirmed
+):
+    settled = []
+
+    @job(registry=registry, name="done", acks=acks)
+    def done(text: str) -> None:
+        took.append(text)
+
+    def confirm(self):
+        settled.append(len(took))
+        if not confirmed:
+            raise BackendUnavailable("the connection is lost")
+
+    monkeypatch.setattr(MemoryBackend, "confirm", confirm)
+    app = app_with(f"file://{tmp_path}/blobs")
+    app.enqueue(done.call(LONG))
+    drain(app)
+    assert (took, settled, bool(names(app))) == ([LONG], [1], not confirmed)
 
 
 def test_the_limit_is_for_the_arguments(app_with, take, tmp_path):

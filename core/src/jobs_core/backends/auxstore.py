@@ -98,6 +98,9 @@ class AuxStore(Backend):
         self.queue.prepare(topics)
         self.store.prepare(topics)
 
+    def confirm(self) -> None:
+        self.queue.confirm()
+
     def push(self, messages: Sequence[Outgoing], request: str) -> Mapping[str, str]:
         """Take the keys in the store, then push the messages that have not been refused into the queue.
 

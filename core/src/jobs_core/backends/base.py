@@ -720,6 +720,13 @@ class Backend(Operable, abc.ABC):
         `atomic_followups`). Blocks: for a round trip. Raises: BackendUnavailable, BackendError.
         """
 
+    def confirm(self) -> None:
+        """Wait until no loss of the connection can undo the settlements that `settle` has answered.
+
+        Override it if `settle` does not wait for the broker. Called by: workers, before they delete what these jobs would need
+        to run again. Atomicity: none. Blocks: for a round trip. Raises: BackendUnavailable.
+        """
+
     def checkpoint(self, checkpoints: Sequence[Checkpoint]) -> None:
         """Store the cursors of reserved jobs, each in place of the job's last one; ignore those whose token is stale.
 

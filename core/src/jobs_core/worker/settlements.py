@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from .. import events
 from ..backends.base import Answer, Backend, Outcome, Outgoing, Settlement
+from ..errors import BackendError
 from ..failpoints import failpoint
 from ..ids import new_token
 from ..payloads.discarding import Discarder
@@ -83,6 +84,10 @@ class Settlements:
             over = (Outcome.DONE, Outcome.CANCELLED)
             names = [run.blob for settlement, run in ended if run is not None and run.blob and settlement.outcome in over]
             if names:
+                try:
+                    self._backend.confirm()
+                except BackendError:  # another worker may run these jobs again; it then deletes the blobs
+                    return
                 self._discarder.discard(names)
 
     def _note_acknowledged(self, answers: Sequence[Answer], batch: Sequence[Ending]) -> None:

@@ -476,6 +476,12 @@ class RabbitMQBackend(RabbitMQOperatorCalls):
                 consumer.keep_first(self._unacked.twins(message))
         return answers
 
+    def confirm(self) -> None:
+        consumer = self._consumer
+        if consumer is None or consumer.connection.failure is not None:
+            raise BackendUnavailable(f"{self._target.shown}: the connection that sent the acknowledgements is lost")
+        consumer.confirm()
+
     def _acknowledge(self, consumer: Consumer, messages: list[BrokerMessage]) -> None:
         if not messages:
             return
