@@ -124,6 +124,40 @@ def test_jobs_without_limits_are_taken_together_up_to_the_next_line(open_):
     assert len(statements) < 50
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_definition_opens_any_number_of_values_in_steps(open_, at_once):
+    backend = open_("worker")
+    backend.define_limits({"v": Limit(concurrency=0), "other": Limit(concurrency=0)}, {})
+    backend.push([Outgoing(f"{n}", "t", b"", limits=(f"v:{n}",)) for n in range(250)], new_id())
+    push(backend, "other", limits=("other",))
+    assert take(backend) == []
+    steps = []
+    with backend._connection.reading() as db:
+        db.set_progress_handler(lambda: steps.append(1), 10)
+    backend.define_limits({"v": Limit(concurrency=1)}, {})
+    assert len(steps) < 5000
+    taken = []
+    while backend.wait(["t"], 0):
+        taken += take(backend, 100 if at_once else 7)
+    assert sorted(taken, key=int) == [f"{n}" for n in range(250)]
+
+
+@pytest.mark.parametrize("opening", ["a rate", "a definition", "rules"])
+def test_nobody_is_woken_for_long_by_a_limit_that_nothing_waits_for_any_more(open_, opening):
+    backend = open_("worker")
+    backend.define_limits({"r": Limit(interval=0.01), "a": Limit(concurrency=0)}, {"t": Lines(fair=opening == "rules")})
+    push(backend, "first", limits=("r",))
+    assert take(backend) == ["first"]
+    push(backend, "second", limits=("r",))
+    push(backend, "third", limits=("a",))
+    if opening != "a rate":
+        backend.define_limits({"a": Limit(concurrency=1)}, {"t": Lines()})
+    for job_id in ("second", "third"):
+        backend.cancel(job_id)
+    while backend.wait(["t"], 0.1):
+        assert take(backend) == []
+
+
 # -- releases beside one another ---------------------------------------------------------------------
 
 LATER = 3e9

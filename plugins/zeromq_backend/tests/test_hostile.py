@@ -33,7 +33,8 @@ GOOD = {
     "owner": "fuzz", "request": "r", "topics": ["fuzz"], "topic": "fuzz", "limit": 1, "id": "x", "ids": ["x"], "state": "ready",
     "messages": [{"id": "f", "topic": "fuzz", "payload": b"x"}], "started": [], "report": b"", "timeout": 0.0, "reason": "",
     "settlements": [{"id": "x", "token": 1, "outcome": "done"}], "offset": 0, "lease": 30.0, "retention": {"fuzz": [1.0, 1]},
-    "priority": 0, "delay": 0.0,
+    "priority": 0, "delay": 0.0, "limits": {"a": {"concurrency": 1}}, "lines": {"fuzz": {"fair": True}}, "name": "a:x",
+    "definition": {"interval": 1.0}, "most": 1, "names": ["a"], "startable": 1, "features": ["limits"],
 }  # fmt: skip
 """A value of the right kind for every field."""
 
@@ -127,6 +128,44 @@ def test_a_request_with_one_field_gone_wrong_is_answered_with_an_error_or_done(b
             answers_until_status(raw)
 
         fuzz()
+    assert_serves(broker.url)
+
+
+def message(**facts):
+    return {"messages": [{"id": "f", "topic": "fuzz", "payload": b"x", **facts}]}
+
+
+def settlement(**facts):
+    return {"owner": "fuzz", "settlements": [{"id": "x", "token": 1, "outcome": "retry", **facts}]}
+
+
+WRONG_LIMITS = [
+    *[(b"push", message(limits=limits)) for limits in (["b", "a"], ["a", "a"], ["key/t:x"], [""], ["a:"], list("abcdefghi"))],
+    (b"push", message(key="k" * 513)),
+    *[(b"settle", settlement(limits=limits)) for limits in (["b", "a"], ["a b"])],
+    *[(b"settle", settlement(close_limits=[[limit, 1.0]])) for limit in ("", "key/t:x")],
+    (b"settle", settlement(outcome="done", close_limits=[["a", float("nan")]])),
+    *[
+        (verb, body)
+        for wrong in ({"concurrency": -1}, {"interval": 0.0}, {"interval": float("inf")}, {"burst": 0}, {"burst": 2**63})
+        for verb, body in (
+            (b"define_limits", {"limits": {"a": wrong}}),
+            (b"override_limit", {"name": "a", "definition": wrong}),
+        )
+    ],
+    (b"define_limits", {"limits": {"a:x": {"concurrency": 1}}}),
+    (b"define_limits", {"limits": {"a/b": {"concurrency": 1}}}),
+    (b"define_limits", {"lines": {"fuzz": {"fair": True, "max_per_key": 0}}}),
+    (b"override_limit", {"name": "key/t:x"}),
+]
+
+
+def test_wrong_limits_keys_and_definitions_are_malformed(broker):
+    with Raw(broker.url) as raw:
+        for verb, body in WRONG_LIMITS:
+            kind, answer = raw.ask(verb, {"request": new_token(), **body})
+            assert (kind, answer.get("code")) == (p.ERROR, "malformed"), (verb, body)
+        assert raw.ask(b"limits", {"most": 9}) == (p.OK, [])
     assert_serves(broker.url)
 
 

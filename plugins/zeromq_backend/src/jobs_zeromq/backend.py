@@ -18,6 +18,7 @@ from jobs_core.backends.base import (
     Outgoing,
     Settlement,
 )
+from jobs_core.backends.limits import Limit, Lines
 from jobs_core.errors import BackendError, BackendUnavailable
 
 from . import protocol as p
@@ -29,7 +30,7 @@ from .url import parse
 class ZeromqBackend(ZeromqOperatorCalls):
     """One connection to a broker."""
 
-    features = (FEATURES - {"prefix"}) | {"checkpoints"}  # a broker's store belongs to one application
+    features = (FEATURES - {"prefix"}) | {"checkpoints", "limits", "fairness"}  # a broker's store belongs to one application
 
     def __init__(self, url: str, options: BackendOptions) -> None:
         self.name = url.partition("://")[0]
@@ -69,6 +70,7 @@ class ZeromqBackend(ZeromqOperatorCalls):
             cancelled_ttl=options.cancelled_ttl,
             dedup_window=options.dedup_window,
             retention=self._retention,
+            features=list(p.FEATURES),
         )
 
     def close(self) -> None:
@@ -84,12 +86,23 @@ class ZeromqBackend(ZeromqOperatorCalls):
     # -- jobs ------------------------------------------------------------------------------------
 
     def push(self, messages: Sequence[Outgoing], request: str) -> Mapping[str, str]:
-        return self._connection.call(p.PUSH, p.Push(request=request), messages)
+        return self._connection.call(p.PUSH, p.Push(request=request), messages, uses_limits=lambda: _use_limits(messages))
+
+    def define_limits(self, limits: Mapping[str, Limit], topics: Mapping[str, Lines]) -> None:
+        asked = p.DefineLimits(limits=dict(limits), lines=dict(topics))
+        used = bool(limits) or any(rules.fair for rules in topics.values())
+        if used or p.LIMITS in self._connection.features:
+            self._connection.call(p.DEFINE_LIMITS, asked, uses_limits=lambda: used)
 
     def reserve(self, topics: Sequence[str], limit: int, request: str) -> list[Delivery]:
         self._say_retention(topics)
-        asked = p.Reserve(owner=self._owner, request=request, topics=list(topics), limit=limit)
-        return self._connection.call(p.RESERVE, asked)
+        asked = p.Reserve(owner=self._owner, request=request, topics=list(topics), limit=limit, startable=self.startable)
+        return self._noting(self._connection.call(p.RESERVE, asked))
+
+    def _noting(self, deliveries: list[Delivery]) -> list[Delivery]:
+        """Note whether the last answer says that a job was left behind."""
+        self.passed_over = self._connection.remark == p.PASSED_OVER
+        return deliveries
 
     def claim(self, job_ids: Sequence[str], request: str) -> list[Delivery]:
         return self._connection.call(p.CLAIM, p.Claim(owner=self._owner, request=request, ids=list(job_ids)))
@@ -103,12 +116,20 @@ class ZeromqBackend(ZeromqOperatorCalls):
 
     def reserve_next(self, topics: Sequence[str], limit: int, request: str, timeout: float) -> list[Delivery]:
         self._say_retention(topics)
-        asked = p.Next(owner=self._owner, request=request, topics=list(topics), limit=limit, timeout=timeout)
+        asked = p.Next(
+            owner=self._owner,
+            request=request,
+            topics=list(topics),
+            limit=limit,
+            timeout=timeout,
+            startable=self.startable,
+        )
         deliveries = self._connection.call_later(p.NEXT, asked, timeout)
         if deliveries is not None:
-            return deliveries
+            return self._noting(deliveries)
         # The same request id with limit 0 ends that request, and returns the jobs that it may have reserved.
-        return self._connection.call(p.RESERVE, p.Reserve(owner=self._owner, request=request, topics=list(topics), limit=0))
+        again = p.Reserve(owner=self._owner, request=request, topics=list(topics), limit=0)
+        return self._noting(self._connection.call(p.RESERVE, again))
 
     def interrupt(self) -> None:
         connection = self._opened
@@ -118,7 +139,8 @@ class ZeromqBackend(ZeromqOperatorCalls):
     def settle(self, settlements: Sequence[Settlement], request: str) -> list[Answer]:
         first, self._settle_request = request != self._settle_request, request
         connection = self._connection
-        answers = connection.call(p.SETTLE, p.Settle(owner=self._owner, request=request), settlements)
+        asked = p.Settle(owner=self._owner, request=request)
+        answers = connection.call(p.SETTLE, asked, settlements, uses_limits=lambda: _need_limits(settlements))
         if first and connection.sendings > 1:  # "already" comes from our own repetition: our caller has asked once
             return [Answer.SETTLED if answer is Answer.ALREADY else answer for answer in answers]
         return answers
@@ -158,3 +180,11 @@ class ZeromqBackend(ZeromqOperatorCalls):
         if new:
             self._retention.update(new)
             self._connection.tell(p.RETAIN, p.Retain(retention=new))
+
+
+def _use_limits(messages: Sequence[Outgoing]) -> bool:
+    return any(message.limits or message.key for message in messages)
+
+
+def _need_limits(settlements: Sequence[Settlement]) -> bool:
+    return any(one.limits or one.close_limits or _use_limits(one.followups) for one in settlements)

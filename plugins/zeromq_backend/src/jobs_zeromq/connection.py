@@ -20,7 +20,7 @@ from jobs_core.backend_kit import deadline as of_thread
 from jobs_core.errors import BackendError, BackendUnavailable
 
 from . import keys, sockets
-from .protocol import ERROR, HELLO, MAX_FRAME, NO_ROOM, VERSION, WAIT, WAKE, Hello, Refusal, Verb, Wait, decode_refusal
+from .protocol import ERROR, HELLO, LIMITS, MAX_FRAME, NO_ROOM, VERSION, WAIT, WAKE, Hello, Refusal, Verb, Wait, decode_refusal
 from .url import Address
 
 Q = TypeVar("Q")
@@ -60,6 +60,8 @@ class BrokerConnection:
     def __init__(self, address: Address, hello: Callable[[], Hello]) -> None:
         self.address = address
         self.max_frame = MAX_FRAME
+        self.features: frozenset[str] = frozenset()  # what the broker knows, see protocol.FEATURES
+        self.remark = b""  # the frame after the body of the last answer
         self._hello = hello
         self._socket: zmq.Socket[bytes] | None = None
         self._monitor: zmq.Socket[bytes] | None = None
@@ -100,11 +102,13 @@ class BrokerConnection:
         *items: Sequence[Any],
         reply: float = REPLY,
         reconnect: float = RECONNECT,
+        uses_limits: Callable[[], bool] | None = None,
     ) -> A:
         """Send a request and return the answer. `items` are sent in further frames after the body of a bulk request.
 
         Raises the broker's errors, and BackendUnavailable if the broker cannot be reached, or does not answer within
-        `reply` seconds or the thread's deadline.
+        `reply` seconds or the thread's deadline. A broker of a release without limits would ignore them without a word:
+        then `uses_limits` is called, and the request is refused if it returns true.
         """
         frames = [VERSION, verb.name, b"", verb.encode(request)]
         for part in items:
@@ -115,6 +119,11 @@ class BrokerConnection:
         while True:
             try:
                 self._connect(give_up)
+                if uses_limits is not None and LIMITS not in self.features and uses_limits():
+                    raise BackendError(
+                        f"the broker at {self.address.shown} is of a release without limits, fair topics and keys: "
+                        "upgrade jobs-zeromq there, and restart the broker"
+                    )
                 self.sendings += 1
                 return verb.decode_answer(self._ask(frames, left(reply)))
             except _Gone as gone:
@@ -181,6 +190,7 @@ class BrokerConnection:
             for answer in self._received():
                 self._woken = self._woken or answer[1] == WAKE
                 if answer[2] == tag:
+                    self.remark = answer[4] if len(answer) > 4 else b""
                     return answer[1], answer[3]
             rest = deadline - time.monotonic()
             if rest <= 0:
@@ -266,7 +276,7 @@ class BrokerConnection:
             while True:
                 for answer in self._received():
                     if answer[2] == tag:
-                        self._waiting = False
+                        self._waiting, self.remark = False, answer[4] if len(answer) > 4 else b""
                         return verb.decode_answer(self._body(answer[1], answer[3]))
                 rest = deadline - time.monotonic()
                 if self._poll(max(0.0, rest), self._interrupts.fileno()) and self._interrupts.clear():
@@ -314,7 +324,8 @@ class BrokerConnection:
         if kind == ERROR:
             refusal: Refusal = decode_refusal(body)
             raise refusal.error()
-        self.max_frame = HELLO.decode_answer(body).max_frame
+        welcome = HELLO.decode_answer(body)
+        self.max_frame, self.features = welcome.max_frame, frozenset(welcome.features)
 
     def _open_socket(self) -> None:
         address = self.address

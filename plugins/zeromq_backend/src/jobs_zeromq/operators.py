@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from jobs_core.backend_kit import new_token
 from jobs_core.backends.base import Backend, JobRecord, State
+from jobs_core.backends.limits import Limit, LimitState
 
 from . import protocol as p
 from .connection import REPLY, BrokerConnection
@@ -62,6 +63,20 @@ class ZeromqOperatorCalls(Backend):
 
     def cancel(self, job_id: str, *, force: bool = False) -> State:
         return self._connection.call(p.CANCEL, p.Change(request=new_token(), ids=[job_id], reason="force" if force else ""))
+
+    def limits(self, most: int, names: Sequence[str] = ()) -> list[LimitState]:
+        if p.LIMITS not in self._connection.features:
+            return []  # a broker of an earlier release has none
+        return self._connection.call(p.LIST_LIMITS, p.ListLimits(most=most, names=list(names)))
+
+    def override_limit(self, limit: str, definition: Limit | None) -> None:
+        asked = p.OverrideLimit(name=limit, definition=definition)
+        self._connection.call(p.OVERRIDE_LIMIT, asked, uses_limits=lambda: True)
+
+    def lines(self, topic: str, most: int) -> list[tuple[str, int]]:
+        if p.LIMITS not in self._connection.features:
+            return []
+        return self._connection.call(p.LIST_LINES, p.ListLines(topic=topic, most=most))
 
     def fetch_result(self, job_id: str, timeout: float) -> JobRecord | None:
         deadline = time.monotonic() + timeout

@@ -26,12 +26,22 @@ from jobs_core.backends.base import (
     Settlement,
     State,
 )
+from jobs_core.backends.limits import Limit, LimitState, Lines
 from jobs_core.errors import BackendError, BackendUnavailable, OwnerLost, QueueFull
 
 VERSION: Final = b"jobs1"
 OK: Final = b"ok"
 ERROR: Final = b"error"
 WAKE: Final = b"wake"
+PASSED_OVER: Final = b"passed_over"
+"""The frame after the body of an answer to `reserve` or `next` that says what `Backend.passed_over` says."""
+
+LIMITS: Final = "limits"
+"""The feature with which an end says that it knows limits, fair topics and keys."""
+
+FEATURES: Final = (LIMITS,)
+"""What this release knows beyond the first one, told in `hello` and its answer."""
+
 BEAT: Final = b"beat"
 
 HEARTBEAT: Final = 1.5
@@ -67,6 +77,7 @@ class Hello(Struct, kw_only=True):
     cancelled_ttl: Seconds = CANCELLED_TTL
     dedup_window: Seconds = 60.0
     retention: Retentions = {}
+    features: Annotated[list[str], Meta(max_length=100)] = []  # what the client knows
 
 
 class Welcome(Struct, kw_only=True):
@@ -75,6 +86,7 @@ class Welcome(Struct, kw_only=True):
     epoch: str = ""  # identifies this start of the broker; tokens and request ids remain valid after a restart
     pid: int = 0
     max_frame: int = MAX_FRAME
+    features: list[str] = []  # what the broker knows
 
 
 class Owner(Struct, kw_only=True):
@@ -111,6 +123,7 @@ class Reserve(Struct, kw_only=True):
     request: Request
     topics: Topics
     limit: Annotated[int, Meta(ge=0, le=100_000)]
+    startable: Natural | None = None  # see `Backend.startable`
 
 
 class Next(Reserve, kw_only=True):
@@ -144,6 +157,32 @@ class Checkpoints(Struct, kw_only=True):
 
     owner: Id
     checkpoints: Annotated[list[Checkpoint], Meta(max_length=100_000)]
+
+
+class DefineLimits(Struct, kw_only=True):
+    """Set the definitions of limits and the rules of topics."""
+
+    limits: Annotated[dict[str, Limit], Meta(max_length=10_000)] = {}
+    lines: Annotated[dict[Topic, Lines], Meta(max_length=10_000)] = {}
+
+
+class OverrideLimit(Struct, kw_only=True):
+    """Override the definition of a limit or of one value; null resets it."""
+
+    name: str
+    definition: Limit | None = None
+
+
+class ListLimits(Struct, kw_only=True):
+    most: Annotated[int, Meta(ge=0, le=100_000)]
+    names: Annotated[list[str], Meta(max_length=10_000)] = []
+
+
+class ListLines(Struct, kw_only=True):
+    """List the keys of a fair topic with the most jobs."""
+
+    topic: Topic
+    most: Annotated[int, Meta(ge=0, le=100_000)]
 
 
 class Release(Struct, kw_only=True):
@@ -290,6 +329,10 @@ WAIT: Verb[Wait, None] = Verb("wait", Wait, None, writes=False)
 SETTLE: Verb[Settle, list[Answer]] = Verb("settle", Settle, list[Answer])
 CHECKPOINT: Verb[Checkpoints, None] = Verb("checkpoint", Checkpoints, None)
 HEARTBEAT_OF: Verb[Owner, Heartbeat] = Verb("heartbeat", Owner, Heartbeat)
+DEFINE_LIMITS: Verb[DefineLimits, None] = Verb("define_limits", DefineLimits, None, durable=True)
+OVERRIDE_LIMIT: Verb[OverrideLimit, None] = Verb("override_limit", OverrideLimit, None, durable=True)
+LIST_LIMITS: Verb[ListLimits, list[LimitState]] = Verb("limits", ListLimits, list[LimitState], writes=False)
+LIST_LINES: Verb[ListLines, list[tuple[str, int]]] = Verb("lines", ListLines, list[tuple[str, int]], writes=False)
 RELEASE: Verb[Release, int] = Verb("release", Release, int)
 HOUSEKEEP: Verb[Housekeep, Kept] = Verb("housekeep", Housekeep, Kept)
 COUNTS: Verb[OfTopics, dict[str, Counts]] = Verb("counts", OfTopics, dict[str, Counts], writes=False)

@@ -11,7 +11,7 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -126,10 +126,15 @@ class Transaction:
             if isinstance(error, _WRONG_VALUES):
                 raise self._connection.wrong_values(error) from error
 
-    def first(self, sql: str, parameters: Sequence[object] = ()) -> Any:
+    def first(self, sql: str, parameters: Sequence[object] | Mapping[str, object] = ()) -> Any:
         """Return the first column of the first row, or None."""
         row = self.db.execute(sql, parameters).fetchone()
         return row[0] if row else None
+
+    @property
+    def excludes_older_releases(self) -> bool:
+        """Return whether the file has been used in a way that releases without limits do not know."""
+        return bool(self.first("SELECT value >= 3 FROM meta WHERE key = 'readable_by'"))
 
     def exclude_older_releases(self) -> None:
         """Let processes of releases without limits use the file no longer, because it has jobs that they would mishandle.

@@ -2,12 +2,13 @@
 
 A `Connection` opens the file, and `Connection.transaction` begins a `Transaction`. The functions of the modules below take a
 transaction, or SQLite's connection for reading. `requests` handles push, reserve, claim and settle, many requests at a time;
-`owners` handles leases, `operators` the changes by operators, and `views` everything that only reads.
+`owners` handles leases, `operators` the changes by operators, `lines` those of limits and fair topics, and `views` and
+`limits.states` what only reads.
 """
 
 from __future__ import annotations
 
-from . import housekeeping, operators, owners, requests, settling, views
+from . import housekeeping, limits, lines, operators, owners, requests, settling, views
 from .connection import Connection, Transaction
 from .url import parse_url
 
@@ -15,6 +16,8 @@ __all__ = [
     "Connection",
     "Transaction",
     "housekeeping",
+    "limits",
+    "lines",
     "operators",
     "owners",
     "parse_url",

@@ -15,9 +15,9 @@ from ..limits import KEY_LIMIT, Limit, LimitState, Lines, name_of
 from .connection import Transaction
 
 _DEFINITION = """
-SELECT concurrency, interval, burst, override FROM limit_definition WHERE name = :limit AND override = 1
-UNION ALL SELECT concurrency, interval, burst, override FROM limit_definition WHERE name = :name AND override = 1
-UNION ALL SELECT concurrency, interval, burst, override FROM limit_definition WHERE name = :name AND override = 0 LIMIT 1
+SELECT concurrency, interval, burst FROM limit_definition WHERE name = :limit AND override = 1
+UNION ALL SELECT concurrency, interval, burst FROM limit_definition WHERE name = :name AND override = 1
+UNION ALL SELECT concurrency, interval, burst FROM limit_definition WHERE name = :name AND override = 0 LIMIT 1
 """
 _STATE = "SELECT name, used, tat, closed_until, waiting FROM limit_state"
 _TAKE = """
@@ -46,17 +46,17 @@ def definition(tx: Transaction, limit: str) -> Limit | None:
     if known is None:
         known = tx.definitions = {}
     if limit not in known:
-        known[limit] = _find_definition(tx.db, limit)[0]
+        known[limit] = _find_definition(tx.db, limit)
     return known[limit]
 
 
-def _find_definition(db: sqlite3.Connection, limit: str) -> tuple[Limit | None, bool]:
-    """Return the definition that applies to a limit value, and whether it is an override."""
+def _find_definition(db: sqlite3.Connection, limit: str) -> Limit | None:
+    """Return the definition that applies to a limit value."""
     if limit.startswith(KEY_LIMIT):
         rules = rules_of(db, limit[len(KEY_LIMIT) :].partition(":")[0])
-        return (Limit(rules.max_per_key) if rules.fair and rules.max_per_key is not None else None), False
+        return Limit(rules.max_per_key) if rules.fair and rules.max_per_key is not None else None
     row = db.execute(_DEFINITION, {"limit": limit, "name": name_of(limit)}).fetchone()
-    return (None, False) if row is None else (Limit(row[0], row[1], row[2]), bool(row[3]))
+    return None if row is None else Limit(*row)
 
 
 def define(tx: Transaction, limits: Mapping[str, Limit]) -> list[str]:
@@ -178,10 +178,15 @@ def states(db: sqlite3.Connection, most: int, names: Sequence[str], now: float) 
         known = {row[0]: row for row in db.execute(sql, (f"{KEY_LIMIT}*", _MOST_LISTED))}
     defined = {limit for (limit,) in db.execute("SELECT name FROM limit_definition") if not names or name_of(limit) in names}
     known |= {limit: (limit, 0, 0.0, 0.0, 0) for limit in defined - known.keys()}
+    sql = "SELECT name, override, concurrency, interval, burst FROM limit_definition"
+    definitions = {(name, override): Limit(*numbers) for name, override, *numbers in db.execute(sql)}
     found = []
     for row in known.values():
         limit, used, tat, closed_until, waiting = row
-        rules, overridden = _find_definition(db, limit)
+        override = definitions.get((limit, 1)) or definitions.get((name_of(limit), 1))
+        rules, overridden = override or definitions.get((name_of(limit), 0)), override is not None
+        if limit.startswith(KEY_LIMIT):
+            rules = _find_definition(db, limit)
         at = _opens_at(rules, row)
         if used or waiting or tat > now or closed_until > now or overridden or limit in defined:
             opens_in = at - now if at > now else None

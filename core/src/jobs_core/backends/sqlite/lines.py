@@ -29,10 +29,8 @@ BY_TURN: Final = "ORDER BY head_rank, turn, head_since, head_seq LIMIT 1"
 _LINE = f"SELECT {COLUMNS} FROM line"
 _OF_KEY = "topic = ? AND fair = 1 AND rank = ? AND key = ?"
 _COUNT = "UPDATE topic_lines SET ready = ready + ?, limited = limited + ? WHERE topic = ?"
-_LOOK_AT = """
-INSERT INTO opening SELECT DISTINCT topic, filed_under, {now} FROM line WHERE {which}
-    ON CONFLICT DO UPDATE SET at = excluded.at
-"""
+_ALL_OF = "\n"
+"""In `opening`, `name + _ALL_OF + last` stands for the limits of a name after `last`; an empty name, for all limits."""
 
 
 class Line(NamedTuple):
@@ -81,6 +79,10 @@ def enter(tx: Transaction, seqs: Sequence[int]) -> None:
             kind = (topic, 1, rank, key, named) if fair[topic] else (topic, 0, 0, "", named)
             lines.setdefault(kind, []).append((rank, since, seq))
     tx.db.executemany("INSERT INTO ready VALUES (?, ?, ?, ?)", plain)
+    if lines:
+        tx.exclude_older_releases()
+        topics = {(topic,) for topic, *_ in lines}
+        tx.db.executemany("INSERT INTO topic_lines (topic) VALUES (?) ON CONFLICT DO NOTHING", topics)
     for kind, places in lines.items():
         _add(tx, kind, places, fair=fair[kind[0]])
 
@@ -90,27 +92,33 @@ def _add(tx: Transaction, kind: Kind, places: Sequence[Place], *, fair: bool) ->
     first = min(places)
     sql = f"{_LINE} WHERE topic = ? AND fair = ? AND rank = ? AND key = ? AND limits = ?"
     row = tx.db.execute(sql, kind).fetchone()
-    line = Line(*row) if row is not None else _begin(tx, kind, first, fair=fair)
+    if row is None:
+        line = _begin(tx, kind, first, len(places), fair=fair)
+    else:
+        line = Line(*row)
+        tx.db.execute("UPDATE line SET size = size + ? WHERE id = ?", (len(places), line.id))
     rows = [(seq, line.id, rank, since) for rank, since, seq in places]
     tx.db.executemany("INSERT INTO lined (seq, line, rank, since) VALUES (?, ?, ?, ?)", rows)
-    _resize(tx, line, len(places))
+    _count(tx, line, len(places))
     if first < line.head:
         tx.db.execute("UPDATE line SET head_rank = ?, head_since = ?, head_seq = ? WHERE id = ?", (*first, line.id))
         _open_if_room(tx, line)
 
 
-def _begin(tx: Transaction, kind: Kind, head: Place, *, fair: bool) -> Line:
-    """Make a line without jobs, and file it if one of its limits has no room."""
+def _begin(tx: Transaction, kind: Kind, head: Place, size: int, *, fair: bool) -> Line:
+    """Make a line, which is filed if one of its limits has no room."""
     topic, of_turn, rank, key, named = kind
-    tx.exclude_older_releases()
-    tx.db.execute("INSERT INTO topic_lines (topic) VALUES (?) ON CONFLICT DO NOTHING", (topic,))
     turn = _turn_of(tx, topic, rank, key) if of_turn else 0
     bounded = int(limits.is_bounded(tx, json.loads(named)))
-    row = (*kind, 0, bounded, None, turn, *head)
-    sql = f"INSERT INTO line ({COLUMNS}) VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-    line = Line(tx.db.execute(sql, row).lastrowid or 0, *row)
+    line = Line(0, *kind, size, bounded, None, turn, *head)
     blocker = limits.first_without_room(tx, line.counted(fair=fair))
-    return line if blocker is None else _file(tx, line, *blocker)
+    if blocker is not None:
+        limit, room_at = blocker
+        line = line._replace(filed_under=limit)
+        tx.db.execute("INSERT INTO limit_state (name) VALUES (?) ON CONFLICT DO NOTHING", (limit,))
+        _look_later(tx, topic, limit, room_at)
+    sql = f"INSERT INTO line ({COLUMNS}) VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    return line._replace(id=tx.db.execute(sql, line[1:]).lastrowid or 0)
 
 
 def leave(tx: Transaction, seqs: str) -> None:
@@ -123,22 +131,23 @@ def leave(tx: Transaction, seqs: str) -> None:
 def remove(tx: Transaction, line: Line, seq: int) -> None:
     """Take a job out of its line; a line without jobs is deleted."""
     tx.db.execute("DELETE FROM lined WHERE seq = ?", (seq,))
-    _resize(tx, line, -1)
+    _count(tx, line, -1)
     if line.size == 1:
         tx.db.execute("DELETE FROM line WHERE id = ?", (line.id,))
     elif seq != line.head_seq:
+        tx.db.execute("UPDATE line SET size = size - 1 WHERE id = ?", (line.id,))
         return
     else:
         sql = "SELECT rank, since, seq FROM lined WHERE line = ? ORDER BY rank, since, seq LIMIT 1"
         head = tx.db.execute(sql, (line.id,)).fetchone()
-        tx.db.execute("UPDATE line SET head_rank = ?, head_since = ?, head_seq = ? WHERE id = ?", (*head, line.id))
+        sql = "UPDATE line SET size = size - 1, head_rank = ?, head_since = ?, head_seq = ? WHERE id = ?"
+        tx.db.execute(sql, (*head, line.id))
     if line.filed_under is None:
         _advance_all(tx, line)
 
 
-def _resize(tx: Transaction, line: Line, by: int) -> None:
+def _count(tx: Transaction, line: Line, by: int) -> None:
     """Count jobs that enter a line or leave it."""
-    tx.db.execute("UPDATE line SET size = size + ? WHERE id = ?", (by, line.id))
     if line.filed_under is None:
         tx.db.execute(_COUNT, (by, 0, line.topic))
     else:
@@ -151,18 +160,12 @@ def _resize(tx: Transaction, line: Line, by: int) -> None:
 
 def close_line(tx: Transaction, line: Line, limit: str, room_at: float | None) -> None:
     """File an open line under a limit without room."""
-    _file(tx, line, limit, room_at)
-    _advance_all(tx, line, except_for=limit)
-
-
-def _file(tx: Transaction, line: Line, limit: str, room_at: float | None) -> Line:
     tx.db.execute("UPDATE line SET filed_under = ? WHERE id = ?", (limit, line.id))
     tx.db.execute(_COUNT, (-line.size, line.size, line.topic))
     sql = "INSERT INTO limit_state (name, waiting) VALUES (?1, ?2) ON CONFLICT DO UPDATE SET waiting = waiting + ?2"
     tx.db.execute(sql, (limit, line.size))
-    if room_at is not None:
-        _look_later(tx, line.topic, limit, room_at)
-    return line._replace(filed_under=limit)
+    _look_later(tx, line.topic, limit, room_at)
+    _advance_all(tx, line, except_for=limit)
 
 
 def _open(tx: Transaction, line: Line) -> None:
@@ -194,11 +197,11 @@ def _advance(tx: Transaction, topic: str, limit: str) -> None:
     if not best:
         return
     at = limits.room_at(tx, limit)
-    if at is not None and at > tx.now:
-        _look_later(tx, topic, limit, at)
-    elif at is not None:
+    if at == tx.now:
         for line in best:
             _open(tx, line)
+    else:
+        _look_later(tx, topic, limit, at)
 
 
 def _advance_all(tx: Transaction, line: Line, except_for: str = "") -> None:
@@ -212,20 +215,44 @@ def _waits(tx: Transaction, limit: str) -> bool:
     return bool(tx.first("SELECT waiting FROM limit_state WHERE name = ?", (limit,)))
 
 
-def _look_later(tx: Transaction, topic: str, limit: str, at: float) -> None:
-    tx.db.execute("INSERT OR REPLACE INTO opening (topic, name, at) VALUES (?, ?, ?)", (topic, limit, at))
+def _look_later(tx: Transaction, topic: str, limit: str, at: float | None) -> None:
+    """Note when the rate or the closure of a limit ends; None if a slot has to be freed first."""
+    sql = "INSERT INTO opening VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET at = excluded.at WHERE at <> excluded.at"
+    if at is not None and tx.db.execute(sql, (topic, limit, at)).rowcount:
+        tx.wake.add(topic)  # a waiting worker has to know when to look: this one may be busy then
 
 
-def look_again(tx: Transaction, topic: str, most: int) -> int:
-    """Look at up to `most` limits whose rate or closure has ended, or that were defined anew; return how many there were."""
+def look_again(tx: Transaction, topic: str, most: int) -> bool:
+    """Look at limits whose rate or closure has ended, or that were defined anew; return whether there are more than `most`."""
     sql = (
         "DELETE FROM opening WHERE topic = ?1 AND name IN "
         "(SELECT name FROM opening WHERE topic = ?1 AND at <= ? ORDER BY at LIMIT ?) RETURNING name"
     )
     names = [name for (name,) in tx.db.execute(sql, (topic, tx.now, most)).fetchall()]
+    left = most - len(names)
     for name in names:
-        _advance(tx, topic, name)
-    return len(names)
+        if _ALL_OF in name:
+            left = _look_at_all(tx, topic, name, max(1, left))
+        else:
+            _advance(tx, topic, name)
+    return left <= 0
+
+
+def _look_at_all(tx: Transaction, topic: str, name: str, most: int) -> int:
+    """Look at up to `most` limits of a name that lines of a topic are filed under, after one; return how many may follow.
+
+    A definition may concern any number of values, so each step leaves a note for the next one.
+    """
+    name, _, last = name.partition(_ALL_OF)
+    which = limits.VALUES.format("filed_under") if name else "filed_under IS NOT NULL"
+    sql = f"SELECT filed_under FROM line WHERE {which} AND filed_under > :last AND topic = :topic ORDER BY filed_under LIMIT 1"
+    while (limit := tx.first(sql, {"name": name, "last": last, "topic": topic})) is not None:
+        if not most:
+            _look_later(tx, topic, f"{name}{_ALL_OF}{last}", tx.now)
+            break
+        _advance(tx, topic, limit)
+        last, most = limit, most - 1
+    return most
 
 
 # -- changes of limits -------------------------------------------------------------------------------
@@ -269,7 +296,7 @@ def define(tx: Transaction, named: Mapping[str, Limit], topics: Mapping[str, Lin
             )
             tx.db.execute(sql, (topic, rules.fair, rules.max_per_key))
             tx.definitions = None
-            tx.db.execute(_LOOK_AT.format(which="topic = ? AND filed_under IS NOT NULL", now="?"), (tx.now, topic))
+            _look_later(tx, topic, _ALL_OF, tx.now)
             tx.wake.add(topic)
 
 
@@ -280,17 +307,18 @@ def override(tx: Transaction, limit: str, definition: Limit | None) -> None:
 
 
 def _changed(tx: Transaction, name: str) -> None:
-    """Look at the lines of a limit that has another definition."""
-    which = limits.VALUES.format("filed_under")
-    facts = {"name": name, "now": tx.now}
-    tx.wake.update(topic for (topic,) in tx.db.execute(f"SELECT DISTINCT topic FROM line WHERE {which}", facts))
-    tx.db.execute(_LOOK_AT.format(which=which, now=":now"), facts)
-    with_it = json.dumps(name)[:-1]
-    for line, bounded, named in tx.db.execute(
-        "SELECT id, bounded, limits FROM line WHERE instr(limits, ?)", (with_it,)
-    ).fetchall():
+    """Look at the lines of a limit that has another definition: at most 1,000 now, the others when they are served."""
+    for (topic,) in tx.db.execute("SELECT topic FROM topic_lines WHERE limited > 0").fetchall():
+        _look_later(tx, topic, f"{name}{_ALL_OF}", tx.now)
+    sql = "SELECT id, bounded, limits FROM line WHERE instr(limits, ?) LIMIT 1000"
+    for line, bounded, named in tx.db.execute(sql, (json.dumps(name)[:-1],)).fetchall():
         if bounded != limits.is_bounded(tx, json.loads(named)):
-            tx.db.execute("UPDATE line SET bounded = ? WHERE id = ?", (1 - bounded, line))
+            flip_bounded(tx, line)
+
+
+def flip_bounded(tx: Transaction, line: int) -> None:
+    """Note that a concurrency is defined now for a limit of a line, or is no longer."""
+    tx.db.execute("UPDATE line SET bounded = 1 - bounded WHERE id = ?", (line,))
 
 
 # -- turns -------------------------------------------------------------------------------------------

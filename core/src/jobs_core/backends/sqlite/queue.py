@@ -242,7 +242,8 @@ Reserving: TypeAlias = tuple[str, Sequence[str], int, str, int | None]
 
 _TOPICS = """
 SELECT topic, NULL, NULL FROM paused
-UNION ALL SELECT topic, fair, max_per_key FROM topic_lines WHERE fair OR ready + limited > 0
+UNION ALL SELECT topic, fair, max_per_key FROM topic_lines
+           WHERE fair OR ready + limited > 0 OR EXISTS (SELECT 1 FROM opening WHERE opening.topic = topic_lines.topic)
 """
 
 

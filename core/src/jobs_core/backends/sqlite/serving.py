@@ -55,7 +55,7 @@ class Serving:
     def take(self, most: int) -> tuple[int, bool]:
         """Reserve up to `most` jobs; return how many, and whether one was left behind that could start."""
         taken = 0
-        looked = lines.look_again(self._tx, self._topic, LOOKED_AT)
+        more = lines.look_again(self._tx, self._topic, LOOKED_AT)
         self._plain = self._first_plain()
         while taken < most and self._looks > 0:
             order, line, skipped = self._best_line()
@@ -68,7 +68,7 @@ class Serving:
             else:
                 taken += self._take_first(line)
         passed_over = self.startable == 0 and (self._overtook or taken < most) and self._leaves_one()
-        if taken == most or not self._looks or looked == LOOKED_AT or passed_over:
+        if taken == most or not self._looks or more or passed_over:
             self._tx.wake.add(self._topic)  # there may be more jobs: wake an idle worker for them
         return taken, passed_over
 
@@ -103,6 +103,9 @@ class Serving:
     def _take_first(self, line: Line) -> int:
         """Reserve the first job of an open line, or file the line if it has no room; return how many were reserved."""
         counted = line.counted(fair=self._rules.fair)
+        if line.bounded != limits.is_bounded(self._tx, line.counted(fair=False)):
+            lines.flip_bounded(self._tx, line.id)
+            return 0
         blocker = limits.first_without_room(self._tx, counted)
         if blocker is not None:
             self._looks -= 1

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from jobs_core.backends.base import Outcome, Outgoing, Settlement, Token
+from jobs_core.backends.limits import LIMIT, LONGEST_KEY, MOST_LIMITS, Limit, name_of
 from jobs_core.errors import BackendError
 
 from .. import protocol as p
@@ -55,6 +56,8 @@ def read(peer: Peer, sender: bytes, tag: bytes, verb: p.Verb[Any, Any], frames: 
         elif verb is p.CHECKPOINT:
             for one in request.checkpoints:
                 _check_token(one.token)
+        elif verb is p.DEFINE_LIMITS or verb is p.OVERRIDE_LIMIT:
+            _check_definitions(request)
     except (msgspec.MsgspecError, UnicodeError, RecursionError, IndexError) as error:
         raise Malformed(f"{verb.name.decode()}: {error}") from None
     return Asked(peer, sender, tag, verb, request)
@@ -91,6 +94,45 @@ def _check_messages(messages: Sequence[Outgoing]) -> None:
             raise Malformed("push: a unique key's scope is queued, done, or a number of seconds")
         if message.unique is not None and not math.isfinite(_number(message.unique.longest)):
             raise Malformed("push: the limit of a unique key is a number of seconds")
+        if message.key or message.limits:
+            if len(message.key) > LONGEST_KEY:
+                raise Malformed(f"push: a key has at most {LONGEST_KEY} characters")
+            _check_limits(message.limits)
+
+
+def _check_limits(limits: Sequence[str]) -> None:
+    if len(limits) > MOST_LIMITS or list(limits) != sorted(set(limits)):
+        raise Malformed(f"the limits of a job are sorted, at most {MOST_LIMITS}, and each is named once")
+    for limit in limits:
+        _check_limit(limit)
+
+
+def _check_limit(limit: str) -> None:
+    if not LIMIT.fullmatch(limit):
+        raise Malformed(f"{limit[:200]!r} is not a limit: a name, or name:value")
+
+
+def _check_definitions(request: p.DefineLimits | p.OverrideLimit) -> None:
+    if isinstance(request, p.OverrideLimit):
+        _check_definition(request.name, request.definition or Limit())
+        return
+    for name, limit in request.limits.items():
+        _check_definition(name, limit)
+        if name != name_of(name):
+            raise Malformed(f"define_limits: {name[:200]!r} has a value: only names are defined")
+    if any(rules.max_per_key is not None and not 0 < rules.max_per_key < _LARGEST for rules in request.lines.values()):
+        raise Malformed("define_limits: max_per_key is at least 1")
+
+
+def _check_definition(limit: str, definition: Limit) -> None:
+    _check_limit(limit)
+    concurrency, interval = definition.concurrency, definition.interval
+    if concurrency is not None and not 0 <= concurrency < _LARGEST:
+        raise Malformed(f"{limit}: a concurrency is 0 or more")
+    if interval is not None and not (math.isfinite(interval) and interval > 0):
+        raise Malformed(f"{limit}: an interval is a number of seconds above 0")
+    if not 1 <= definition.burst < _LARGEST:
+        raise Malformed(f"{limit}: a burst is at least 1")
 
 
 def _number(scope: object) -> float:
@@ -107,7 +149,7 @@ def _check_settlements(settlements: Sequence[Settlement]) -> bool:
     plain = True
     for one in settlements:
         _check_token(one.token)
-        if one.outcome is _DONE and not one.followups and one.result is None:
+        if one.outcome is _DONE and not one.followups and one.result is None and not one.close_limits:
             continue
         plain = False
         if not math.isfinite(one.after) or not math.isfinite(one.result_ttl):
@@ -115,6 +157,11 @@ def _check_settlements(settlements: Sequence[Settlement]) -> bool:
         if one.error:
             check_json("settle: error", one.error)
         _check_messages(one.followups)
+        _check_limits(one.limits or ())
+        for limit, seconds in one.close_limits:
+            _check_limit(limit)
+            if not math.isfinite(seconds):
+                raise Malformed("settle: a limit is closed for a number of seconds")
     return plain
 
 

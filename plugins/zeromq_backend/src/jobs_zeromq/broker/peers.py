@@ -26,6 +26,7 @@ class Peer:
         self.number = number  # rises with each new client
         self.seen = time.monotonic()
         self.unsaid: set[str] = set()
+        self.features = frozenset(hello.features)
         self.terms = hello.lease, hello.cancelled_ttl, hello.dedup_window
         self._retention = {topic: Retention(*kept) for topic, kept in hello.retention.items()}
         self.options = BackendOptions(

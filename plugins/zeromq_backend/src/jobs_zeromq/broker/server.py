@@ -246,7 +246,7 @@ class Server:
             one.peer.retain(one.request.retention)
             return
         self._peers.greet(one.sender, one.request)
-        welcome = p.Welcome(epoch=self.epoch, pid=os.getpid())
+        welcome = p.Welcome(epoch=self.epoch, pid=os.getpid(), features=list(p.FEATURES))
         self._reply(Answered(one, p.OK, p.HELLO.encode(welcome)))
 
     def _serve_later(self, one: Asked, *, is_last: bool) -> None:
@@ -376,6 +376,9 @@ class Server:
         except BackendError as error:
             logger.warning("%s", error)
             return []
+        for topic, (ready, due) in looks.items():
+            if not ready and due > 0:
+                self._waiting.remind(topic, due)
         return [topic for topic, (ready, due) in looks.items() if ready or due <= 0]
 
     def _sweep(self) -> None:
@@ -398,7 +401,8 @@ class Server:
         one = answer.to
         if answer.kind is p.ERROR:
             self._transactions.figures.refused += 1
-        return self._send([one.sender, p.VERSION, answer.kind, one.tag, answer.body])
+        frames = [one.sender, p.VERSION, answer.kind, one.tag, answer.body]
+        return self._send([*frames, answer.remark] if answer.remark else frames)
 
     def _send(self, frames: Sequence[bytes]) -> bool:
         """Send a message; return False if the client has disconnected or does not read: it will send its request again."""
@@ -438,4 +442,5 @@ def _as_reserve(one: Asked) -> Asked:
 
 
 def _is_nothing(answer: Answered) -> bool:
-    return answer.kind is p.OK and answer.body == _NOTHING
+    """Return whether no job was reserved, and the worker need not know why."""
+    return answer.kind is p.OK and answer.body == _NOTHING and not answer.remark

@@ -19,7 +19,17 @@ from msgspec import Struct
 
 from jobs_core.backend_kit import failpoint
 from jobs_core.backends.base import Outcome, Outgoing, Settlement, State
-from jobs_core.backends.sqlite.engine import Transaction, housekeeping, operators, owners, requests, settling, views
+from jobs_core.backends.sqlite.engine import (
+    Transaction,
+    housekeeping,
+    limits,
+    lines,
+    operators,
+    owners,
+    requests,
+    settling,
+    views,
+)
 from jobs_core.errors import BackendError
 
 from .. import protocol as p
@@ -31,6 +41,11 @@ logger = logging.getLogger("jobs.broker")
 
 T = TypeVar("T")
 
+_OLD_CLIENT = (
+    "this worker's jobs-zeromq does not know limits and fair topics, which jobs of this broker have: "
+    "upgrade jobs-zeromq on the worker's machine"
+)
+
 
 class Answered(Struct):
     """An answer and its recipient."""
@@ -38,6 +53,7 @@ class Answered(Struct):
     to: Asked
     kind: bytes
     body: bytes
+    remark: bytes = b""  # a frame after the body
 
 
 class Figures(Struct):
@@ -179,16 +195,25 @@ class Transactions:
         ]
 
     def reserve(self, tx: Transaction, batch: Sequence[Asked]) -> list[Answered]:
+        if any(p.LIMITS not in one.peer.features for one in batch) and tx.excludes_older_releases:
+            return [answer for one in batch for answer in self._reserve(tx, [one])]
+        return self._reserve(tx, batch)
+
+    def _reserve(self, tx: Transaction, batch: Sequence[Asked]) -> list[Answered]:
+        if p.LIMITS not in batch[0].peer.features and tx.excludes_older_releases:
+            return [refusal(batch[0], BackendError(_OLD_CLIENT))]
         reserves = [
-            requests.Reserve(one.request.owner, one.request.topics, one.request.limit, one.request.request) for one in batch
+            requests.Reserve(one.owner, one.topics, one.limit, one.request, one.startable)
+            for one in (one.request for one in batch)
         ]
+        tx.passed_over = ()
         answers = []
         for one, deliveries in zip(batch, requests.reserve(tx, reserves, p.MAX_FRAME), strict=True):
             if isinstance(deliveries, BackendError):
                 answers.append(refusal(one, deliveries))
             else:
                 self.figures.reserved += len(deliveries)
-                answers.append(_ok(one, deliveries))
+                answers.append(_ok(one, deliveries, p.PASSED_OVER if one.request.owner in tx.passed_over else b""))
         return answers
 
     def settle(self, tx: Transaction, batch: Sequence[Asked]) -> list[Answered]:
@@ -206,6 +231,12 @@ class Transactions:
 
     def checkpoint(self, tx: Transaction, one: Asked) -> None:
         settling.checkpoint(tx, one.request.owner, one.request.checkpoints)
+
+    def define_limits(self, tx: Transaction, one: Asked) -> None:
+        lines.define(tx, one.request.limits, one.request.lines)
+
+    def override_limit(self, tx: Transaction, one: Asked) -> None:
+        lines.override(tx, one.request.name, one.request.definition)
 
     def heartbeat(self, tx: Transaction, one: Asked) -> Any:
         return owners.heartbeat(tx, one.request.owner)
@@ -268,8 +299,8 @@ def _as_push(one: Asked) -> requests.Push:
     return requests.Push(messages, f"put:{put.request}")
 
 
-def _ok(one: Asked, answer: Any) -> Answered:
-    return Answered(one, p.OK, one.verb.encode(answer))
+def _ok(one: Asked, answer: Any, remark: bytes = b"") -> Answered:
+    return Answered(one, p.OK, one.verb.encode(answer), remark)
 
 
 def refusal(one: Asked, error: Exception) -> Answered:
@@ -311,6 +342,14 @@ def _paused(db: sqlite3.Connection, now: float, request: p.Nothing) -> Any:
     return sorted(views.paused(db))
 
 
+def _limits(db: sqlite3.Connection, now: float, request: p.ListLimits) -> Any:
+    return limits.states(db, request.most, request.names, now)
+
+
+def _lines(db: sqlite3.Connection, now: float, request: p.ListLines) -> Any:
+    return views.lines(db, request.topic, request.most)
+
+
 def _topics(db: sqlite3.Connection, now: float, request: p.Nothing) -> Any:
     return views.topics(db)
 
@@ -321,4 +360,6 @@ _READ: dict[bytes, Callable[[sqlite3.Connection, float, Any], Any]] = {
     b"browse": _browse,
     b"paused": _paused,
     b"topics": _topics,
+    b"limits": _limits,
+    b"lines": _lines,
 }

@@ -22,11 +22,12 @@ NEVER = float("inf")
 class Waiter:
     """The wait of one worker; with `asked`, it waits for reserved jobs, otherwise to be woken."""
 
-    __slots__ = ("alive", "asked", "peer", "tag", "topics")
+    __slots__ = ("alive", "asked", "next", "peer", "tag", "topics")
 
     def __init__(self, peer: bytes, tag: bytes, topics: Sequence[str], asked: Asked | None) -> None:
         self.peer, self.tag, self.topics, self.asked = peer, tag, topics, asked
         self.alive = True
+        self.next = NEVER  # when its wait ends at the latest
 
 
 class Waiting:
@@ -67,7 +68,16 @@ class Waiting:
         if len(self._timers) > 2 * len(self._by_peer) + 1000:  # most timers belong to waits that have ended
             self._timers = [timer for timer in self._timers if timer[2].alive]
             heapq.heapify(self._timers)
-        heapq.heappush(self._timers, (now + min(due, timeout), next(self._order), waiter, wakes))
+        waiter.next = now + min(due, timeout)
+        heapq.heappush(self._timers, (waiter.next, next(self._order), waiter, wakes))
+
+    def remind(self, topic: str, due: float) -> None:
+        """Wake the longest-waiting worker of a topic in `due` seconds, when a limit opens, unless its wait ends before."""
+        line, at = self._by_topic.get(topic), time.monotonic() + due
+        waiter = next(iter(line.values())) if line else None
+        if waiter is not None and at < waiter.next:
+            waiter.next = at
+            heapq.heappush(self._timers, (at, next(self._order), waiter, True))
 
     def drop(self, peer: bytes) -> None:
         """Remove the wait of a connection, if there is one."""
