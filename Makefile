@@ -9,7 +9,7 @@ TRANSPORT := $(addprefix plugins/rabbitmq_backend/tests/test_,transport.py frame
     $(addprefix plugins/redis_backend/tests/test_,transport.py protocol.py) tests/supervisor/test_probes.py tests/supervisor/test_metrics.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo announce test test-all transport transport-all django-matrix check format lint types imports unit contract faults chaos torture redis-versions contract-rabbitmq contract-zeromq bench bench-turns bench-peers docs pins clean
+.PHONY: help demo announce test test-all test-python transport transport-all django-matrix check format lint types imports unit contract faults chaos torture redis-versions contract-rabbitmq contract-zeromq bench bench-turns bench-peers docs pins clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -28,13 +28,16 @@ test: announce $(VENV)/ready ## run the tests of every change; prints what it in
 	@tools/services.sh
 	JOBS_CONTRACT_EXAMPLES=30 $(PYTEST) -n 4 --dist loadfile
 
-test-all: ## run all tests on every Python from 3.10 to 3.13 that is on the machine
+test-all: ## run all tests on every Python from 3.10 to 3.14 that is on the machine
 	@tools/every-python.sh
+
+test-python: ## run tests on one other Python: PY=3.12 (or a program) TESTS="tests/unit tests/contract"
+	@tools/test-python.sh "$(PY)" $(TESTS)
 
 transport: $(VENV)/ready ## run the tests of what is written by hand beside a library, see docs/transport.md
 	$(PYTEST) -q $(TRANSPORT)
 
-transport-all: ## run the same on every Python from 3.10 to 3.13 that is on the machine
+transport-all: ## run the same on every Python from 3.10 to 3.14 that is on the machine
 	@tools/every-python.sh transport
 
 django-matrix: ## test jobs-django on every Python and Django it supports, and run Django's own task tests

@@ -1,8 +1,8 @@
 #!/bin/sh
-# Runs a target of make ($1, default: test) on every Python from 3.10 to 3.13 that is on the path or among pyenv's versions.
+# Runs a target of make ($1, default: test) on every Python from 3.10 to 3.14 that is on the path or among pyenv's versions.
 set -u
 status=0
-for version in 3.10 3.11 3.12 3.13; do
+for version in 3.10 3.11 3.12 3.13 3.14; do
     if ! found=$(tools/find-python.sh "$version"); then
         echo "python $version: not on this machine"
         continue

@@ -37,7 +37,7 @@ def add(measure: str, peer: Peer, figures: dict[str, float]) -> None:
     """Keep one round's figures."""
     kept = load()
     rows = kept.setdefault(peer.broker, {}).setdefault(measure, {})
-    row = rows.setdefault(peer.name, {"settings": peer.settings or peer.workers[0], "figures": {}})
+    row = rows.setdefault(peer.name, {"settings": peer.settings or next(iter(peer.workers), ""), "figures": {}})
     for what, value in figures.items():
         row["figures"].setdefault(what, []).append(value)
     _save(kept)

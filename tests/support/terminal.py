@@ -34,7 +34,7 @@ KEEPS_RUNNING = {
     r"jobsctl broker( &)?$": "serves at",
     r"flask .*\brun\b": "Running on http",
     r"uvicorn ": "Uvicorn running on",
-    r"manage\.py runserver": "Starting development server",
+    r"manage\.py runserver": "development server at",
 }
 """Commands that keep their terminal, and what each prints when it serves."""
 
