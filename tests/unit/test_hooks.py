@@ -9,7 +9,7 @@ from typing import ClassVar
 import click
 import pytest
 
-from jobs_core import JobDefinitionError, current_job, hookimpl, hookspecs, job
+from jobs_core import Flow, JobDefinitionError, current_job, hookimpl, hookspecs, job
 from jobs_core.backends.base import Outcome, State
 from jobs_core.cli import main as cli_main
 from jobs_core.config import Pool
@@ -289,6 +289,24 @@ def test_hook_jobs_hold_enqueue(app, plug, work, registry):
     work()
     assert sorted(ran[1:]) == ["always later", "later", "later, said shortly"]
     assert transaction.asked == [None, True, True, True]
+
+
+def test_a_flow_with_a_member_that_waits_for_the_commit_is_sent_then_and_whole(app, plug, work, registry):
+    transaction = plug(Transaction())
+    ran = []
+    note = job(registry=registry, name="note")(lambda text: ran.append(text))
+    with Flow() as flow:
+        flow.add(note.call("first"))
+        flow.add(note.using(on_commit=True).call("second"))
+    with Flow():
+        pass
+    work()
+    assert ran == []
+    assert flow.handle.status() == "unknown"
+    transaction.commit()
+    work()
+    assert sorted(ran) == ["first", "second"]
+    assert transaction.asked == [True, None]
 
 
 def test_on_commit_without_a_plugin_for_transactions_is_an_error(app, registry):

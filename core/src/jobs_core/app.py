@@ -563,8 +563,9 @@ class App:
                 f"{job.name}: unique: a member of a flow cannot replace a job or be replaced, because others wait for it: use "
                 'using(unique=None), or another conflict than "replace"'
             )
-        options = job.overrides.over(job.options)
-        if policy(options, stamp.envelope.topic, self.config).acks == "early":
+        options = job.options  # `using` has no acks
+        acks = self.config.topic(stamp.envelope.topic).acks if options.acks is UNSET else options.acks
+        if acks == "early" and options.resumable is not True:
             raise FlowError(
                 f'{job.name}: acks: a job that is acknowledged before it runs (acks="early") cannot be a member of a flow, '
                 'since what waits for it would start too soon: use acks="late"'
