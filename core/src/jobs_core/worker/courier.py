@@ -23,7 +23,7 @@ from ..ids import new_token
 from ..limiting import BOTH
 from ..runs import failure
 from ..runs.outcome import decide
-from ..runs.run import Run, StopFlag
+from ..runs.run import Ending, Run, StopFlag
 from ..scoreboard.layout import Phase
 from ..scoreboard.writer import NOWHERE, Scoreboard
 from ..soundness import is_sound, require_soundness
@@ -295,6 +295,7 @@ class Courier:
 
     def _conclude(self, runs: Sequence[Run]) -> None:
         """Count and log the outcomes of runs that have ended, and queue their settlements."""
+        unsent: list[Ending] = self._settlements.unsent
         for run in runs:
             settlement = run.settlement or decide(run)  # the executor has decided, if the run ended there
             if run.unfit:
@@ -316,10 +317,12 @@ class Courier:
                     settlement = self._without_closing(run, settlement)
                 if settlement.outcome is Outcome.DEFER:
                     settlement = self._spinning.slowed(run, settlement)
-            if run.owed is None:
-                self._queue(settlement, run)
-            else:
+            if run.owed is not None:
                 self._pending_ends.add(PendingEnd(settlement, run.owed, run))
+            elif run.policy.acks == "late":
+                unsent.append((settlement, run))
+            else:
+                self._queue(settlement, run)
 
     def _queue(self, settlement: Settlement, run: Run | None) -> None:
         """Queue the settlement of a job, or only its follow-ups if it was acknowledged before it ran."""
