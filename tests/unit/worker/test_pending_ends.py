@@ -13,6 +13,7 @@ from jobs_core.errors import PayloadStoreUnavailable
 from jobs_core.ids import new_token
 from jobs_core.plugins import Plugins
 from jobs_core.registry import default_registry
+from jobs_core.scoreboard.writer import Scoreboard
 from jobs_core.testing import JobsQueue
 from jobs_core.units import Duration, Size
 from jobs_core.worker import pending_ends
@@ -82,11 +83,22 @@ def told(registry):
     return ends
 
 
+class Beats(Scoreboard):
+    """The number of jobs that the worker has, as the supervisor sees it: without any, the worker counts as idle."""
+
+    in_flight = 0
+
+    def beat(self, done, failed, in_flight):
+        self.in_flight = in_flight
+
+
 class Running:
     """A worker on a thread."""
 
-    def __init__(self, app, mode="sync", **settings):
-        self.worker = Worker(app, "w", Pool(mode=mode, concurrency=1 if mode == "sync" else 2, **settings), None, drain=True)
+    def __init__(self, app, mode="sync"):
+        self.board = Beats()
+        pool = Pool(mode=mode, concurrency=1 if mode == "sync" else 2)
+        self.worker = Worker(app, "w", pool, None, drain=True, board=self.board)
         if mode == "sync":  # runs its jobs in this thread: another watches the test
             self.thread = None
             return
@@ -127,14 +139,14 @@ def test_a_job_has_not_ended_until_its_follow_up_can_be_stored_and_runs_once(app
     def watch():
         before = store.tried
         until(lambda: ran and store.tried > before + 3)  # it asks again and again
-        seen.append((counts(app).reserved, counts(app).dead))
+        seen.append((counts(app).reserved, counts(app).dead, worker.board.in_flight))
         store.away = False
 
     watching = threading.Thread(target=watch)
     watching.start()
     worker.end()
     watching.join()
-    assert seen == [(0 if acks == "early" else 1, 0)]
+    assert seen == [(0 if acks == "early" else 1, 0, 1)]
     assert ran == [LONG]
     assert [(each["reason"], each["args"]) for each in told] == [("" if end == "done" else "failed", [LONG])]
     assert counts(app).dead == (end == "dead" and acks == "late")

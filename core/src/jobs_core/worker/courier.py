@@ -211,7 +211,7 @@ class Courier:
         """Do all work that is due, then sleep until there is more."""
         now = time.monotonic()
         self._collect()
-        self._board.beat(self.done, self.failed, len(self._reservations.runs))
+        self._board.beat(self.done, self.failed, len(self._reservations.runs) + len(self._pending_ends))
         if self._stopping:
             self._wind_up(now)
         neglected = now > self._lease.neglected_at and not self._outage.lasts
