@@ -466,7 +466,9 @@ class App:
         if stamp.varies is not None:
             message = stamp.varies.fill(message, job, args, kwargs)
         if takes is not None:
-            message = replace(message, v=PACKED_VERSION, args=takes.args, kwargs=takes.kwargs, results=takes.pointers)
+            message = replace(
+                message, v=PACKED_VERSION, args=takes.args, kwargs=takes.kwargs, results=takes.pointers, flow=takes.flow
+            )
         if self._before_enqueue is None:
             self._before_enqueue = self.plugins.implementations("jobs_before_enqueue")
         for implementation in self._before_enqueue:

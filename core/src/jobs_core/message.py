@@ -91,6 +91,7 @@ class Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
     headers: dict[str, Any] = {}
     limits: list[LimitName] | None = None  # None: those of the job function, which a worker then computes
     results: dict[str, str] | None = None  # by JSON Pointer into args and kwargs: the flow's member whose result goes there
+    flow: str | None = None  # with results: the flow that they belong to
 
 
 class Body(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):

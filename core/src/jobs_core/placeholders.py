@@ -102,6 +102,11 @@ class Taken(Struct, frozen=True):
         return list({source.id: source for source in self.places.values()}.values())
 
     @property
+    def flow(self) -> str:
+        """Return the flow of the members, which `flow.add` has checked to be one."""
+        return next(iter(self.places.values())).flow
+
+    @property
     def parameters(self) -> set[int | str]:
         """Return the positions and names of the arguments that are results, or contain them."""
         return {parameter_of(pointer) for pointer in self.places}

@@ -311,6 +311,14 @@ def test_an_envelope_with_results_outside_a_flow_is_a_dead_letter():
         assert run.args == [1]
 
 
+def test_an_envelope_takes_results_only_of_its_own_flow():
+    """The store says of which flow a delivery is a member; only the envelope is signed."""
+    with JobsQueue() as queue:
+        fields = {"args": [None], "results": {"/args/0": "m"}, "flow": "f"}
+        assert accepted(queue.app, fields).args == [1]
+        assert b"but was delivered as a member of flow other" in accepted(queue.app, fields, flow="other").error
+
+
 def test_versions_tell_older_workers_to_leave_results_to_newer_ones():
     """Before, version 2 meant a body, and 3 was unknown: both are put off by workers that do not know results."""
     with JobsQueue(Config(**SECRETS)) as queue, Flow() as flow:

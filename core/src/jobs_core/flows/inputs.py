@@ -22,6 +22,8 @@ def fill(message: Message, results: Mapping[str, str], delivery: Delivery, read:
     """
     if not delivery.flow:
         raise PayloadError("it takes results of other members, but was not pushed as a member of a flow")
+    if message.flow not in (None, delivery.flow):  # the envelope may be signed, what the store says about it is not
+        raise PayloadError(f"it takes results of flow {message.flow}, but was delivered as a member of flow {delivery.flow}")
     inputs = dict(delivery.inputs)
     for pointer, member in results.items():
         holder, key = _place(message, pointer)
