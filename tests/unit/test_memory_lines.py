@@ -33,8 +33,8 @@ STEPS = st.lists(
 class Reference:
     """One topic, as the rules describe it: ready jobs are dicts, and each choice walks over all of them."""
 
-    def __init__(self):
-        self.ready, self.held, self.now, self.number = [], [], 1000.0, 0
+    def __init__(self, now=1000.0):
+        self.ready, self.held, self.now, self.number = [], [], now, 0
         self.defined, self.overrides, self.tat, self.closed = {}, {}, {}, {}
         self.fair, self.most, self.turns, self.counter, self.front = False, None, {}, 0, 0
 
@@ -117,11 +117,12 @@ class Reference:
             self.enter(job, unstarted=outcome == "release")
 
 
-def replay(steps, model, backend):
-    """Do the same steps with a model and a backend, whose clock is the model's, and compare every choice."""
+def replay(steps, model, backend, tick=0.0):
+    """Do the same steps, `tick` seconds apart, with a model and a backend whose clock is the model's; compare every choice."""
     backend.open("owner")
     held, requests = {}, iter(range(10**6))
     for verb, *facts in steps:
+        model.now = round(model.now + tick, 6)
         if verb == "push":
             key, limits, priority = facts
             model.number += 1

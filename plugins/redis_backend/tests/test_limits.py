@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from tests.support.lines import LIMITS, many_steps
+from tests.unit.test_memory_lines import Reference, replay
 
 from jobs_core.backends.base import Answer, BackendOptions, Delivery, Outcome, Outgoing, Settlement, State
 from jobs_core.backends.limits import Limit
@@ -231,6 +233,18 @@ def test_every_reserve_takes_the_jobs_that_the_naive_choice_takes(rig, seed):
     backend.settle([Settlement(job_id, tokens[job_id], Outcome.DONE) for job_id in model.held], new_token())
     assert backend.purge(T, State.READY) + backend.purge(T, State.LIMITED) == len(model.ready)
     assert not rig.keys() & LINES_KEYS, "empty lines leave nothing behind"
+
+
+@pytest.mark.parametrize("seed", range(15))
+def test_every_reserve_takes_the_jobs_that_the_rules_of_limits_and_fairness_name(redis_url, seed):
+    model = Reference(START)
+    backend = RedisBackend(parse(redis_url), BackendOptions(clock=lambda: model.now, lease=1e6))
+    try:
+        replay(many_steps(seed), model, backend, tick=0.001)
+        used = Counter(limit for job in model.held for limit in job["slots"])
+        assert {state.limit: state.used for state in backend.limits(1000, (*LIMITS, "key/t")) if state.used} == used
+    finally:
+        backend.close()
 
 
 def test_a_repeated_request_takes_and_frees_no_second_slot_or_token(rig):

@@ -41,7 +41,7 @@ class RedisBackend(RedisOperatorCalls, BindsKeys):
     """The backend for one store on one server; the package's docstring says how it works."""
 
     name = "redis"
-    features = FEATURES | {"checkpoints", "limits"}
+    features = FEATURES | {"checkpoints", "limits", "fairness"}
 
     def __init__(self, target: Target, options: BackendOptions) -> None:
         self._target = target
@@ -104,7 +104,7 @@ class RedisBackend(RedisOperatorCalls, BindsKeys):
             )
 
     def define_limits(self, limits: Mapping[str, Limit], topics: Mapping[str, Lines]) -> None:
-        self._store.define_limits(limits)
+        self._store.define_limits(limits, topics)
 
     def reserve(self, topics: Sequence[str], limit: int, request: str) -> list[Delivery]:
         reserved = self._store.reserve(self._owner, topics, limit, request, self.startable)

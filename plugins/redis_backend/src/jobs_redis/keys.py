@@ -12,7 +12,7 @@ key                    type    what
 {jobs}:cursor          hash    id → cursor of a resumable job
 {jobs}:owners          zset    worker process → when its lease expires
 {jobs}:held:OWNER      hash    id → token, for each job that this worker process has reserved; the token names the limits
-                               of which the job holds a slot
+                               of which the job holds a slot: see `take` in lines.lua
 {jobs}:owner:OWNER     hash    the last requests of this worker process and their answers, in case a reply was lost
 {jobs}:reserved        hash    topic → how many of its jobs are reserved
 {jobs}:request:ID      string  one push of the last minute: which of its messages were refused
@@ -25,13 +25,21 @@ key                    type    what
 {jobs}:followers       zset    id → until when a client waits for the job's end
 {jobs}:end:ID          list    has an entry once a followed job has ended
 {jobs}:retired         zset    worker process of the previous release → when its lease expires: see need_schema_2 in lines.lua
-{jobs}:line:TOPIC,L    zset    id → position, of the ready jobs of one line. L is the limits of its jobs. Here and below, the
-                               comma stands for a line break, which also separates several limits
-{jobs}:lines:TOPIC     hash    line → the limit under which it is filed; empty for an open line
-{jobs}:open:TOPIC      zset    open line → position of its first job
-{jobs}:shut:TOPIC      zset    closed line → the same
-{jobs}:filed:M,TOPIC   zset    line that is closed by limit M → the same
-{jobs}:opening:TOPIC   zset    limit with room, whose lines the next reserve looks at → position of the first of their jobs
+{jobs}:line:TOPIC,L    zset    id → position, of the ready jobs of one line. L is the limits of its jobs, and in a fair topic
+                               first "=rank length key". Here and below, the comma stands for a line break, which also
+                               separates several limits; the rank is 9 - priority
+{jobs}:lines:TOPIC     hash    line → the limit under which it is filed; empty for an open line. "=" → "fair", or the most
+                               reservations of one key at once, of a fair topic
+{jobs}:shut:TOPIC      zset    closed line → position of its first job
+{jobs}:filed:S         zset    line of shelf S → the same. S is TOPIC for open lines, "M,TOPIC" for those closed by limit M
+{jobs}:fair:S          zset    the same, for lines with "=rank length key"
+{jobs}:turns:S         zset    group ("rank key") with lines of shelf S → rank and turn
+{jobs}:group:S,G       zset    line of group G on shelf S → position of its first job
+{jobs}:turn:TOPIC      hash    group → turn; "last" and "front" → the highest turn and the lowest
+{jobs}:grouped:TOPIC   hash    group → how many lines
+{jobs}:shelves:TOPIC,G set     limits under which lines of group G are filed
+{jobs}:depth:TOPIC     zset    key → how many jobs stand in its lines
+{jobs}:opening:TOPIC   zset    limit with room, whose lines the next reserve looks at → order of the best one, or a lower one
 {jobs}:opens:TOPIC     zset    limit of closed lines → when its rate or closure lets the next job start
 {jobs}:lined           hash    topic → how many jobs stand in lines
 {jobs}:limited         hash    topic → how many of these stand in closed lines

@@ -41,7 +41,10 @@ class RedisOperatorCalls(Backend):
         return self._store.limits(most, names)
 
     def override_limit(self, limit: str, definition: Limit | None) -> None:
-        self._store.define_limits({limit: definition}, override=True)
+        self._store.define_limits({limit: definition}, {}, override=True)
+
+    def lines(self, topic: str, most: int) -> list[tuple[str, int]]:
+        return self._store.deepest_keys(topic, most)
 
     def requeue(self, job_ids: Sequence[str]) -> int:
         return self._store.requeue(job_ids)

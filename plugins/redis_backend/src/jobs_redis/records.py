@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from jobs_core import UniqueKey
 from jobs_core.backend_kit import MAX_SECONDS
 from jobs_core.backends.base import ENDS, Answer, Delivery, JobRecord, Outcome, Outgoing, Retention, Settlement, State
-from jobs_core.backends.limits import Limit, LimitState
+from jobs_core.backends.limits import Limit, LimitState, Lines
 
 _MICRO = 1_000_000
 _DONE = Outcome.DONE
@@ -274,6 +274,13 @@ def rule(definition: Limit | None) -> str:
     concurrency = "-" if definition.concurrency is None else definition.concurrency
     interval = "-" if definition.interval is None else repr(definition.interval * _MICRO)
     return f"{concurrency} {interval} {definition.burst}"
+
+
+def rules(lines: Lines) -> str:
+    """Return the rules of a topic for the scripts."""
+    if not lines.fair:
+        return ""
+    return "fair" if lines.max_per_key is None else str(lines.max_per_key)
 
 
 def limit_state(found: Sequence[Any]) -> LimitState:

@@ -23,7 +23,7 @@ from jobs_core.backends.base import (
     Settlement,
     State,
 )
-from jobs_core.backends.limits import Limit, LimitState, name_of
+from jobs_core.backends.limits import Limit, LimitState, Lines, key_limit, name_of
 from jobs_core.errors import BackendError, BackendUnavailable, OwnerLost
 
 from . import records, scripts
@@ -310,13 +310,15 @@ class Store:
                 break
         return deleted
 
-    def define_limits(self, limits: Mapping[str, Limit | None], *, override: bool = False) -> None:
-        """Set definitions by name, or overrides by limit, and open the limits that get room by it."""
-        if not limits:
+    def define_limits(self, limits: Mapping[str, Limit | None], topics: Mapping[str, Lines], *, override: bool = False) -> None:
+        """Set definitions by name, or overrides by limit, and the rules of topics, and open the limits that get room by it."""
+        if not limits and not topics:
             return
         arguments = [value for limit, definition in limits.items() for value in (limit, records.rule(definition))]
-        self._run(scripts.DEFINE_LIMITS, int(override), *arguments)
-        names = {name_of(limit) for limit in limits}
+        for topic, rules in topics.items():
+            arguments += (topic, records.rules(rules))
+        self._run(scripts.DEFINE_LIMITS, int(override), len(limits), *arguments)
+        names = {name_of(limit) for limit in limits} | {name_of(key_limit(topic, "")) for topic in topics}
         cursor = b"0"
         while True:
             cursor = self._run(scripts.OPEN_LIMITS, cursor, *names)
@@ -325,6 +327,9 @@ class Store:
 
     def limits(self, most: int, names: Sequence[str]) -> list[LimitState]:
         return [records.limit_state(found) for found in self._run(scripts.LIMITS, most, *names)]
+
+    def deepest_keys(self, topic: str, most: int) -> list[tuple[str, int]]:
+        return [(key.decode(), count) for key, count in self._run(scripts.KEYS, topic, most)]
 
     def drop(self, job_ids: Sequence[str]) -> int:
         return int(self._run(scripts.DROP, *job_ids))

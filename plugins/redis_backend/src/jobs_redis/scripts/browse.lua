@@ -8,8 +8,8 @@ local its = lines()
 local topic, state, offset, limit = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
 local places = {} -- {id, time, owner}
 
--- Gather the first jobs of the lines in `zset`, and of `plain`, by position. A line whose first job comes too late ends it.
-local function gather(zset, plain)
+-- Gather the first jobs of the lines in these sets, and of `plain`, by position. A line whose first job comes too late ends it.
+local function gather(sets, plain)
   local most, first, last = offset + limit, {}, math.huge
   local function merge(line, blocked_by)
     local jobs = redis.call('ZRANGE', line, 0, most - 1, 'WITHSCORES')
@@ -24,21 +24,23 @@ local function gather(zset, plain)
     end
   end
   if plain then merge(plain) end
-  local found = redis.call('ZRANGE', zset, 0, most - 1, 'WITHSCORES')
-  for n = 1, #found, 2 do
-    if tonumber(found[n + 1]) >= last then break end
-    merge(its.LINE .. topic .. '\n' .. found[n], redis.call('HGET', LINES .. topic, found[n]))
+  for _, set in ipairs(sets) do
+    local found = redis.call('ZRANGE', set .. topic, 0, most - 1, 'WITHSCORES')
+    for n = 1, #found, 2 do
+      if tonumber(found[n + 1]) >= last then break end
+      merge(its.LINE .. topic .. '\n' .. found[n], redis.call('HGET', LINES .. topic, found[n]))
+    end
   end
   table.sort(first, function(a, b) return a[2] < b[2] end)
   for n = 1, #first do places[#places + 1] = { first[n][1], place_time(first[n][2]), nil, nil, nil, first[n][3] } end
 end
 
 if state == 'ready' then
-  gather(its.OPEN .. topic, READY .. topic)
+  gather({ its.FILED, its.FAIR }, READY .. topic)
   local due = redis.call('ZRANGEBYSCORE', LATER .. topic, '-inf', now, 'WITHSCORES', 'LIMIT', 0, offset + limit)
   for n = 1, #due, 2 do places[#places + 1] = { due[n], tonumber(due[n + 1]) } end
 elseif state == 'limited' then
-  gather(its.SHUT .. topic)
+  gather({ its.SHUT })
 elseif state == 'scheduled' then
   local from = '(' .. whole(now)
   local later = redis.call('ZRANGEBYSCORE', LATER .. topic, from, '+inf', 'WITHSCORES', 'LIMIT', 0, offset + limit)

@@ -32,7 +32,7 @@ end
 
 -- Remove a job from its place and return its position; nil if it is a dead letter.
 local function taken(id, job)
-  local at = job.line and lines().leave(id, job)
+  local at = job.tenant and lines().leave(id, job)
   if at then return string.format('%.0f', tonumber(at)) end
   at = redis.call('ZSCORE', READY .. job.topic, id)
   if at then

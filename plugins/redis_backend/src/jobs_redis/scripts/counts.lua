@@ -16,7 +16,7 @@ for n = 2, #ARGV do
   if ready > 0 then
     for priority = 0, 9 do
       local from, to = place(priority, EPOCH), '(' .. whole(place(priority, EPOCH) + SPAN)
-      for _, line in ipairs({ READY .. topic, its.OPEN .. topic }) do
+      for _, line in ipairs({ READY .. topic, its.FILED .. topic, its.FAIR .. topic }) do
         local first = redis.call('ZRANGEBYSCORE', line, from, to, 'WITHSCORES', 'LIMIT', 0, 1)
         local at = first[2] and place_time(first[2])
         if at and (not oldest or at < oldest) then oldest = at end

@@ -29,9 +29,10 @@ local function find(id)
   end
   local job = parse(record)
   local topic = job.topic
-  local lined = job.line and redis.call('ZSCORE', lines().LINE .. topic .. '\n' .. job.line, id)
-  if lined then
-    local limit = redis.call('HGET', LINES .. topic, job.line) or ''
+  local line, lined
+  if job.tenant then line, lined = lines().where(id, job) end
+  if line then
+    local limit = redis.call('HGET', LINES .. topic, line) or ''
     return describe(id, record, limit == '' and 'ready' or 'limited', place_time(lined), nil, nil, limit)
   end
   local ready = redis.call('ZSCORE', READY .. topic, id)

@@ -1,6 +1,6 @@
 -- How scheduled jobs become ready. Needs common and lines.
 
-local LINED_AT_ONCE = 300 -- jobs with limits cost more, because each may begin a line
+local LINED_AT_ONCE = 300 -- jobs with limits or keys cost more, because each may begin a line
 
 -- Make due scheduled jobs ready, each at the position of the moment at which it was due.
 local function line_up_due(topic, most)
@@ -13,7 +13,7 @@ local function line_up_due(topic, most)
     if records[n] then
       local job = parse(records[n])
       local at = place(job.priority, tonumber(due[2 * n]))
-      if not job.line then
+      if not job.tenant then
         places[#places + 1], places[#places + 2] = at, ids[n]
       else
         stand(ids[n], job, at)

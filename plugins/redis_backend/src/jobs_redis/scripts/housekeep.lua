@@ -15,7 +15,7 @@ local readied, dropped = 0, 0
 for _, topic in ipairs(redis.call('SMEMBERS', TOPICS)) do
   local lined_up = readied < limit and line_up_due(topic, math.min(limit - readied, 2000)) or 0
   readied = readied + lined_up
-  if lined_up > 0 or redis.call('EXISTS', READY .. topic, its.OPEN .. topic, its.OPENING .. topic) > 0 then
+  if lined_up > 0 or redis.call('EXISTS', READY .. topic, its.FILED .. topic, its.FAIR .. topic, its.OPENING .. topic) > 0 then
     wake(topic) -- also replaces a lost token
   end
   if not keep[topic] then
@@ -30,7 +30,8 @@ for _, topic in ipairs(redis.call('SMEMBERS', TOPICS)) do
       dropped = dropped + #old
     end
   end
-  if redis.call('EXISTS', READY .. topic, LATER .. topic, DEAD .. topic, INLET .. topic, LINES .. topic) == 0
+  if redis.call('EXISTS', READY .. topic, LATER .. topic, DEAD .. topic, INLET .. topic) == 0
+    and redis.call('HEXISTS', its.LINED, topic) == 0
     and tonumber(redis.call('HGET', RESERVED, topic) or 0) <= 0 then
     redis.call('SREM', TOPICS, topic)
     redis.call('DEL', WAKE .. topic)

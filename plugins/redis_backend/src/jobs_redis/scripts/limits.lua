@@ -10,9 +10,15 @@ local names, any = {}, #ARGV > 2
 for n = 3, #ARGV do names[ARGV[n]] = true end
 local seen, found = {}, {}
 local function see(limit)
-  if seen[limit] or (any and not names[string.match(limit, '^[^:]*')]) then return end
+  local name = string.match(limit, '^[^:]*')
+  if seen[limit] then return end
+  if any then
+    if not names[name] then return end
+  elseif string.find(name, '/', 1, true) then
+    return -- of keys, which are listed only by name
+  end
   seen[limit] = true
-  local rule, overridden = its.definition(limit)
+  local rule = its.definition(limit)
   local closed = math.max(0, tonumber(redis.call('ZSCORE', its.CLOSED, limit) or 0) - now)
   local opens = closed
   if rule and rule.interval then
@@ -21,7 +27,7 @@ local function see(limit)
   end
   found[#found + 1] = {
     limit, tonumber(redis.call('HGET', its.USED, limit) or 0), tonumber(redis.call('HGET', its.WAITING, limit) or 0),
-    rule and rule.text or '', overridden and 1 or 0, opens > 0 and opens or -1, closed,
+    rule and rule.text or '', rule and rule.overridden and 1 or 0, opens > 0 and opens or -1, closed,
   }
 end
 for _, hash in ipairs({ its.DEFINED, its.OVERRIDDEN }) do

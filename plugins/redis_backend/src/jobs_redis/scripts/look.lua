@@ -10,7 +10,12 @@ local paused = redis.call('EXISTS', PAUSED) == 1
 for n = 2, #ARGV do
   local topic = ARGV[n]
   if not paused or redis.call('SISMEMBER', PAUSED, topic) == 0 then
-    if redis.call('EXISTS', READY .. topic, base .. 'open:' .. topic, base .. 'opening:' .. topic) > 0 then ready = 1 end
+    if redis.call('EXISTS', base .. 'filed:' .. topic, base .. 'fair:' .. topic, base .. 'opening:' .. topic) > 0 then
+      ready = 1
+    elseif redis.call('EXISTS', READY .. topic) == 1 then
+      local most = tonumber(redis.call('HGET', LINES .. topic, '=') or nil) -- reservations of jobs without a key at once
+      if not most or tonumber(redis.call('HGET', base .. 'limit-used', 'key/' .. topic .. ':') or 0) < most then ready = 1 end
+    end
     local first = redis.call('ZRANGE', LATER .. topic, 0, 0, 'WITHSCORES')
     if first[2] then
       local left = math.max(0, tonumber(first[2]) - now)

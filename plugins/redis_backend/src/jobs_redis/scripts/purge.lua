@@ -47,7 +47,7 @@ for _, id in ipairs(ids) do
 end
 if ARGV[3] == 'ready' then -- those behind a limit, too
   local count = #ids
-  for _, zset in ipairs({ its.OPEN, its.SHUT }) do
+  for _, zset in ipairs({ its.FILED, its.FAIR, its.SHUT }) do
     if count < limit then count = count + purge_lines(zset .. ARGV[2], limit - count) end
   end
   return count

@@ -63,7 +63,7 @@ local function add(first, count, cancelled_ttl)
         local replaces, timed, loosely
         delay, replaces, timed, loosely = string.match(extra, '^(%d+) (%d) (%d+) %d(%??)$')
         local job = parse(record)
-        own = job.line
+        own = job.tenant and lines().line_for(job)
         if job.tenant then lines().need_schema_2() end
         delay, key, timed = tonumber(delay), job.key, tonumber(timed)
         if key ~= '' then

@@ -43,7 +43,7 @@ end
 
 -- Remove a waiting job from its list; return false if it is not waiting.
 local function take_out(id, job)
-  if job.line and lines().leave(id, job) then return true end
+  if job.tenant and lines().leave(id, job) then return true end
   return redis.call('ZREM', READY .. job.topic, id) == 1 or redis.call('ZREM', LATER .. job.topic, id) == 1
 end
 
@@ -67,7 +67,7 @@ local function release(owner, started, report, crash, cancelled_ttl)
           history[2], history[3] = history[2] + 1, history[3] + crash
           keep_history(id, history, report)
         end
-        stand(id, job, score)
+        stand(id, job, score, started and not started[id])
       end
     end
   end

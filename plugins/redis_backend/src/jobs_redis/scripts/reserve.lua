@@ -121,13 +121,14 @@ local bounds -- of what is taken from lines, once the reserve has met any
 
 local function serve(topic)
   line_up_due(topic, 1000)
-  local lined, exhausted = redis.call('EXISTS', LINES .. topic) == 1, false
+  local lined, exhausted, passed_over = redis.call('EXISTS', LINES .. topic) == 1, false, false
   if lined then
     bounds = bounds or bounds_of(ARGV[6])
-    serve_lines(topic, left, bounds, hold)
+    passed_over = serve_lines(topic, left, bounds, hold)
     exhausted = bounds.exhausted
+  else
+    hold(topic, redis.call('ZPOPMIN', READY .. topic, left), '')
   end
-  if left > 0 and not exhausted then hold(topic, redis.call('ZPOPMIN', READY .. topic, left), '') end
   if left > 0 then
     for _, times in ipairs({ LATER .. topic, lined and lines().OPENS .. topic or nil }) do
       local first = redis.call('ZRANGE', times, 0, 0, 'WITHSCORES')[2]
@@ -137,11 +138,9 @@ local function serve(topic)
   end
   if left > 0 and not exhausted then
     redis.call('DEL', WAKE .. topic)
-    if lined and bounds.passed_over and redis.call('EXISTS', lines().OPEN .. topic) == 1 then
-      wake(topic) -- another worker can start it
-    end
+    if passed_over then wake(topic) end -- another worker can start it
   elseif redis.call('EXISTS', READY .. topic) == 1
-    or (lined and redis.call('EXISTS', lines().OPEN .. topic, lines().OPENING .. topic) > 0) then
+    or (lined and redis.call('EXISTS', lines().FILED .. topic, lines().FAIR .. topic, lines().OPENING .. topic) > 0) then
     wake(topic)
   end
   if redis.call('EXISTS', INLET .. topic) == 1 then seen[#seen + 1] = topic end

@@ -4,5 +4,5 @@
 -- Cost     O(topics)
 
 for n = 2, #ARGV do
-  if redis.call('EXISTS', READY .. ARGV[n], base .. 'open:' .. ARGV[n], base .. 'opening:' .. ARGV[n]) > 0 then wake(ARGV[n]) end
+  if redis.call('EXISTS', READY .. ARGV[n], base .. 'filed:' .. ARGV[n], base .. 'fair:' .. ARGV[n], base .. 'opening:' .. ARGV[n]) > 0 then wake(ARGV[n]) end
 end

@@ -1,70 +1,122 @@
--- How reserve takes jobs from lines. Needs common, lines.
+-- How reserve takes jobs from a topic with lines. Needs common, lines.
 
 local LOOKED_AT = 100 -- most closed lines that one reserve looks at
 local MOST_LINED = 300 -- most jobs of lines that one reserve takes, so that it never takes the server over 50 ms
 
 -- What one reserve may still take from lines, of all its topics.
 local function bounds_of(startable)
-  return { startable = tonumber(startable) or math.huge, passed_over = false, looked = 0, lined = 0, exhausted = false }
+  return { startable = tonumber(startable) or math.huge, looked = 0, lined = 0, exhausted = false, passed_over = false }
 end
 
--- Reserve up to `left` jobs from the lines of a topic, and from its plain line up to the position of the best one.
+-- Reserve up to `left` jobs of a topic, from its plain line and from the others. Return whether one was passed over.
 local function serve_lines(topic, left, bounds, hold)
   local its = lines()
-  local OPEN, OPENING, OPENS, FILED = its.OPEN .. topic, its.OPENING .. topic, its.OPENS .. topic, its.FILED
-  local function counts_slots(line)
-    for limit in string.gmatch(line, '[^\n]+') do
-      local rule = its.definition(limit)
-      if rule and rule.concurrency then return true end
+  local rule, ready = its.fair(topic), READY .. topic
+  local plain_limits, passed_over, skipped, skips = {}, false, {}, 0
+  if rule then
+    its.need_schema_2()
+    plain_limits[1] = its.key_limit(topic, '')
+  end
+  for _, limit in ipairs(redis.call('ZRANGEBYSCORE', its.OPENS .. topic, '-inf', now, 'LIMIT', 0, LOOKED_AT)) do
+    local _, order = its.best(limit, topic)
+    redis.call('ZREM', its.OPENS .. topic, limit)
+    if order then redis.call('ZADD', its.OPENING .. topic, order, limit) end
+  end
+
+  local function counts_slots(limits)
+    for _, limit in ipairs(limits) do
+      local found = its.definition(limit)
+      if found and found.concurrency then return true end
     end
     return false
   end
 
-  local skipped = {}
-  for _, limit in ipairs(redis.call('ZRANGEBYSCORE', OPENS, '-inf', now, 'LIMIT', 0, LOOKED_AT)) do
-    local _, best = its.head_of(FILED .. limit .. '\n' .. topic)
-    redis.call('ZREM', OPENS, limit)
-    if best then redis.call('ZADD', OPENING, best, limit) end
+  local plain_left = true
+  -- Order and position of the first job of the plain line, if it can start.
+  local function plain_first()
+    if not plain_left then return nil end
+    local id, at = its.head_of(ready)
+    if id and not its.blocker(plain_limits) then
+      if rule and rule.most and bounds.startable <= 0 then
+        passed_over = true
+      else
+        return rule and its.score(topic, math.floor(at / SPAN), '') or at, at
+      end
+    end
+    plain_left = false
   end
+
+  -- Take plain jobs: in a fair topic one, unless nothing else is left; in others those before a position, or all.
+  local function take_plain(before)
+    local count = left
+    if rule and before then
+      count = 1
+    elseif before then
+      count = math.min(left, redis.call('ZCOUNT', ready, '-inf', '(' .. whole(before)))
+    elseif rule and rule.most then
+      local used = tonumber(redis.call('HGET', its.USED, plain_limits[1]) or 0)
+      count = math.min(left, rule.most - used, bounds.startable)
+    end
+    local taken = redis.call('ZPOPMIN', ready, count)
+    count = #taken / 2
+    local counted = ''
+    if rule then
+      counted = its.take(plain_limits, count)
+      local last
+      for n = 2, #taken, 2 do
+        local rank = math.floor(taken[n] / SPAN)
+        if rank ~= last then its.served(topic, rank, '') end
+        last = rank
+      end
+      if rule.most then bounds.startable = bounds.startable - count end
+      bounds.lined = bounds.lined + 1
+    end
+    left = left - count
+    hold(topic, taken, counted)
+  end
+
   while left > 0 do
     if bounds.looked >= LOOKED_AT or bounds.lined >= MOST_LINED then
       bounds.exhausted = true
       break
     end
-    local line, at = its.head_of(OPEN)
-    local limit, opening = its.head_of(OPENING)
-    if limit and (not line or opening < at) then
-      line, at = its.head_of(FILED .. limit .. '\n' .. topic)
-      its.reopen(topic, line, limit)
+    local line, order, at, from
+    if skips < LOOKED_AT then
+      line, order, at = its.best('', topic)
+      local other, limit, its_order, its_at = its.best_opening(topic, order, at)
+      if other then line, from, order, at = other, limit, its_order, its_at end
     end
-    if not line then break end
-    local plain = redis.call('ZRANGEBYSCORE', READY .. topic, '-inf', '(' .. whole(at), 'WITHSCORES', 'LIMIT', 0, left)
-    if #plain > 0 then
-      local ids = {}
-      for n = 1, #plain, 2 do ids[#ids + 1] = plain[n] end
-      redis.call('ZREM', READY .. topic, unpack(ids))
-      hold(topic, plain, '')
-      left = left - #ids
-      if left <= 0 then break end
-    end
-    local key = its.LINE .. topic .. '\n' .. line
-    local none, till = its.blocker(line)
-    local slots = not none and counts_slots(line)
-    if none then
-      bounds.looked = bounds.looked + 1
-      its.shut(topic, line, at, redis.call('ZCARD', key), none, till)
-    elseif slots and bounds.startable <= 0 then
-      bounds.passed_over, bounds.looked = true, bounds.looked + 1
-      redis.call('ZREM', OPEN, line)
-      skipped[#skipped + 1], skipped[#skipped + 2] = at, line
+    local plain_order, plain_at = plain_first()
+    if plain_order and (not line or plain_order < order or (plain_order == order and plain_at < at)) then
+      take_plain(line and at)
+    elseif not line then
+      break
     else
-      local first = redis.call('ZPOPMIN', key)
-      bounds.lined, left = bounds.lined + 1, left - 1
-      if slots then bounds.startable = bounds.startable - 1 end
-      local counted = its.take(line)
-      its.changed(topic, line, -1)
-      hold(topic, first, counted)
+      if from then its.reopen(topic, line, from) end
+      local key, limits = its.LINE .. topic .. '\n' .. line, its.limits_of(topic, line)
+      local none, till = its.blocker(limits)
+      local slots = not none and counts_slots(limits)
+      if none then
+        bounds.looked = bounds.looked + 1
+        its.drop('', topic, line)
+        its.shut(topic, line, at, redis.call('ZCARD', key), none, till)
+      elseif slots and bounds.startable <= 0 then
+        passed_over, skips = true, skips + 1
+        if rule and rule.most then break end -- all others of the topic need a slot, too
+        its.drop('', topic, line)
+        skipped[skips] = { line, at }
+      else
+        local first = redis.call('ZPOPMIN', key)
+        bounds.lined, left = bounds.lined + 1, left - 1
+        if slots then bounds.startable = bounds.startable - 1 end
+        local counted = its.take(limits, 1)
+        its.changed(topic, line, -1)
+        if rule then its.served(topic, math.floor(first[2] / SPAN), its.parts_of(line).key or '') end
+        hold(topic, first, counted)
+      end
     end
   end
-  if #skipped > 0 then redis.call('ZADD', OPEN, unpack(skipped)) end
+  for _, one in ipairs(skipped) do its.put('', topic, one[1], one[2]) end
+  bounds.passed_over = bounds.passed_over or passed_over
+  return passed_over
 end

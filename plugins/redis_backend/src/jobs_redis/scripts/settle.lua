@@ -88,7 +88,7 @@ if ARGV[at] == '0' then return keep_answers() end
 -- Release, retry or defer.
 local function send_back(id, job, token, outcome, after, error)
   if outcome == 'release' then
-    stand(id, job, string.match(token, ':(%d+)'))
+    stand(id, job, string.match(token, ':(%d+)'), true)
   else
     local history = history_of(id)
     if outcome == 'retry' then history[1] = history[1] + 1 else history[4] = history[4] + 1 end
@@ -111,6 +111,7 @@ local function limit_anew(id, record, job, limits)
   local payload = string.sub(rest, start + fixed + (tonumber(length) or 0))
   local ours = cmsgpack.pack({ job.tenant or '', unpack(limits) })
   redis.call('HSET', JOBS, id, shape .. ' ' .. #ours .. '|' .. job.topic .. job.key .. ours .. payload)
+  job.tenant = job.tenant or ''
   job.line = #limits > 0 and table.concat(limits, '\n') or nil
   lines().need_schema_2()
 end
