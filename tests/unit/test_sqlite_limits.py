@@ -1,6 +1,11 @@
 """Limits and fairness in the SQLite file: the choice of jobs, the cost of a step, and releases beside one another."""
 
+import contextlib
+import itertools
+import json
+import os
 import shutil
+import signal
 import sqlite3
 import tempfile
 from pathlib import Path
@@ -58,16 +63,73 @@ def test_the_sqlite_backend_chooses_as_the_rules_say_and_counts_exactly(steps):
         url = f"sqlite:///{directory}/queue.db?durability=process"
         backend = SqliteBackend(url, BackendOptions(clock=lambda: model.now, lease=1e9))
         replay(steps, model, backend)
-        with backend._connection.reading() as db:
-            slots = [limit for job in model.held for limit in job["slots"]]
-            assert dict(db.execute("SELECT name, used FROM limit_state WHERE used")) == {
-                limit: slots.count(limit) for limit in slots
-            }
-            filed = dict(db.execute("SELECT filed_under, sum(size) FROM line WHERE filed_under IS NOT NULL GROUP BY 1"))
-            assert dict(db.execute("SELECT name, waiting FROM limit_state WHERE waiting")) == filed
-            jobs_of_lines = dict(db.execute("SELECT line, count(*) FROM lined GROUP BY 1"))
-            assert dict(db.execute("SELECT id, size FROM line")) == jobs_of_lines
+        assert_counts_are_exact(backend, [limit for job in model.held for limit in job["slots"]])
         backend.close()
+
+
+def assert_counts_are_exact(backend, slots):
+    """Compare all counters with what they count; `slots` has a limit for each slot that is taken."""
+    with backend._connection.reading() as db:
+        assert dict(db.execute("SELECT name, used FROM limit_state WHERE used")) == {
+            limit: slots.count(limit) for limit in slots
+        }
+        filed = dict(db.execute("SELECT filed_under, sum(size) FROM line WHERE filed_under IS NOT NULL GROUP BY 1"))
+        assert dict(db.execute("SELECT name, waiting FROM limit_state WHERE waiting")) == filed
+        assert dict(db.execute("SELECT id, size FROM line")) == dict(db.execute("SELECT line, count(*) FROM lined GROUP BY 1"))
+        totals = (
+            "SELECT sum(size) FILTER (WHERE filed_under IS NULL), sum(size) FILTER (WHERE filed_under IS NOT NULL) FROM line"
+        )
+        counted = db.execute("SELECT sum(ready), sum(limited) FROM topic_lines").fetchone()
+        assert [count or 0 for count in counted] == [count or 0 for count in db.execute(totals).fetchone()]
+
+
+# -- kills -------------------------------------------------------------------------------------------
+
+
+def work_until_killed(path, owner, statement):
+    """Reserve and settle jobs, and die by SIGKILL at a statement."""
+    backend = SqliteBackend(f"sqlite:///{path}?durability=process", BackendOptions())
+    backend.open(owner)
+    left = itertools.count(statement, -1)
+    with backend._connection.reading() as db:
+        db.set_trace_callback(lambda sql: next(left) or os.kill(os.getpid(), signal.SIGKILL))
+    for outcome in (Outcome.RELEASE, Outcome.RETRY, Outcome.DONE):
+        held = backend.reserve(["t"], 3, new_id())
+        backend.settle([Settlement(each.id, each.token, outcome, ran=False) for each in held[1:]], new_id())
+
+
+@pytest.mark.parametrize("fair", [False, True])
+def test_no_kill_between_two_statements_leaks_a_slot_a_token_or_a_place(path, open_, fair):
+    keeper = open_()
+    keeper.define_limits({"a": Limit(concurrency=2), "r": Limit(interval=1e-6)}, {"t": Lines(fair, 2 if fair else None)})
+    for number in range(12):
+        push(keeper, f"{number}", limits=(("a",), ("a", "r"), ("r",), ())[number % 4], key="kl"[number % 2])
+    for statement in itertools.count(5 * fair, 11):
+        owner = f"victim-{statement}"
+        child = os.fork()
+        if not child:
+            with contextlib.suppress(BaseException):
+                work_until_killed(path, owner, statement)
+                os._exit(0)
+            os._exit(1)
+        killed = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert killed in (-signal.SIGKILL, 0)
+        with keeper._connection.reading() as db:
+            held = db.execute("SELECT slots FROM reserved WHERE slots NOT NULL").fetchall()
+        assert_counts_are_exact(keeper, [limit for (slots,) in held for limit in json.loads(slots)])
+        keeper.release_owner(owner, (), b"")
+        assert_counts_are_exact(keeper, [])
+        assert keeper.counts(["t"])["t"].reserved == 0
+        if not killed:
+            break
+    assert statement > 60
+    worker, taken = open_("worker"), []
+    while worker.wait(["t"], 0.1) and (some := worker.reserve(["t"], 12, new_id())):
+        taken += [each.id for each in some]
+        worker.settle([Settlement(each.id, each.token, Outcome.DONE) for each in some], new_id())
+    assert len(taken) == len(set(taken))
+    with keeper._connection.reading() as db:
+        assert db.execute("SELECT (SELECT count(*) FROM job) + (SELECT count(*) FROM line)").fetchone() == (0,)
 
 
 # -- cost --------------------------------------------------------------------------------------------

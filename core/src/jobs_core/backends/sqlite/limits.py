@@ -169,10 +169,9 @@ def forget_idle(tx: Transaction, most: int) -> None:
 def states(db: sqlite3.Connection, most: int, names: Sequence[str], now: float) -> list[LimitState]:
     """List limit values, those with the most waiting jobs first; the limits of keys only if they are named."""
     known: dict[str, tuple[Any, ...]] = {}
+    of_name = f"{_STATE} WHERE {VALUES.format('name')} LIMIT :most"
     for name in names:
-        known |= {
-            row[0]: row for row in db.execute(f"{_STATE} WHERE {VALUES} LIMIT :most", {"name": name, "most": _MOST_LISTED})
-        }
+        known |= {row[0]: row for row in db.execute(of_name, {"name": name, "most": _MOST_LISTED})}
     if not names:
         sql = f"{_STATE} WHERE name NOT GLOB ? ORDER BY waiting DESC LIMIT ?"
         known = {row[0]: row for row in db.execute(sql, (f"{KEY_LIMIT}*", _MOST_LISTED))}

@@ -208,6 +208,23 @@ class LimitCases(RigCase):
         assert rig.take(worker) == []
         assert not _state(producer, "a:x").overridden
 
+    def test_limits_are_listed_all_or_by_name_with_the_most_waiting_first(self, rig: Rig) -> None:
+        if not rig.has("limits"):
+            return
+        producer, worker = rig.producer(), rig.worker()
+        producer.define_limits({"a": ONE, "ab": ONE, "unused": ONE}, {})
+        for limit, count in (("a:x", 2), ("a:y", 3), ("ab", 2), ("undefined:z", 1)):
+            rig.push_many(producer, count, limits=(limit,))
+        assert len(rig.take(worker)) == 4
+        assert rig.take(worker) == []
+        found = [(state.limit, state.used, state.waiting) for state in producer.limits(100)]
+        assert found[:2] == [("a:y", 1, 2), ("a:x", 1, 1)] or found[:2] == [("a:y", 1, 2), ("ab", 1, 1)]
+        expected = {("a", 0, 0), ("a:x", 1, 1), ("a:y", 1, 2), ("ab", 1, 1), ("undefined:z", 1, 0), ("unused", 0, 0)}
+        assert set(found) == expected
+        assert {state.limit for state in producer.limits(100, ["a"])} == {"a", "a:x", "a:y"}
+        assert {state.limit for state in producer.limits(100, ["ab", "undefined"])} == {"ab", "undefined:z"}
+        assert [state.limit for state in producer.limits(1, ["a"])] == ["a:y"]
+
     def test_a_lowered_limit_takes_nothing_back_and_a_raised_one_opens_at_once(self, rig: Rig) -> None:
         if not rig.has("limits"):
             return
