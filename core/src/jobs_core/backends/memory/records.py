@@ -85,14 +85,14 @@ class Job:
         if error:
             self.errors = (*self.errors, error)[-KEPT_ERRORS:]
 
-    def record(self, now: float) -> JobRecord:
-        """Return the record of this job, as operators see it."""
+    def record(self, now: float, *, ended: bool = False, result: bytes | None = None, reason: str = "") -> JobRecord:
+        """Return the record of this job, as operators see it; that of its end has no payload and no cursor."""
         scheduled = self.state is State.SCHEDULED and not self.is_due(now)
         return JobRecord(
             id=self.id,
             topic=self.topic,
             state=State.READY if self.is_due(now) else self.seen_state,
-            payload=self.payload,
+            payload=b"" if ended else self.payload,
             priority=-self.rank,
             attempt=self.attempt,
             redeliveries=self.redeliveries,
@@ -103,10 +103,11 @@ class Job:
             owner=self.owner if self.state is State.RESERVED else None,
             since=self.since,
             cancel_requested=self.cancel or (self.state is State.RESERVED and self.barred),
-            reason=self.reason if self.state is State.DEAD else "",
+            reason=self.reason if self.state is State.DEAD else reason,
             errors=self.errors,
             broker_now=now,
-            cursor=self.cursor,
+            cursor=b"" if ended else self.cursor,
+            result=result,
             key=self.key,
             limits=self.limits,
             blocked_by=self.line.filed if self.line is not None else "",

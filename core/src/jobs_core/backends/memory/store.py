@@ -482,7 +482,7 @@ class MemoryStore:
         self._free_key(job)
         job.state, job.since, job.cancel, job.force = state, at.now, False, False
         if ttl > 0 and (result is not None or state is State.CANCELLED):
-            record = msgspec.structs.replace(job.record(at.now), payload=b"", result=result, cursor=b"", reason=reason)
+            record = job.record(at.now, ended=True, result=result, reason=reason)
             self._ended[job.id] = (at.now + ttl, record)
             heapq.heappush(self._ended_due, (at.now + ttl, job.id))
         if not job.plain and job.node is not None:

@@ -237,6 +237,9 @@ class FlowOperators(RigCase):
         assert flow.status().state == "cancelled"
         assert rig.take_ids(worker) == []
         assert {flow.state(each) for each in (ready, later, waiting, finale)} == {State.CANCELLED}
+        if worker.wakes_to_cancel:
+            assert not worker.wait([T], PATIENCE)
+            assert worker.called
         assert worker.heartbeat().cancelled == (first,)
         assert flow.record(first).cancel_requested
         assert (worker.requeue([dead]), flow.backend.retry_flow(flow.id)) == (0, 0)
@@ -275,10 +278,33 @@ class FlowOperators(RigCase):
         held = rig.take_one(worker)
         assert flow.backend.cancel_flow(flow.id, finale=True)
         assert rig.take_ids(worker) == [], "a member of the body still runs"
-        rig.settle(worker, held, Outcome.CANCELLED)
+        late = flow.job((ALL,), when="ended")
+        rig.settle(worker, held, Outcome.DONE, followups=(late,))
         assert run(rig, worker, 9) == [tidy]
-        assert {flow.state(each) for each in (second, happy)} == {State.CANCELLED}
-        assert (flow.status().state, flow.status().done, flow.status().ended_at is None) == ("cancelled", 1, False)
+        assert {flow.state(each) for each in (second, happy, late.id)} <= {State.CANCELLED, State.UNKNOWN}
+        assert (flow.status().state, flow.status().done, flow.status().ended_at is None) == ("cancelled", 2, False)
+
+    def test_no_member_of_a_large_flow_starts_while_its_cancellation_is_carried_out(self, rig: Rig) -> None:
+        if not rig.has(*OPS):
+            return
+        flow, worker = FlowRig(rig), rig.worker()
+        first = flow.add(priority=9)
+        for place in ((), after(first, ended=True)):
+            for _ in range(1200):
+                flow.add(place)
+            flow.push(last=bool(place))
+        while flow.status().active < 1201:
+            worker.housekeep(1000)
+        held = rig.take_one(worker)
+        assert held.id == first
+        assert flow.backend.cancel_flow(flow.id)
+        assert rig.take_ids(worker) == []
+        rig.done(worker, held)
+        while flow.status().ended_at is None:
+            assert rig.take_ids(worker) == []
+            worker.housekeep(1000)
+        assert (flow.status().done, flow.status().cancelled) == (1, 2400)
+        assert not worker.wait([T], 0.0)
 
     def test_a_cancellation_reaches_the_members_of_a_dead_owner(self, rig: Rig) -> None:
         if not rig.has(*OPS, "owner_release"):

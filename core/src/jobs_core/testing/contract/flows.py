@@ -206,16 +206,21 @@ class FlowCases(RigCase):
         handler = flow.add(after(second, ended=True))
         finale = flow.add((ALL,))
         report = flow.add((ALL,), when="failed")
+        other = flow.add((ALL,), topic=f"{T}.2")
+        both = flow.add((*after(first, ended=True), *after(other)))
         flow.push()
         run(rig, worker, 1, Outcome.DEAD)
         assert run(rig, worker, 9) == [handler], "it could only wait for what cannot run any more"
         assert run(rig, worker, 9) == [report], "all that the body could do was done"
         status = flow.status()
-        assert (status.state, status.waiting, status.active, status.dead, status.done) == ("failed", 3, 0, 1, 2)
+        assert (status.state, status.waiting, status.active, status.dead, status.done) == ("failed", 5, 0, 1, 2)
         assert flow.backend.requeue([first]) == 1
         assert flow.status().state == "running"
+        assert not any(member.stuck for member in flow.backend.flow_members(flow.id, 9))
         assert [run(rig, worker, 9) for _ in range(4)] == [[first], [second], [third], [finale]]
-        assert rig.take_ids(worker) == [], "what ran once does not run again"
+        assert rig.take_ids(worker) == [], "what ran once does not run again, and an end counts once"
+        rig.done(worker, *rig.take(worker, topics=[f"{T}.2"]))
+        assert run(rig, worker, 9) == [both]
         assert flow.status().state == "done"
 
     def test_a_member_that_was_skipped_spoils_neither_its_stage_nor_the_body(self, rig: Rig) -> None:
@@ -339,12 +344,16 @@ class FlowCases(RigCase):
         flow.add(delay=1000.0)
         flow.push()
         rig.push_many(flow.backend, 1)
-        added = flow.job()
-        rig.settle(worker, rig.take_one(worker), Outcome.DONE, followups=(added,))
-        record = flow.record(added.id)
-        assert record.state is State.DEAD
-        assert flow.id in record.reason
-        assert flow.status().total == 1
+        other = FlowRig(rig)
+        other.add()
+        other.push()
+        for held in rig.take(worker, 2):
+            added = flow.job()
+            rig.settle(worker, held, Outcome.DONE, followups=(added,))
+            record = flow.record(added.id)
+            assert record.state is State.DEAD
+            assert flow.id in record.reason
+        assert (flow.status().total, other.status().total) == (1, 1)
 
     def test_a_stale_or_repeated_settlement_counts_once(self, rig: Rig) -> None:
         if not rig.has("flows", "owner_release"):
