@@ -18,6 +18,7 @@ from jobs_core import (
     Flow,
     FlowError,
     JobDefinitionError,
+    MessageError,
     NotSupported,
     Unique,
     chain,
@@ -458,6 +459,25 @@ def test_a_stage_does_not_mix_members_of_body_and_finale(recorder):
         flow.add(tell.call(), after="end", stage="more")
         with pytest.raises(FlowError, match="use two labels"):
             flow.add(tell.call(), stage="more")
+
+
+def test_an_id_is_chosen_once(recorder):
+    with Flow() as flow:
+        flow.add(tell.using(id="order-7").call())
+        with pytest.raises(FlowError, match="has a member with the id 'order-7' already"):
+            flow.add(tell.using(id="order-7").call())
+
+
+def test_arguments_that_contain_themselves_are_refused_at_once(recorder):
+    endless: list[Any] = []
+    endless += [endless, endless]
+    with Flow() as flow:
+        paid = flow.add(charge.call(7))
+        for arguments in ([endless], [endless, paid.result]):
+            with pytest.raises((MessageError, ArgumentError)):
+                flow.add(tell.call(*arguments))
+        flow.add(tell.call([[paid.result]] * 3))
+    assert list(envelope(recorder.members[-1])["results"]) == ["/args/0/0/0", "/args/0/1/0", "/args/0/2/0"]
 
 
 def test_a_flow_takes_members_only_within_its_block(recorder):

@@ -131,27 +131,32 @@ def unescaped(token: str) -> str:
 def taken(job: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Taken | None:
     """Return what a call takes from other members; None if it takes no result."""
     places: dict[str, Source] = {}
-    plain_args = _plain(job, list(args), "/args", places, 0)
-    plain_kwargs = _plain(job, dict(kwargs), "/kwargs", places, 0)
+    plain_args = _plain(job, list(args), "/args", places, set())
+    plain_kwargs = _plain(job, dict(kwargs), "/kwargs", places, set())
     return Taken(plain_args, plain_kwargs, places) if places else None
 
 
-def _plain(job: str, value: Any, pointer: str, places: dict[str, Source], depth: int) -> Any:
-    """Return a value with null for each placeholder in it; copy only what contains one."""
+def _plain(job: str, value: Any, pointer: str, places: dict[str, Source], around: set[int]) -> Any:
+    """Return a value with null for each placeholder in it; copy only what contains one.
+
+    `around` holds the identities of the containers around the value: one that contains itself is left to the encoder.
+    """
     kind = type(value)
     if kind is Placeholder:
         places[pointer] = source_of(value)
         return None
-    if depth > MAX_NESTING or not isinstance(value, (list, tuple, dict)):  # encoding refuses what is nested more deeply
-        return value
+    if not isinstance(value, (list, tuple, dict)) or id(value) in around or len(around) > MAX_NESTING:
+        return value  # encoding refuses what is nested too deeply
     before = len(places)
+    around.add(id(value))
     if isinstance(value, dict):
-        made: Any = {key: _plain(job, each, f"{pointer}/{_token(key)}", places, depth + 1) for key, each in value.items()}
+        made: Any = {key: _plain(job, each, f"{pointer}/{_token(key)}", places, around) for key, each in value.items()}
         if len(places) > before and not all(type(key) in (str, int) for key in value):
             key = next(key for key in value if type(key) not in (str, int))
             raise FlowError(f"{job}: a dict that contains a result has the key {shown(key)}: use strings as keys")
     else:
-        made = [_plain(job, each, f"{pointer}/{n}", places, depth + 1) for n, each in enumerate(value)]
+        made = [_plain(job, each, f"{pointer}/{n}", places, around) for n, each in enumerate(value)]
+    around.discard(id(value))
     return made if len(places) > before else value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import re
 from typing import Any
@@ -10,9 +11,29 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from jobs_core import App, Config, Discard, DuplicateJob, Flow, FlowError, Retry, chain, current_job, ended, group, job
+from jobs_core import (
+    App,
+    Config,
+    Discard,
+    DuplicateJob,
+    EndlessWait,
+    Flow,
+    FlowError,
+    FlowHandle,
+    FlowLost,
+    JobFailed,
+    JobWasCancelled,
+    ResultTimeout,
+    Retry,
+    chain,
+    current_job,
+    ended,
+    group,
+    job,
+)
 from jobs_core.backends.base import Delivery, Outcome, Settlement
 from jobs_core.backends.memory import MemoryBackend
+from jobs_core.ids import new_token
 from jobs_core.message import PACKED_RESULTS_VERSION, Message, Signer, decode, encode
 from jobs_core.registry import Registry
 from jobs_core.testing import JobsQueue
@@ -399,3 +420,52 @@ def test_inline_jobs_run_a_whole_flow_at_the_end_of_its_block():
             assert ran == []
         assert ran == [(1,)]
         assert group([value.call(1)]).enqueue().result(0) == [1]
+
+
+# -- handles -------------------------------------------------------------------------------------------
+
+
+def test_the_result_of_a_chain_that_failed_is_an_error_at_once(queue):
+    handle = chain(fail.call(), value.step()).enqueue()
+    with pytest.raises(ResultTimeout, match="has no result within 0.01 s: running; of 2 members, 1 waiting, 1 in work"):
+        handle.result(0.01)
+    queue.drain(raise_errors=False)
+    with pytest.raises(JobFailed, match=f"its flow failed: .*jobsctl flow retry {handle.id}"):
+        handle.result(0.01)
+    many = group([fail.call(), value.call(1)]).enqueue()
+    queue.drain(raise_errors=False)
+    with pytest.raises(JobFailed, match=r"is dead \(discarded: no\)"):
+        many.result(0.01)
+    cancelled = chain(value.call(1), value.step()).enqueue()
+    assert cancelled.cancel()
+    queue.drain()
+    with pytest.raises(JobWasCancelled):
+        cancelled.result(0.01)
+
+
+def test_a_flow_is_found_again_by_its_id(queue):
+    with Flow("again") as flow:
+        flow.add(value.call(1))
+    handle = FlowHandle.of(flow.id)
+    assert handle.status() == "running"
+    with pytest.raises(ResultTimeout, match="has not ended within 0.01 s: running"):
+        handle.wait(0.01)
+    queue.drain()
+    assert handle.wait(1).done == 1
+    assert asyncio.run(handle.async_wait(1)).state == "done"
+    assert (asyncio.run(handle.astatus()), asyncio.run(handle.aretry()), asyncio.run(handle.acancel())) == ("done", 0, False)
+    for lost in (FlowHandle.of("nobody").progress, lambda: FlowHandle.of("nobody").wait(5)):
+        with pytest.raises(FlowLost, match="flow nobody is unknown"):
+            lost()
+
+
+def test_a_member_that_waits_for_its_own_flow_needs_a_timeout(queue):
+    @job(name=f"flow.waits-{new_token()}")
+    def waits() -> None:
+        with pytest.raises(EndlessWait):
+            current_job().flow.handle.wait()  # type: ignore[union-attr]
+
+    with Flow() as flow:
+        flow.add(waits.call())
+    queue.drain()
+    assert flow.handle.status() == "done"

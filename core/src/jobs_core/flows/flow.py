@@ -60,6 +60,7 @@ class Flow(Adder):
         self._awaited: dict[str, str] = {}  # the stages for which something waits, and what
         self._final: set[str] = set()  # ids of the members of the finale
         self._final_stages: set[str] = set()
+        self._chosen: set[str] = set()  # ids that `using` set
         self._groups = 0
 
     @property
@@ -176,6 +177,10 @@ class Flow(Adder):
     def _put(self, call: Call[Any], outgoing: Outgoing, member: FlowMember[Any]) -> None:
         assert outgoing.member is not None
         after = outgoing.member.after
+        if outgoing.chosen:
+            if member.id in self._chosen:
+                raise FlowError(f"flow.add({member.job}): id: the flow has a member with the id {member.id!r} already")
+            self._chosen.add(member.id)
         if self._is_final(after):
             self._final.add(member.id)
         if member.stage:

@@ -10,8 +10,9 @@ from msgspec import Struct
 
 from ..backends.base import Backend
 from ..backends.flows import FlowStatus
-from ..errors import BackendUnavailable, EndlessWait, FlowLost, NotAwaitable, ResultTimeout
+from ..errors import BackendUnavailable, EndlessWait, FlowLost, JobFailed, NotAwaitable, ResultTimeout
 from ..handle import JobHandle
+from ..job_function import current_enqueuer
 from ..units import DurationLike, seconds
 
 T = TypeVar("T")
@@ -48,6 +49,11 @@ class FlowHandle(Struct, eq=False):
     id: str
     name: str = ""
 
+    @classmethod
+    def of(cls, flow_id: str) -> FlowHandle:
+        """Return the handle of an earlier flow, from any process; the backend is not asked."""
+        return FlowHandle(current_enqueuer(), flow_id)
+
     def progress(self) -> FlowStatus:
         """Return the state of the flow and the number of its members by state.
 
@@ -68,15 +74,9 @@ class FlowHandle(Struct, eq=False):
 
         Raises ResultTimeout after `timeout`, FlowLost, and EndlessWait inside a job without a timeout.
         """
-        left = timeout if timeout is None or isinstance(timeout, (int, float)) else float(seconds(timeout))
-        in_job = self._application.may_be_in_job()
-        if left is None and in_job:
-            raise EndlessWait(
-                f"a job waits for flow {self.id} without a timeout: if every job in its pool does so, none of them ever ends. "
-                "Pass wait(timeout=…), or add a member that runs after flow.all"
-            )
+        left = self._patience(timeout)
         deadline = None if left is None else time.monotonic() + left
-        longest = WAIT_SLICE_IN_JOB if in_job else WAIT_SLICE
+        longest = WAIT_SLICE_IN_JOB if self._application.may_be_in_job() else WAIT_SLICE
         while True:
             patience = longest if deadline is None else min(longest, max(0.0, deadline - time.monotonic()))
             over = deadline is not None and time.monotonic() + patience >= deadline
@@ -95,6 +95,16 @@ class FlowHandle(Struct, eq=False):
                     f"flow {self.id} has not ended within {left:g} s: {described(status)}. `jobsctl flow show {self.id}` tells "
                     "more"
                 )
+
+    def _patience(self, timeout: DurationLike | None) -> float | None:
+        """Return a timeout in seconds; raise EndlessWait if a job would wait without one."""
+        left = timeout if timeout is None or isinstance(timeout, (int, float)) else float(seconds(timeout))
+        if left is None and self._application.may_be_in_job():
+            raise EndlessWait(
+                f"a job waits for flow {self.id} without a timeout: if every job in its pool does so, none of them ever ends. "
+                "Pass a timeout, or add a member that runs after flow.all"
+            )
+        return left
 
     def _wait(self, patience: float) -> FlowStatus | None:
         return self._application.operate(lambda backend: backend.wait_flow(self.id, patience))
@@ -159,13 +169,39 @@ class WorkHandle(FlowHandle, Generic[T], eq=False):
     def result(self, timeout: DurationLike | None = None) -> T:
         """Wait for the last job and return its result; for a group, the list of results in its order.
 
-        Raises what `JobHandle.result` raises.
+        Raises what `JobHandle.result` raises, and JobFailed if the last job cannot run because another one is dead.
         """
-        left = timeout if timeout is None or isinstance(timeout, (int, float)) else float(seconds(timeout))
+        left = self._patience(timeout)
         deadline = None if left is None else time.monotonic() + left
-        found: Any = _result(self.parts, deadline) if self.many else _result_of(self.ends[0], deadline)
+        try:
+            found: Any = self._results(self.parts, deadline) if self.many else self._result_of(self.ends[0], deadline)
+        except ResultTimeout:
+            raise ResultTimeout(f"flow {self.id} has no result within {left:g} s: {described(self.progress())}") from None
         value: T = found
         return value
+
+    def _results(self, parts: list[Any], deadline: float | None) -> list[Any]:
+        """Return the results of the items of a group, each perhaps a group itself."""
+        return [
+            self._results(part.parts, deadline) if part.many else self._result_of(part.ends[0].handle, deadline)
+            for part in parts
+        ]
+
+    def _result_of(self, handle: JobHandle[Any], deadline: float | None) -> Any:
+        while True:
+            left = WAIT_SLICE if deadline is None else min(WAIT_SLICE, max(0.0, deadline - time.monotonic()))
+            try:
+                return handle.result(left)
+            except ResultTimeout:
+                status = self.progress()
+                if status.state == "failed" and not status.active:
+                    raise JobFailed(
+                        f"job {handle.id} cannot run, because its flow failed: {described(status)}. `jobsctl flow show "
+                        f"{self.id}` tells more; `jobsctl flow retry {self.id}` continues it",
+                        reason="flow failed",
+                    ) from None
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise
 
     async def aresult(self, timeout: DurationLike | None = None) -> T:
         """Wait for the result without blocking the event loop; see `result`."""
@@ -173,15 +209,6 @@ class WorkHandle(FlowHandle, Generic[T], eq=False):
 
     def __repr__(self) -> str:
         return f"<WorkHandle {self.id} {self.name}>"
-
-
-def _result(parts: list[Any], deadline: float | None) -> list[Any]:
-    """Return the results of the items of a group, each perhaps a group itself."""
-    return [_result(part.parts, deadline) if part.many else _result_of(part.ends[0].handle, deadline) for part in parts]
-
-
-def _result_of(handle: JobHandle[Any], deadline: float | None) -> Any:
-    return handle.result(None if deadline is None else max(0.0, deadline - time.monotonic()))
 
 
 def described(status: FlowStatus) -> str:
