@@ -505,7 +505,7 @@ class App:
         `chosen` makes the backend check whether the id exists already. An id that `message` made is new: pass False.
         Raises PayloadStoreUnavailable if the message needs a blob that cannot be written, or may not (`may_store`).
         """
-        payload = self._encoded(message, may_store)
+        payload = self._packed(message, may_store) if self.payloads.packs else self._plain(message)
         if message.key is None and not message.limits:
             return Outgoing(message.id, message.topic, payload, message.priority, message.delay or 0.0, message.unique, chosen)
         if self._unopened is None or self._unopened[0] is not self.config:
@@ -521,11 +521,10 @@ class App:
         So it needs none of the backend's features. Raises the errors of `message`, MessageError and MessageTooLarge.
         """
         message = self._message(call, stamp_of(call.job, self.config))
-        return Outgoing(message.id, message.topic, self._encoded(message))
+        payload = self._packed(message, True) if self.payloads.packs else self._plain(message)
+        return Outgoing(message.id, message.topic, payload)
 
-    def _encoded(self, message: Message, may_store: bool = True) -> bytes:
-        if self.payloads.packs:
-            return self._packed(message, may_store)
+    def _plain(self, message: Message) -> bytes:
         return encode(message, signer=self._signs, limit=self.config.max_message)
 
     def _packed(self, message: Message, may_store: bool) -> bytes:

@@ -32,19 +32,27 @@ class Job:
     Fields that few jobs have are attributes of the class until they are set, which creates the dict: plain jobs pay nothing.
     """
 
+    due: float  # set when it is scheduled
+    owner: str  # set, with `request` and `token`, when it is reserved
+    request: str
+    token: int
+
     # fmt: off
-    __slots__ = ("__dict__", "attempt", "cancel", "crashes", "deferrals", "due", "errors", "force", "id", "owner", "payload",
-                 "plain", "pushed_at", "rank", "ready_at", "reason", "redeliveries", "request", "seq", "since", "state",
-                 "token", "topic", "unique")
+    __slots__ = ("__dict__", "attempt", "crashes", "deferrals", "due", "id", "owner", "payload", "plain", "pushed_at", "rank",
+                 "ready_at", "redeliveries", "request", "seq", "since", "state", "token", "topic", "unique")
     # fmt: on
 
+    cancel = False
     cursor = b""
     delay = 0.0  # of a member of a flow: from when what it waits for has ended
+    errors: tuple[bytes, ...] = ()
+    force = False
     key = ""
     limits: tuple[str, ...] = ()
     line: Line | None = None  # while it is ready; None in the plain line
     member: Member | None = None
     node: Node | None = None  # its place in its flow
+    reason = ""
     slots: tuple[str, ...] = ()  # limits in which its reservation counts
     tokens: tuple[tuple[str, float], ...] = ()  # of rates: taken with the reservation, with their interval
 
@@ -53,11 +61,8 @@ class Job:
         self.id, self.topic, self.payload = message.id, message.topic, message.payload
         self.rank, self.unique = -message.priority, message.unique
         self.pushed_at = self.ready_at = self.since = now
-        self.attempt = self.redeliveries = self.crashes = self.deferrals = self.token = 0
-        self.state, self.due = State.READY, 0.0
-        self.owner = self.request = self.reason = ""
-        self.cancel = self.force = False
-        self.errors: tuple[bytes, ...] = ()
+        self.attempt = self.redeliveries = self.crashes = self.deferrals = 0
+        self.state = State.READY
         self.plain = not (message.key or message.limits or message.member)  # only plain jobs have none of the fields above
         if not self.plain:
             self.key, self.limits, self.member = message.key, message.limits, message.member

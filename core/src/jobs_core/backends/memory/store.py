@@ -480,7 +480,9 @@ class MemoryStore:
             self.leave_letters(job)
         del self.jobs[job.id]
         self._free_key(job)
-        job.state, job.since, job.cancel, job.force = state, at.now, False, False
+        job.state, job.since = state, at.now
+        if job.cancel:
+            job.cancel = job.force = False
         if ttl > 0 and (result is not None or state is State.CANCELLED):
             record = job.record(at.now, ended=True, result=result, reason=reason)
             self._ended[job.id] = (at.now + ttl, record)
@@ -494,7 +496,9 @@ class MemoryStore:
         if job.state is _READY:
             self._leave(job)
         self._free_key(job)
-        job.state, job.reason, job.since, job.cancel, job.force = _DEAD, reason, at.now, False, False
+        job.state, job.reason, job.since = _DEAD, reason, at.now
+        if job.cancel:
+            job.cancel = job.force = False
         if job.node is not None:
             self.members.note(job.node, _DEAD, reason)
         dead = self.dead[job.topic]
