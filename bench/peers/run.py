@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import shlex
 import signal
 import subprocess
@@ -60,10 +61,10 @@ class PeerRun:
     def enqueue_cold(self, code: str) -> tuple[float, float]:
         """Run Python code in a new process; return its CPU seconds and its seconds."""
         environment = {name: value for name, value in self.environment.items() if name != "PYTHONDONTWRITEBYTECODE"}
-        before, begin = os.times(), time.perf_counter()
+        before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
         subprocess.run([fresh(self.peer) / "python", "-c", code], cwd=self.directory, env=environment, timeout=60, check=True)
-        seconds, after = time.perf_counter() - begin, os.times()
-        cpu = after.children_user + after.children_system - before.children_user - before.children_system
+        seconds, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         return cpu, seconds
 
     # -- workers ---------------------------------------------------------------------------------

@@ -105,7 +105,7 @@ def test_an_implementation_gets_the_arguments_it_names(discover):
 OBSERVED = """
 import importlib, logging, os, pkgutil, signal, sys, threading, warnings
 from pathlib import Path
-import pytest, hypothesis
+import ctypes, pytest, hypothesis  # newer releases of libffi, which ctypes loads, keep their own file open
 
 def state():
     handlers = [signal.getsignal(number) for number in sorted(signal.valid_signals())]

@@ -1,7 +1,5 @@
 """Ours. The configuration comes from the environment."""
 
-import asyncio
-
 import common
 
 from jobs_core import job
@@ -24,6 +22,8 @@ def work(n: int) -> None:
 
 @job(name="nap")
 async def nap(n: int) -> None:
+    import asyncio  # late: a process that only enqueues does without it
+
     await asyncio.sleep(1.0)
     common.record(n)
 

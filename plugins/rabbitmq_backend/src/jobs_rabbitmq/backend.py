@@ -93,6 +93,7 @@ class RabbitMQBackend(RabbitMQOperatorCalls):
     def prepare(self, topics: Sequence[str]) -> None:
         self._primary()
         self._topology.need(topics)
+        self._publisher.prepare()
 
     def close(self) -> None:
         if self._owner:

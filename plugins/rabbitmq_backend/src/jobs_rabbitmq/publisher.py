@@ -71,6 +71,10 @@ class Publisher:
         if connection is not None:
             connection.abort(TimeoutError())
 
+    def prepare(self) -> None:
+        """Open the channel on which `publish` sends; raise BackendUnavailable or BackendError."""
+        self._confirming(self.open())
+
     def publish(self, posts: Sequence[Post], confirmed: set[str]) -> set[str]:
         """Publish all messages and wait for their confirms; add each confirmed id to `confirmed`.
 
