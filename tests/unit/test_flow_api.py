@@ -411,6 +411,10 @@ MISTAKES: dict[str, tuple[Any, str]] = {
         lambda flow: flow.add(tell.call({(1, 2): flow.add(charge.call(1)).result})),
         "use strings as keys",
     ),
+    "an id twice": (
+        lambda flow: (flow.add(tell.using(id="a").call()), flow.add(tell.using(id="a").call())),
+        "has a member with the id 'a' already",
+    ),
     "too many": (lambda flow: flow.add(tell.call(), after=[flow.add(tell.call()) for _ in range(1001)]), "1,000 is the most"),
     "step first": (lambda flow: flow.add(chain(resize.step())), "nothing precedes this step"),
     "step in a group first": (lambda flow: flow.add(group([resize.step()])), "nothing precedes this step"),

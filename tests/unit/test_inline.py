@@ -102,6 +102,22 @@ def test_drain_runs_ready_jobs_and_the_jobs_that_they_enqueue(jobs_queue):
     assert jobs_queue.enqueued() == []
 
 
+def test_drain_does_not_look_at_every_job_before_each(jobs_queue, monkeypatch):
+    class OneByOne(dict):
+        def values(self):
+            raise AssertionError("all jobs were looked at")
+
+        __iter__ = items = keys = values
+
+    for _ in range(3):
+        chain.enqueue(1)
+    agreet.using(topic="other").enqueue("Ada")
+    backend = jobs_queue._backend
+    monkeypatch.setattr(backend.store, "jobs", OneByOne(backend.store.jobs))
+    assert jobs_queue.drain() == 7
+    assert backend.topics() == []
+
+
 def test_drain_raises_a_jobs_own_exception_after_settling_it(jobs_queue):
     fail.enqueue("nobody")
     with pytest.raises(LookupError, match="nobody"):

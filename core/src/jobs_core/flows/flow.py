@@ -55,6 +55,7 @@ class Flow(Adder):
         self._phase = "new"
         self._source: Enqueuer | None = None
         self._outgoing: list[Outgoing] = []
+        self._ids: set[str] = set()
         self._jobs: dict[JobFunction[Any, Any, Any], None] = {}
         self._stages: dict[str, list[FlowMember[Any]]] = {}
         self._awaited: dict[str, str] = {}  # the stages for which something waits, and what
@@ -176,6 +177,9 @@ class Flow(Adder):
 
     def _put(self, call: Call[Any], outgoing: Outgoing, member: FlowMember[Any]) -> None:
         assert outgoing.member is not None
+        if member.id in self._ids:
+            raise FlowError(f"flow.add({member.job}): id: the flow has a member with the id {shown(member.id)} already")
+        self._ids.add(member.id)
         after = outgoing.member.after
         if outgoing.chosen:
             if member.id in self._chosen:

@@ -38,6 +38,7 @@ class MemoryStore:
         self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)
         self.jobs: dict[str, Job] = {}
+        self.in_topic: dict[str, int] = defaultdict(int)  # jobs: `JobsQueue.drain` asks for the topics before each job
         self.owners: dict[str, Owner] = {}
         self.dead: dict[str, dict[str, Job]] = defaultdict(dict)  # by topic, oldest first
         self.needed: dict[str, dict[str, Job]] = defaultdict(dict)  # dead members of flows that wait for their retry
@@ -99,8 +100,7 @@ class MemoryStore:
             if message.member is not None:
                 self.members.join(at, message, by)
                 continue
-            job = self.jobs[message.id] = Job(next(self._sequence), message, at.now)
-            self.place(job, at.now, delay)
+            self.place(self._stored(at, message), at.now, delay)
         self.changed.notify_all()
         return conflicts
 
@@ -155,11 +155,22 @@ class MemoryStore:
         if job.unique and isinstance(job.unique.scope, str) and self._unique.get(job.unique.key, ("",))[0] == job.id:
             del self._unique[job.unique.key]
 
+    def _stored(self, at: Moment, message: Outgoing) -> Job:
+        job = self.jobs[message.id] = Job(next(self._sequence), message, at.now)
+        self.in_topic[job.topic] += 1
+        return job
+
+    def _remove(self, job: Job) -> None:
+        del self.jobs[job.id]
+        self.in_topic[job.topic] -= 1
+        if not self.in_topic[job.topic]:
+            del self.in_topic[job.topic]
+
     # -- members of flows -------------------------------------------------------------------------
 
     def add_member(self, at: Moment, message: Outgoing, node: Node | None) -> Job:
         """Store a member, which waits."""
-        job = self.jobs[message.id] = Job(next(self._sequence), message, at.now)
+        job = self._stored(at, message)
         job.state, job.delay, job.node = _WAITING, message.delay, node
         if node is not None:
             node.topic = job.topic
@@ -478,7 +489,7 @@ class MemoryStore:
             self._leave(job)
         elif job.state is _DEAD:
             self.leave_letters(job)
-        del self.jobs[job.id]
+        self._remove(job)
         self._free_key(job)
         job.state, job.since = state, at.now
         if job.cancel:
@@ -507,7 +518,7 @@ class MemoryStore:
         dead[job.id] = job
         if dead is not self.needed[job.topic]:
             for _ in range(len(dead) - at.options.retention(job.topic).dead_max):
-                del self.jobs[dead.pop(next(iter(dead))).id]
+                self._remove(dead.pop(next(iter(dead))))
         self.changed.notify_all()
 
     def leave_letters(self, job: Job) -> None:
@@ -633,7 +644,8 @@ class MemoryStore:
             for job in list(islice(letters.values(), limit)):  # oldest first
                 if job.since > oldest:
                     break
-                del self.jobs[job.id], letters[job.id]
+                del letters[job.id]
+                self._remove(job)
                 dropped += 1
         for job_id in self.members.old_letters(at, limit):
             self.end(at, self.jobs[job_id], State.UNKNOWN, 0)
