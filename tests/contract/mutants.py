@@ -166,6 +166,8 @@ MUTANTS = [
     Mutant("a refused addition is lost", "members.py", "            flow.add_dead(node)\n            self._store.make_dead(at, job, str(error))\n", "            self._store.end(at, job, State.UNKNOWN, 0)\n"),
     Mutant("a member of a cancelled flow adds", "members.py", "if adder.barred or node.barred:", "if False:"),
     Mutant("ready members start after a cancellation", "store.py", "(barred if job.barred else taken).append(job)", "taken.append(job)"),
+    Mutant("limited members start after a cancellation", "lines.py", "        if not job.barred:\n", "        if True:\n"),
+    Mutant("members of a fair topic start after a cancellation", "lines.py", "if not job.plain and job.barred:", "if False:"),
     Mutant("a cancellation forgets the finale that is to run", "flows.py", "not (self.flow.keeps_finale and self.finale)", "True"),
     Mutant("running members hear of no cancellation", "members.py", "            self._store.call_owners()\n", "            pass\n"),
     Mutant("a released member runs after the cancellation", "store.py", "            job.cancel = job.cancel or job.barred\n", ""),

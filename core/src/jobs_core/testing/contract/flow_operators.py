@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ...backends.base import Answer, Outcome, Settlement, State
+from ...backends.limits import Limit, Lines
 from ...message import UniqueKey
 from .flows import ALL, OPS, FlowRig, after, run, stage
 from .rig import ERROR, PATIENCE, Rig, RigCase, T, retention
@@ -305,6 +306,28 @@ class FlowOperators(RigCase):
             worker.housekeep(1000)
         assert (flow.status().done, flow.status().cancelled) == (1, 2400)
         assert not worker.wait([T], 0.0)
+
+    @pytest.mark.parametrize("fair", [False, True])
+    def test_no_limited_or_fair_member_starts_after_the_cancellation(self, rig: Rig, fair: bool) -> None:
+        if not rig.has(*OPS, "limits", "fairness"):
+            return
+        flow, worker, limit, topic = FlowRig(rig), rig.worker(), f"flows-{rig.name}", f"{T}.fair-{fair}"
+        worker.define_limits({limit: Limit(concurrency=1)}, {topic: Lines(fair=fair)})
+        for n in range(2400):
+            flow.add(topic=topic, limits=(limit,) if n % 2 else (), key=str(n % 3) if n % 5 else "")
+        flow.push()
+        while flow.status().waiting:
+            worker.housekeep(1000)
+        held = rig.take(worker, 3, topics=[topic])
+        assert len(held) == 3
+        rig.done(worker, *held)
+        assert flow.backend.cancel_flow(flow.id)
+        while flow.status().active:
+            assert rig.take_ids(worker, topics=[topic]) == []
+        counts = worker.counts([topic])[topic]
+        assert (counts.ready, counts.limited, counts.reserved) == (0, 0, 0)
+        other = rig.push(worker, rig.job(topic=topic, limits=(limit,)))
+        assert rig.take_ids(worker, topics=[topic]) == other, "no slot was lost"
 
     def test_a_cancellation_reaches_the_members_of_a_dead_owner(self, rig: Rig) -> None:
         if not rig.has(*OPS, "owner_release"):
