@@ -1,7 +1,8 @@
-"""A partner's API: it answers each account twice at once, and refuses more with 429. `python partner.py` serves it."""
+"""A partner's API: it answers each account twice at once, and refuses more with 429. `python partner.py 8077` serves it."""
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections import Counter
@@ -48,5 +49,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
-    with Partner(("127.0.0.1", 8077)) as server:
+    port = int(sys.argv[1])
+    with Partner(("127.0.0.1", port)) as server:
+        print(f"the partner answers at http://127.0.0.1:{port}")
         server.serve_forever()

@@ -25,7 +25,7 @@ PAGES = sorted(
     for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*/*/README.md"), *ROOT.glob("*/README.md")]
     if page.name != "CHANGELOG.md"
 )
-PORTS = ("5000", "6379", "7788", "8000", "9000")
+PORTS = ("5000", "6379", "7788", "8000", "8077", "9000")
 """Ports in the pages, each replaced by a free one."""
 
 KEEPS_RUNNING = {
@@ -34,6 +34,7 @@ KEEPS_RUNNING = {
     r"jobsctl broker( &)?$": "serves at",
     r"flask .*\brun\b": "Running on http",
     r"uvicorn ": "Uvicorn running on",
+    r"python partner\.py": "answers at",
     r"manage\.py runserver": "development server at",
 }
 """Commands that keep their terminal, and what each prints when it serves."""

@@ -30,7 +30,9 @@ _LINE = f"SELECT {COLUMNS} FROM line"
 _OF_KEY = "topic = ? AND fair = 1 AND rank = ? AND key = ?"
 _COUNT = "UPDATE topic_lines SET ready = ready + ?, limited = limited + ? WHERE topic = ?"
 _ALL_OF = "\n"
-"""In `opening`, `name + _ALL_OF + last` stands for the limits of a name after `last`; an empty name, for all limits."""
+"""In `opening`, `name + _ALL_OF + last` stands for the values of a limit after `last`; an empty name, for all limits."""
+
+_BEYOND: Final = "\U0010ffff"
 
 
 class Line(NamedTuple):
@@ -239,14 +241,17 @@ def look_again(tx: Transaction, topic: str, most: int) -> bool:
 
 
 def _look_at_all(tx: Transaction, topic: str, name: str, most: int) -> int:
-    """Look at up to `most` limits of a name that lines of a topic are filed under, after one; return how many may follow.
+    """Look at up to `most` values of a limit that lines of a topic are filed under, after one; return how many may follow.
 
     A definition may concern any number of values, so each step leaves a note for the next one.
     """
     name, _, last = name.partition(_ALL_OF)
-    which = limits.VALUES.format("filed_under") if name else "filed_under IS NOT NULL"
-    sql = f"SELECT filed_under FROM line WHERE {which} AND filed_under > :last AND topic = :topic ORDER BY filed_under LIMIT 1"
-    while (limit := tx.first(sql, {"name": name, "last": last, "topic": topic})) is not None:
+    sql = (
+        "SELECT filed_under FROM line WHERE filed_under > :last AND filed_under < :end AND topic = :topic "
+        "ORDER BY filed_under LIMIT 1"
+    )
+    end = f"{name};" if name else _BEYOND
+    while (limit := tx.first(sql, {"last": last, "end": end, "topic": topic})) is not None:
         if not most:
             _look_later(tx, topic, f"{name}{_ALL_OF}{last}", tx.now)
             break
@@ -309,7 +314,8 @@ def override(tx: Transaction, limit: str, definition: Limit | None) -> None:
 def _changed(tx: Transaction, name: str) -> None:
     """Look at the lines of a limit that has another definition: at most 1,000 now, the others when they are served."""
     for (topic,) in tx.db.execute("SELECT topic FROM topic_lines WHERE limited > 0").fetchall():
-        _look_later(tx, topic, f"{name}{_ALL_OF}", tx.now)
+        _look_later(tx, topic, name, tx.now)
+        _look_later(tx, topic, f"{name}{_ALL_OF}{name}:", tx.now)
     sql = "SELECT id, bounded, limits FROM line WHERE instr(limits, ?) LIMIT 1000"
     for line, bounded, named in tx.db.execute(sql, (json.dumps(name)[:-1],)).fetchall():
         if bounded != limits.is_bounded(tx, json.loads(named)):
