@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import random
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -393,6 +395,60 @@ def test_a_release_that_knows_no_limits_runs_until_the_first_job_with_limits(rig
         rig.open()
     assert old.settle([Settlement(one.id, one.token, Outcome.DONE)], new_token()) == [Answer.SETTLED]
     assert len(new.reserve([T], 5, new_token())) == 1
+
+
+def test_a_store_of_the_release_before_is_used_as_it_stands_and_raised_by_the_first_limited_job(rig):
+    prefix = f"{{{parse(rig.url).prefix}}}"
+    for key, command in json.loads((Path(__file__).parent / "fixtures" / "schema-1.json").read_text()).items():
+        rig.call(command[0], f"{prefix}:{key}", *(value.encode("latin-1") for value in command[1:]))
+    worker = rig.open()
+    worker.define_limits({"a": Limit(1)}, {})
+    counts = worker.counts([T])[T]
+    assert (counts.ready, counts.scheduled, counts.reserved, counts.dead, counts.limited) == (3, 2, 1, 1, 0)
+    assert [one.id for one in worker.reserve([T], 5, new_token())] == ["urgent", "ready", "unique"]
+    assert worker.get("dead").payload == b'{"dead":1}'
+    assert rig.call("HGET", f"{prefix}:meta", "schema") == b"1"
+    worker.push([_job("a", id="limited")], new_token())
+    assert rig.call("HGET", f"{prefix}:meta", "schema") == b"2"
+    _expire(rig)  # of the worker of the release before, which can only settle what it holds
+    assert "held" in [one.id for one in rig.open().reserve([T], 5, new_token()) if one.redeliveries]
+    rig.clock.time += 700.0
+    late = rig.open()
+    assert {one.id: one.attempt for one in late.reserve([T], 9, new_token())}.items() >= {"retried": 1, "later": 0}.items()
+    assert late.requeue(["dead"]) == 1
+
+
+def test_what_a_housekeeper_of_the_release_before_does_to_limited_jobs_is_undone(rig):
+    """It releases a dead worker, and makes scheduled jobs ready, without knowing lines."""
+    source = (Path(__file__).parent / "fixtures" / "housekeep-schema-1.lua").read_text()
+    worker, heir = rig.open(), rig.open()
+    worker.define_limits({"a": Limit(2), "b": Limit(1)}, {})
+    worker.push([_job("a", id="one"), _job("a", "b", id="two"), _job("b", id="due", delay=5.0)], new_token())
+    assert len(worker.reserve([T], 5, new_token())) == 2
+
+    def old_housekeeper() -> None:
+        times = 30_000_000, 300_000_000, 0, 100  # lease, outage, time to live of cancelled jobs, limit
+        rig.call("EVAL", source, 1, f"{{{parse(rig.url).prefix}}}", round(rig.clock() * 1e6), *times, T, 10**9)
+
+    old_housekeeper()
+    for _ in range(8):
+        rig.clock.time += 5.0
+        heir.heartbeat()
+        old_housekeeper()
+    with pytest.raises(OwnerLost):
+        worker.heartbeat()
+    rig.open(None).housekeep(100)
+    assert _used(heir) == {}
+    assert heir.counts([T])[T].reserved == 0
+    taken: list[Delivery] = []
+    for _ in range(3):
+        taken += heir.reserve([T], 5, new_token())
+    assert [(one.id, one.limits) for one in taken] == [("one", ("a",)), ("two", ("a", "b"))]
+    assert _used(heir) == {"a": 2, "b": 1}
+    assert heir.get("due").blocked_by == "b"
+    heir.settle([Settlement(one.id, one.token, Outcome.DONE) for one in taken], new_token())
+    assert [one.id for one in heir.reserve([T], 5, new_token())] == ["due"]
+    assert T in heir.topics()
 
 
 def test_a_killed_worker_process_leaves_no_slot_behind(redis_url):

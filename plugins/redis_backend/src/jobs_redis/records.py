@@ -205,8 +205,12 @@ def _unpacked(record: bytes) -> tuple[float, int, str, bytes, bytes]:
     return int(pushed) / _MICRO, known[0], rest[: known[1]].decode(), rest[known[2] :], rest[known[3] : known[2]]
 
 
-def deliveries(found: Sequence[Any]) -> list[Delivery]:
-    """Convert the answer of reserve.lua, from its third value on; the first is the broker's time."""
+def deliveries(found: Sequence[Any], strays: list[Settlement] | None = None) -> list[Delivery]:
+    """Convert the answer of reserve.lua, from its third value on; the first is the broker's time.
+
+    `strays` gets the settlements that return jobs with limits from the plain line, where a housekeeper of the previous
+    release has put them, to their own.
+    """
     now = int(found[0]) / _MICRO
     made = []
     for n in range(2, len(found), 4):
@@ -222,6 +226,9 @@ def deliveries(found: Sequence[Any]) -> list[Delivery]:
         if lined:
             key, *limits = _lined.decode(lined)
             delivery = replace(delivery, key=key, limits=tuple(limits))
+            if limits and strays is not None and "\n" not in token:
+                strays.append(Settlement(delivery.id, token, Outcome.RELEASE, ran=False))
+                continue
         made.append(delivery)
     return made
 

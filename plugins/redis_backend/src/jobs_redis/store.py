@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from jobs_core.backend_kit import new_id
+from jobs_core.backend_kit import new_id, new_token
 from jobs_core.backends.base import (
     Answer,
     BackendOptions,
@@ -45,12 +45,12 @@ LARGEST_PUSH = 10_000
 
 A larger push is split; each part is stored entirely or not at all.
 """
-LARGEST_LINED_PUSH = 500
+LARGEST_LINED_PUSH = 250
 """The same for messages with limits or keys, each of which may begin a line."""
 INLET_BATCH = 500
 INLET_BYTES = 4_000_000
 """The approximate number of bytes that are taken from an inlet at once."""
-PURGED_AT_ONCE = 1000
+PURGED_AT_ONCE = 500
 
 
 class Reserved(NamedTuple):
@@ -219,7 +219,11 @@ class Store:
         passed_over = bool(inlets) and inlets[-1] == -1
         if passed_over:
             inlets.pop()
-        return Reserved(records.deliveries(found), _seconds(due), [topic.decode() for topic in inlets], passed_over)
+        strays: list[Settlement] = []
+        deliveries = records.deliveries(found, strays)
+        if strays:
+            self.settle(owner, strays, new_token())
+        return Reserved(deliveries, _seconds(due), [topic.decode() for topic in inlets], passed_over)
 
     def claim(self, owner: str, job_ids: Sequence[str], request: str) -> list[Delivery]:
         found = self._run(scripts.CLAIM, owner, request, self._lease, *job_ids)

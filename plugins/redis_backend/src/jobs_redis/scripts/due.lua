@@ -1,6 +1,6 @@
 -- How scheduled jobs become ready. Needs common and lines.
 
-local LINED_AT_ONCE = 300 -- jobs with limits or keys cost more, because each may begin a line
+local LINED_AT_ONCE = 100 -- jobs with limits or keys cost more, because each may begin a line
 
 -- Make due scheduled jobs ready, each at the position of the moment at which it was due.
 local function line_up_due(topic, most)

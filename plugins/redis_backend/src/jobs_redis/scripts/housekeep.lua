@@ -9,6 +9,27 @@ local its = lines()
 local lease, limit, cancelled_ttl = tonumber(ARGV[2]), tonumber(ARGV[5]), tonumber(ARGV[4])
 although_full()
 
+-- A housekeeper of the previous release, which runs on after its workers have stopped, forgets topics that only have lines, and
+-- takes the end of a limited job's token for a topic: its jobs and counts are then found under that name.
+local lined, reserved = redis.call('HGETALL', its.LINED), redis.call('HGETALL', RESERVED)
+for n = 1, #lined, 2 do redis.call('SADD', TOPICS, lined[n]) end
+for n = 1, #reserved, 2 do
+  local name, count = reserved[n], reserved[n + 1]
+  local topic, counted = string.match(name, '^([^\n]*)(\n.*)$')
+  if topic then
+    redis.call('HDEL', RESERVED, name)
+    redis.call('HINCRBY', RESERVED, topic, count)
+    its.free(counted, -count, false)
+    local strays = redis.call('ZRANGE', READY .. name, 0, -1, 'WITHSCORES')
+    for n = 1, #strays, 2 do
+      local record = redis.call('HGET', JOBS, strays[n])
+      if record then stand(strays[n], parse(record), strays[n + 1]) end
+    end
+    redis.call('DEL', READY .. name, WAKE .. name)
+    wake(topic)
+  end
+end
+
 local keep, new = {}, {}
 for n = 6, #ARGV, 2 do keep[ARGV[n]] = tonumber(ARGV[n + 1]) end
 local readied, dropped = 0, 0

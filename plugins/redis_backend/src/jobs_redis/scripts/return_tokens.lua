@@ -4,5 +4,7 @@
 -- Cost     O(topics)
 
 for n = 2, #ARGV do
-  if redis.call('EXISTS', READY .. ARGV[n], base .. 'filed:' .. ARGV[n], base .. 'fair:' .. ARGV[n], base .. 'opening:' .. ARGV[n]) > 0 then wake(ARGV[n]) end
+  local topic = ARGV[n]
+  local waiting = { READY .. topic, base .. 'filed:' .. topic, base .. 'fair:' .. topic, base .. 'opening:' .. topic }
+  if redis.call('EXISTS', unpack(waiting)) > 0 then wake(topic) end
 end

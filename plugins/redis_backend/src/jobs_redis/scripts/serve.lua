@@ -1,7 +1,7 @@
 -- How reserve takes jobs from a topic with lines. Needs common, lines.
 
 local LOOKED_AT = 100 -- most closed lines that one reserve looks at
-local MOST_LINED = 300 -- most jobs of lines that one reserve takes, so that it never takes the server over 50 ms
+local MOST_LINED = 200 -- most jobs of lines that one reserve takes, so that it never takes the server over 50 ms
 
 -- What one reserve may still take from lines, of all its topics.
 local function bounds_of(startable)
