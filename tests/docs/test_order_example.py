@@ -12,6 +12,7 @@ from jobs_core import App, Config, set_current_app
 from jobs_core.backends.memory import forget
 from jobs_core.config import Pool
 from jobs_core.ids import new_token
+from jobs_core.testing import JobsQueue
 from jobs_core.worker.main import Worker
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "order_flow"
@@ -44,3 +45,14 @@ def test_an_order_runs_to_its_end_in_a_worker(orders, capsys, order):
         app.close()
         forget(url)
     assert sorted(capsys.readouterr().out.splitlines()) == sorted(f"order {order}: {line}" for line in lines)
+
+
+def test_the_tests_of_the_example_pass(orders, capsys):
+    ours = importlib.import_module("test_orders")
+    for test in (
+        ours.test_an_order_is_paid_packed_and_sent,
+        ours.test_an_order_that_cannot_be_charged_is_reported_and_not_packed,
+    ):
+        with JobsQueue() as queue:
+            test(queue, capsys)
+    sys.modules.pop("test_orders")

@@ -192,6 +192,22 @@ def test_a_push_whose_answer_was_lost_is_repeated(recorder):
     assert len(recorder.members) == 1
 
 
+def test_a_push_ends_within_enqueue_timeout_and_another_thread_gets_its_turn(recorder):
+    recorder.errors = [BackendUnavailable("no answer")] * 1000
+    with JobsQueue(Config(enqueue_timeout=0.1)) as queue:  # type: ignore[arg-type]  # a Duration is a float
+        with (
+            pytest.raises(BackendUnavailable, match="gave up after enqueue_timeout; the job may or may not have been"),
+            Flow() as flow,
+        ):
+            flow.add(tell.call())
+        recorder.errors.clear()
+        with Flow() as flow:
+            flow.add(tell.call())
+        tell.enqueue()
+        assert len(queue.enqueued()) == 1
+    assert len(recorder.parts) == 1
+
+
 def test_the_result_of_a_group_is_a_list_in_its_order_and_a_group_is_a_stage(recorder):
     handle = group(fetch.call(str(n)) for n in range(3)).then(merge.step("b")).enqueue("thumbs")
     assert recorder.parts[0][0].name == "thumbs"
