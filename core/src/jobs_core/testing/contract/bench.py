@@ -5,10 +5,12 @@ from __future__ import annotations
 import statistics
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ...backends.base import Backend, BackendOptions, Delivery, Outcome, Outgoing, Settlement
+from ...backends.flows import After, Member, Part
 from ...ids import new_id, new_token
 from ...plugins import Plugins
 from ...urls import scheme
@@ -44,7 +46,7 @@ def measure(url: str) -> list[dict[str, Any]]:
         delays = sorted(_wake_ups(producer, worker, 200))
         rows.append({"what": "push to waiting worker, median", "figure": round(delays[100] * 1e3, 2), "unit": "ms"})
         rows.append({"what": "push to waiting worker, 99 of 100", "figure": round(delays[197] * 1e3, 2), "unit": "ms"})
-        return rows
+        return rows + (_flows(producer, worker) if "flows" in producer.features else [])
     finally:
         worker.close()
         producer.close()
@@ -69,6 +71,47 @@ def _drain(backend: Backend, batch: int) -> float:
         if not deliveries and not backend.wait([TOPIC], 0.05):
             return time.perf_counter() - begin - 0.05
         backend.settle([Settlement(d.id, d.token, Outcome.DONE) for d in deliveries], new_token())
+
+
+FLOW = 10_000
+"""Members of the flows that are measured."""
+
+
+def _flows(producer: Backend, worker: Backend) -> list[dict[str, Any]]:
+    """Measure a fan-in: a stage of FLOW members, and one that is after it; and one member with FLOW dependents."""
+    rows = []
+    for what, fan_in in (("fan-in", True), ("fan-out", False)):
+        flow, hub = new_id(), new_id()
+        ids = [new_id() for _ in range(FLOW)]
+        place = Member(flow, "s") if fan_in else Member(flow, "", (After(hub),))
+        jobs = [Outgoing(job_id, TOPIC, PAYLOAD, member=place) for job_id in ids]
+        last = Outgoing(hub, TOPIC, PAYLOAD, member=Member(flow, "", (After("s", "stage"),) if fan_in else ()))
+        jobs = [*jobs, last] if fan_in else [last, *jobs]
+        slowest = 0.0
+        begin = time.perf_counter()
+        for number, start in enumerate(range(0, len(jobs), 1000)):
+            part = Part(flow, number, last=start + 1000 >= len(jobs))
+            slowest = max(slowest, _seconds(producer.push_part, part, jobs[start : start + 1000], new_token()))
+        pushed = time.perf_counter() - begin
+        ended = 0
+        begin = time.perf_counter()
+        while ended < len(jobs):
+            took = time.perf_counter()
+            deliveries = worker.reserve([TOPIC], 100, new_token())
+            slowest = max(slowest, time.perf_counter() - took)
+            settlements = [Settlement(d.id, d.token, Outcome.DONE) for d in deliveries]
+            slowest = max(slowest, _seconds(worker.settle, settlements, new_token()))
+            ended += len(deliveries)
+        rows.append(_row(f"{what} of {FLOW:,}, push in parts of 1,000", len(jobs) / pushed))
+        rows.append(_row(f"{what} of {FLOW:,}, reserve and settle, 100 at a time", len(jobs) / (time.perf_counter() - begin)))
+        rows.append({"what": f"{what} of {FLOW:,}, longest call", "figure": round(slowest * 1e3, 1), "unit": "ms"})
+    return rows
+
+
+def _seconds(call: Callable[..., object], *args: Any) -> float:
+    begin = time.perf_counter()
+    call(*args)
+    return time.perf_counter() - begin
 
 
 def _wake_ups(producer: Backend, worker: Backend, count: int) -> list[float]:
