@@ -135,7 +135,7 @@ MUTANTS = [
            "cancelled: list[Job] = []"),
     Mutant("wait polls", "backend.py", "self.store.changed.wait(left)", "self.store.changed.wait(min(left, 0.1))"),
     Mutant("an interrupt before a wait is forgotten", "backend.py", "        self._interrupted = True\n", "        self._interrupted = bool(self.store.changed._waiters)\n"),
-    Mutant("wait ignores what is there", "backend.py", "if until_due <= 0 or self.store.members.work or any(map(self.store.has_ready, topics)):", "if until_due <= 0:"),
+    Mutant("wait ignores what is there", "backend.py", "if until_due <= 0 or (topics and self.store.members.work) or any(map(self.store.has_ready, topics)):", "if until_due <= 0:"),
     # operators
     Mutant("resume wakes nobody", "operators.py", "            self.store.paused.discard(topic)\n            self.store.changed.notify_all()", "            self.store.paused.discard(topic)"),
     Mutant("requeue wakes nobody", "operators.py", "            self.store.members.proceed(at, SLICE)\n            self.store.changed.notify_all()", "            pass"),
@@ -166,6 +166,8 @@ MUTANTS = [
     Mutant("a refused addition is lost", "members.py", "            flow.add_dead(node)\n            self._store.make_dead(at, job, str(error))\n", "            self._store.end(at, job, State.UNKNOWN, 0)\n"),
     Mutant("a member of a cancelled flow adds", "members.py", "if adder.barred or node.barred:", "if False:"),
     Mutant("ready members start after a cancellation", "store.py", "(barred if job.barred else taken).append(job)", "taken.append(job)"),
+    Mutant("a full worker is woken for flows", "backend.py", "(topics and self.store.members.work)", "self.store.members.work"),
+    Mutant("nobody is woken for the work of flows", "backend.py", "(topics and self.store.members.work)", "False"),
     Mutant("limited members start after a cancellation", "lines.py", "        if not job.barred:\n", "        if True:\n"),
     Mutant("members of a fair topic start after a cancellation", "lines.py", "if not job.plain and job.barred:", "if False:"),
     Mutant("a cancellation forgets the finale that is to run", "flows.py", "not (self.flow.keeps_finale and self.finale)", "True"),

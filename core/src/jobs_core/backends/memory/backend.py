@@ -84,7 +84,7 @@ class MemoryBackend(MemoryOperatorCalls):
                 self.store.moment(self._options.now())
                 due = self.store.next_due() if topics else None
                 until_due = float("inf") if due is None else due - self._options.now()
-                if until_due <= 0 or self.store.members.work or any(map(self.store.has_ready, topics)):
+                if until_due <= 0 or (topics and self.store.members.work) or any(map(self.store.has_ready, topics)):
                     return True
                 left = min(deadline - time.monotonic(), until_due)
                 if left <= 0:

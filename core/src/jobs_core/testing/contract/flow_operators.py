@@ -299,6 +299,8 @@ class FlowOperators(RigCase):
         held = rig.take_one(worker)
         assert held.id == first
         assert flow.backend.cancel_flow(flow.id)
+        worker.heartbeat()
+        assert not worker.wait([], 0.0), "a worker without room is not to carry on"
         assert rig.take_ids(worker) == []
         rig.done(worker, held)
         while flow.status().ended_at is None:
@@ -306,6 +308,22 @@ class FlowOperators(RigCase):
             worker.housekeep(1000)
         assert (flow.status().done, flow.status().cancelled) == (1, 2400)
         assert not worker.wait([T], 0.0)
+
+    def test_workers_carry_on_with_a_flow_of_many_dependents(self, rig: Rig) -> None:
+        if not rig.has("flows"):
+            return
+        flow, worker = FlowRig(rig), rig.worker()
+        first = flow.add()
+        for _ in range(2500):
+            flow.add(after(first), when="failed")
+        flow.push()
+        while flow.status().waiting < 2500:
+            worker.reserve([T], 0, rig.request())
+        run(rig, worker, 1)
+        while flow.status().ended_at is None:
+            assert worker.wait([T], PATIENCE)
+            assert worker.reserve([T], 10, rig.request()) == []
+        assert (flow.status().done, flow.status().cancelled) == (1, 2500)
 
     @pytest.mark.parametrize("fair", [False, True])
     def test_no_limited_or_fair_member_starts_after_the_cancellation(self, rig: Rig, fair: bool) -> None:
