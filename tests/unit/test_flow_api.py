@@ -481,6 +481,20 @@ def test_a_stage_does_not_mix_members_of_body_and_finale(recorder):
             flow.add(tell.call(), stage="more")
 
 
+def test_a_chain_that_cannot_be_added_whole_keeps_its_flow_from_being_sent(recorder):
+    broken = chain(fetch.call("a"), resize.step("wide"))  # type: ignore[arg-type]
+    with pytest.raises(FlowError, match="was not sent: .* incomplete"), Flow() as flow:
+        with pytest.raises(ArgumentError):
+            flow.add(broken)
+        with pytest.raises(FlowError, match="incomplete"):
+            flow.add(tell.call())
+    with Flow() as flow:
+        with pytest.raises(ArgumentError):
+            flow.add(fetch.call(5))  # type: ignore[arg-type]  # nothing of it was added
+        flow.add(tell.call())
+    assert len(recorder.members) == 1
+
+
 def test_an_id_is_chosen_once(recorder):
     with Flow() as flow:
         flow.add(tell.using(id="order-7").call())

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from jobs_core import (
     App,
+    ArgumentError,
     Config,
     Discard,
     DuplicateJob,
@@ -389,6 +390,22 @@ def test_a_member_adds_members_with_its_acknowledgement_to_its_own_stage(queue):
     assert ran[-1] == ("after all",)
     assert ("all",) in ran
     assert flow.handle.progress().total == 9
+
+
+def test_a_member_adds_a_chain_whole_or_not_at_all(queue):
+    @job(name=f"flow.adds-{new_token()}")
+    def adds() -> None:
+        own = current_job().flow
+        assert own is not None
+        own.add(note.call("kept"))
+        with pytest.raises(ArgumentError):
+            own.add(chain(note.call("half"), number.call("x")))  # type: ignore[arg-type]
+
+    with Flow() as flow:
+        flow.add(adds.call())
+    queue.drain()
+    assert ran == [("kept",)]
+    assert flow.handle.progress().total == 2
 
 
 def test_a_member_knows_and_cancels_its_flow(queue):

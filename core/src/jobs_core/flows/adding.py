@@ -68,7 +68,13 @@ class Adder(abc.ABC):
             return self.add_call(work, targets, when=when, stage=stage, results=wanted)
         if not isinstance(work, (Chain, Group)):
             raise _no_work(where, work)
-        return add_work(self, work, targets, NOTHING, when=when, stage=stage, results=wanted)
+        before = self._added()
+        try:
+            return add_work(self, work, targets, NOTHING, when=when, stage=stage, results=wanted)
+        except BaseException:
+            if self._added() > before:
+                self._give_up(before)
+            raise
 
     def add_call(
         self,
@@ -172,6 +178,14 @@ class Adder(abc.ABC):
     @abc.abstractmethod
     def _put(self, call: Call[Any], outgoing: Outgoing, member: FlowMember[Any]) -> None:
         """Keep a member to be sent."""
+
+    @abc.abstractmethod
+    def _added(self) -> int:
+        """Return how many members are kept to be sent."""
+
+    @abc.abstractmethod
+    def _give_up(self, before: int) -> None:
+        """See to it that the members after the first `before`, a part of a chain or group, are not sent."""
 
     @abc.abstractmethod
     def group_stage(self, size: int) -> str | None:

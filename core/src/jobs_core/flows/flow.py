@@ -96,10 +96,21 @@ class Flow(Adder):
             await self._application().apush_flow(self._parts(), self._jobs)
 
     def _ends(self, error: BaseException | None) -> bool:
-        self._phase = "sent" if error is None else "dropped"
+        refused = self._phase == "refused"
+        self._phase = "sent" if error is None and not refused else "dropped"
+        if refused and error is None:
+            raise FlowError(
+                f"flow {self.name or self.id} was not sent: an exception in flow.add has left a chain or group in it incomplete"
+            )
         if error is not None:
             self._outgoing.clear()
         return error is None
+
+    def _added(self) -> int:
+        return len(self._outgoing)
+
+    def _give_up(self, before: int) -> None:
+        self._phase = "refused"
 
     def _parts(self) -> list[tuple[Part, list[Outgoing]]]:
         groups = list(_cut(self._outgoing)) or [[]]
@@ -121,6 +132,8 @@ class Flow(Adder):
             raise FlowError(
                 "flow.add: the flow was not begun: write `with Flow(...) as flow:`, and add its members in the block"
             )
+        if self._phase == "refused":
+            raise FlowError("flow.add: a chain or group in this flow is incomplete, because adding it raised: make a new Flow")
         if self._phase != "open":
             raise FlowError(
                 f"flow.add: flow {self.name or self.id} was {self._phase} at the end of its block; a job of the flow can add "

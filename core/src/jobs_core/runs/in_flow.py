@@ -62,6 +62,12 @@ class JobFlow(Adder):
         else:
             refuse_foreign(where, self.id, target)
 
+    def _added(self) -> int:
+        return len(self._job._run.followups or ())
+
+    def _give_up(self, before: int) -> None:
+        del (self._job._run.followups or [])[before:]
+
     def _own_stage(self, stage: str | None) -> str | None:
         return stage  # None: the backend uses that of the member that adds it
 
