@@ -98,7 +98,7 @@ class Courier:
         self._settlements = Settlements(backend, board, decoder.discarder)
         self._spinning = Spinning()
         self._too_fast = TooFast()
-        self._reservations = Reservations(executor, isolation, watched=board is not NOWHERE)
+        self._reservations = Reservations(executor, isolation, settings.largest_batch, watched=board is not NOWHERE)
         self._pending_ends = PendingEnds(self.wake)
         self._interruptions = Interruptions(self._reservations, executor, settings.timeout_grace)
         self._outage = Outage(settings.lease)

@@ -10,6 +10,11 @@ AHEAD = 0.050
 """Seconds of work that a worker may have reserved and not started (promise 6)."""
 
 LARGEST_BATCH = 1000
+WEIGHTED_BATCH = 25
+"""Most jobs to reserve at a time from topics with weights.
+
+All jobs of a reservation may be of one topic, so the shares of very short jobs are coarser the larger it is.
+"""
 _WEIGHT = 0.3
 
 

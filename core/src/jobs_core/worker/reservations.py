@@ -31,7 +31,9 @@ SUSPECT_PAUSE = 0.5
 class Reservations:
     """The reservations of one worker. It reads the executor's state but does not change it. Only the courier uses it."""
 
-    def __init__(self, executor: Executor, isolation: Isolation | None = None, *, watched: bool = False) -> None:
+    def __init__(
+        self, executor: Executor, isolation: Isolation | None = None, largest: int = LARGEST_BATCH, *, watched: bool = False
+    ) -> None:
         self.runs: dict[str, Run] = {}  # given to the executor: pending, running, or finished and not collected
         self.released = 0  # number of jobs released, which do not count against `max_jobs`
         self._executor = executor
@@ -41,7 +43,8 @@ class Reservations:
         self._early: deque[Run] = deque()  # to be acknowledged before they run, once a slot is free
         self._quarantine = Quarantine(executor.concurrency, isolation or Isolation(), watched=watched)
         self._admitted: list[Run] = []  # suspects to start as soon as the others are released
-        self._most = LARGEST_BATCH  # most jobs to reserve; fewer after suspects start: as many as run together
+        self._largest = largest  # most jobs to reserve at a time
+        self._most = largest  # most jobs to reserve; fewer after suspects start: as many as run together
         self._prefetch = Prefetch(executor.concurrency)
         self._limited: list[Run] = []  # those with limits, until they have started
         self._plain_come = False  # whether the last jobs that were reserved included some without limits
@@ -72,7 +75,7 @@ class Reservations:
 
     def batch(self) -> int:
         """Return how many jobs are reserved at a time while there are many."""
-        return min(self._prefetch.target(), LARGEST_BATCH)
+        return min(self._prefetch.target(), self._largest)
 
     def closed(self, now: float) -> bool:
         """Return whether nothing may be reserved now, whatever the backend has."""
@@ -108,7 +111,7 @@ class Reservations:
 
     def take(self, runs: Iterable[Run], now: float) -> tuple[list[Run], list[Ending]]:
         """Accept reserved runs; return those that start, and settlements that defer the suspects for which there is no room."""
-        self._most = LARGEST_BATCH
+        self._most = self._largest
         ready: list[Run] = []
         deferred: list[Ending] = []
         for run in runs:

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from ..backends.base import Backend
 from ..events import JobTooFast
+from .prefetch import LARGEST_BATCH, WEIGHTED_BATCH
 
 
 class CourierSettings(Struct, frozen=True):
@@ -25,6 +26,11 @@ class CourierSettings(Struct, frozen=True):
     limits_keys: frozenset[str] = frozenset()  # the topics with `max_per_key`
     cleans: Callable[[], None] | None = None  # starts to clean the payload store, because there is no housekeeper
     defines: Callable[[Backend], None] | None = None  # writes the definitions of limits, because no supervisor does
+
+    @property
+    def largest_batch(self) -> int:
+        """Return the largest number of jobs to reserve at a time."""
+        return WEIGHTED_BATCH if isinstance(self.topics, Mapping) else LARGEST_BATCH
 
 
 class Listener:
