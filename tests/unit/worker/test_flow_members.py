@@ -127,12 +127,16 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "signed": KEYS,
     "encrypted": SECRETS,
     "both": {**KEYS, **SECRETS},
+    "in a payload store": KEYS,
 }
 
 
 @pytest.fixture(params=SETTINGS)
-def queue(request):
-    with JobsQueue(Config(**SETTINGS[request.param])) as queue:
+def queue(request, tmp_path):
+    settings = dict(SETTINGS[request.param])
+    if request.param == "in a payload store":
+        settings["payloads"] = {"url": tmp_path.as_uri(), "above": 1}
+    with JobsQueue(Config(**settings)) as queue:
         yield queue
 
 
