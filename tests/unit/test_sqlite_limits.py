@@ -154,8 +154,7 @@ def test_a_step_costs_the_same_with_many_jobs_lines_and_keys_as_with_few(open_, 
         """Return the steps of SQLite's machine for a push, a look at a full limit, and a settlement that opens it."""
         push(backend, "first", limits=("a",))
         (held,) = backend.reserve(["t"], 1, new_id())
-        for number in range(count):
-            push(backend, f"{number}", **CROWDS[crowd](number))
+        backend.push([Outgoing(f"{n}", "t", b"", **CROWDS[crowd](n)) for n in range(count)], new_id())
         steps.clear()
         push(backend, "last", **CROWDS[crowd](count))
         backend.reserve(["t"], 1, new_id())

@@ -138,7 +138,7 @@ class LimitCases(RigCase):
         assert rig.take(worker) == []
         assert _state(producer, "r").opens_in == pytest.approx(1)
         rig.advance(1)
-        assert worker.wait([T], 0)
+        assert worker.wait([T], PATIENCE)
         assert len(rig.take(worker)) == 1
         assert not worker.wait([T], 0) or not rig.take(worker)
         rig.advance(8)
@@ -186,7 +186,7 @@ class LimitCases(RigCase):
         rig.advance(9)
         assert rig.take(worker) == []
         rig.advance(1)
-        assert worker.wait([T], 0)
+        assert worker.wait([T], PATIENCE)
         assert len(rig.take(worker)) == 3
 
     def test_overrides_of_a_value_of_a_name_and_the_definition_apply_in_this_order(self, rig: Rig) -> None:
