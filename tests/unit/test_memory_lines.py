@@ -56,7 +56,12 @@ class Reference:
         if definition.concurrency is not None and used >= definition.concurrency:
             return False
         interval = definition.interval
-        return interval is None or self.tat.get(limit, 0) - (definition.burst - 1) * interval <= self.now
+        return interval is None or self.debt(limit, definition) <= (definition.burst - 1) * interval
+
+    def debt(self, limit, definition):
+        """Return how far ahead of now the rate is; a debt of more than two bursts is left from a slower rate."""
+        debt = max(self.tat.get(limit, 0) - self.now, 0)
+        return debt if debt <= 2 * definition.burst * definition.interval else 0
 
     def enter(self, job, *, unstarted=False):
         job["group"] = job["key"] if self.fair else ""
@@ -98,7 +103,7 @@ class Reference:
             for each in job["slots"]:
                 definition = self.definition(each)
                 if definition is not None and definition.interval is not None:
-                    self.tat[each] = max(self.tat.get(each, 0), self.now) + definition.interval
+                    self.tat[each] = self.now + self.debt(each, definition) + definition.interval
                     job["tokens"].append((each, definition.interval))
             if self.fair:
                 self.counter += 1

@@ -16,7 +16,7 @@ from tests.support.lines import LIMITS, many_steps
 from tests.unit.test_memory_lines import Reference, replay
 
 from jobs_core.backends.base import Answer, BackendOptions, Delivery, Outcome, Outgoing, Settlement, State
-from jobs_core.backends.limits import Limit
+from jobs_core.backends.limits import Limit, tat_under
 from jobs_core.errors import BackendError, OwnerLost
 from jobs_core.ids import new_id, new_token
 from jobs_redis.backend import RedisBackend
@@ -113,7 +113,9 @@ class _Reference:
         if rule and rule.concurrency is not None and used >= rule.concurrency:
             return False
         return not (
-            rule and rule.interval is not None and self.tat.get(limit, 0) - now > (rule.burst - 1) * rule.interval + 1e-4
+            rule
+            and rule.interval is not None
+            and tat_under(rule, self.tat.get(limit, 0), now) - now > (rule.burst - 1) * rule.interval + 1e-4
         )
 
     def reserve(self, most: int, startable: int | None, now: float) -> list[str]:

@@ -16,7 +16,9 @@ of all limits of a job, or none.
 
 *Rates* are GCRA (ITU-T I.371): a limit value remembers the theoretical time of the next reservation, `tat`. A job conforms
 if `tat - now <= (burst - 1) * interval`, and then `tat = max(tat, now) + interval`. Each reservation that ends without
-its function having been entered gives its token back (`tat - interval`); one that ends with its lease does not.
+its function having been entered gives its token back (`tat - interval`); one that ends with its lease does not. A `tat`
+further ahead than two full bursts is left from a slower rate, and counts as `now`: so a raised rate opens at once, however
+many values it has. (One burst would be exact, but any step back of the clock would then open a limit.)
 
 *Fairness.* In a fair topic, keys take turns within each priority, one job each. A key that had no waiting job of that
 priority joins at the end of the turn, and a served one goes there. Jobs without a key, and jobs that stood in the plain line
@@ -85,6 +87,12 @@ class LimitState(Struct, frozen=True):
 def name_of(limit: str) -> str:
     """Return the name of a limit that a job names."""
     return limit.partition(":")[0]
+
+
+def tat_under(definition: Limit, tat: float, now: float) -> float:
+    """Return the theoretical time of the next reservation under a definition that has a rate."""
+    assert definition.interval is not None
+    return tat if tat - now <= 2 * definition.burst * definition.interval else now
 
 
 def key_limit(topic: str, key: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
-from ..limits import KEY_LIMIT, Limit, LimitState, Lines, name_of
+from ..limits import KEY_LIMIT, Limit, LimitState, Lines, name_of, tat_under
 
 _INF = float("inf")
 
@@ -21,11 +21,11 @@ class Value:
         self.due = _INF  # when topics are told that it may have room
         self.topics: set[str] = set()  # topics with lines that are filed under it
 
-    def opens_at(self, definition: Limit | None) -> float:
+    def opens_at(self, definition: Limit | None, now: float) -> float:
         """Return when its rate and its closure allow the next reservation."""
         rate = 0.0
         if definition is not None and definition.interval is not None:
-            rate = self.tat - (definition.burst - 1) * definition.interval
+            rate = tat_under(definition, self.tat, now) - (definition.burst - 1) * definition.interval
         return max(rate, self.closed)
 
 
@@ -58,7 +58,7 @@ class Limits:
             most = definition.concurrency if definition else None
             if most is not None and (value.used if value else 0) >= most:
                 return limit
-            if value and value.opens_at(definition) > now:
+            if value and value.opens_at(definition, now) > now:
                 return limit
         return ""
 
@@ -69,7 +69,7 @@ class Limits:
             value, definition = self._value(limit), self.definition(limit)
             value.used += 1
             if definition and definition.interval is not None:
-                value.tat = max(value.tat, now) + definition.interval
+                value.tat = max(tat_under(definition, value.tat, now), now) + definition.interval
                 tokens.append((limit, definition.interval))
         return tuple(tokens)
 
@@ -107,7 +107,7 @@ class Limits:
         """Note that a line of a topic waits for a limit."""
         value = self._value(limit)
         value.topics.add(topic)
-        at = value.opens_at(self.definition(limit))
+        at = value.opens_at(self.definition(limit), now)
         if now < at < value.due:
             value.due = at
             heapq.heappush(self._due, (at, limit))
@@ -167,7 +167,7 @@ class Limits:
             if name_of(limit) not in names if names else limit.startswith(KEY_LIMIT):  # those of keys only by name
                 continue
             value, definition = self.values.get(limit) or Value(), self.definition(limit)
-            opens_in = value.opens_at(definition) - now
+            opens_in = value.opens_at(definition, now) - now
             yield LimitState(
                 limit,
                 value.used,

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ..limits import KEY_LIMIT, Limit, LimitState, Lines, name_of
+from ..limits import KEY_LIMIT, Limit, LimitState, Lines, name_of, tat_under
 from .connection import Transaction
 
 _DEFINITION = """
@@ -22,7 +22,8 @@ UNION ALL SELECT concurrency, interval, burst FROM limit_definition WHERE name =
 _STATE = "SELECT name, used, tat, closed_until, waiting FROM limit_state"
 _TAKE = """
 INSERT INTO limit_state (name, used, tat) VALUES (?1, 1, ?2 + ?3 * (?2 > 0))
-    ON CONFLICT DO UPDATE SET used = used + 1, tat = CASE WHEN ?2 > 0 THEN max(tat, ?3) + ?2 ELSE tat END
+    ON CONFLICT DO UPDATE SET used = used + 1, tat = CASE
+        WHEN ?2 = 0 THEN tat WHEN tat > ?4 THEN ?3 + ?2 ELSE max(tat, ?3) + ?2 END  -- ?4: see tat_under
 """
 _IDLE = "used = 0 AND waiting = 0 AND max(tat, closed_until) <= ?"
 _FORGET = f"DELETE FROM limit_state WHERE {_IDLE} AND name"
@@ -100,13 +101,15 @@ def room_at(tx: Transaction, limit: str) -> float | None:
     row = tx.db.execute(f"{_STATE} WHERE name = ?", (limit,)).fetchone() or (limit, 0, 0.0, 0.0, 0)
     if rules is not None and rules.concurrency is not None and row[1] >= rules.concurrency:
         return None
-    return max(tx.now, _opens_at(rules, row))
+    return max(tx.now, _opens_at(rules, row, tx.now))
 
 
-def _opens_at(rules: Limit | None, row: tuple[Any, ...]) -> float:
+def _opens_at(rules: Limit | None, row: tuple[Any, ...], now: float) -> float:
     """Return when its rate and its closure allow the next reservation."""
     _, _, tat, closed_until, _ = row
-    rate = tat - (rules.burst - 1) * rules.interval if rules is not None and rules.interval is not None else 0.0
+    rate = 0.0
+    if rules is not None and rules.interval is not None:
+        rate = tat_under(rules, tat, now) - (rules.burst - 1) * rules.interval
     return float(max(rate, closed_until))
 
 
@@ -126,7 +129,13 @@ def prices(tx: Transaction, limits: Iterable[str]) -> dict[str, float]:
 
 def take(tx: Transaction, taken: Mapping[str, float]) -> None:
     """Take a slot of each limit, and a token of each rate."""
-    tx.db.executemany(_TAKE, [(limit, interval, tx.now) for limit, interval in taken.items()])
+    tx.db.executemany(_TAKE, [(limit, interval, tx.now, _latest(tx, limit)) for limit, interval in taken.items()])
+
+
+def _latest(tx: Transaction, limit: str) -> float:
+    """Return the largest `tat` that is not left from a slower rate."""
+    rules = definition(tx, limit)
+    return tx.now if rules is None or rules.interval is None else tx.now + 2 * rules.burst * rules.interval
 
 
 def give_back(tx: Transaction, held: Iterable[str | None], *, tokens: bool) -> list[str]:
@@ -186,7 +195,7 @@ def states(db: sqlite3.Connection, most: int, names: Sequence[str], now: float) 
         rules, overridden = override or definitions.get((name_of(limit), 0)), override is not None
         if limit.startswith(KEY_LIMIT):
             rules = _find_definition(db, limit)
-        at = _opens_at(rules, row)
+        at = _opens_at(rules, row, now)
         if used or waiting or tat > now or closed_until > now or overridden or limit in defined:
             opens_in = at - now if at > now else None
             found.append(LimitState(limit, used, waiting, rules, overridden, opens_in, max(0.0, closed_until - now)))

@@ -144,6 +144,30 @@ class LimitCases(RigCase):
         rig.advance(8)
         assert len(rig.take(worker)) == 2
 
+    @pytest.mark.parametrize("by", ["definition", "override", "reset"])
+    def test_a_raised_rate_opens_at_once_and_holds_from_then_on(self, rig: Rig, by: str) -> None:
+        if not rig.has("limits") or not rig.clock:
+            return
+        producer, worker = rig.producer(), rig.worker()
+        slow, fast = Limit(interval=86400.0), Limit(interval=10.0)
+        producer.define_limits({"r": fast if by == "reset" else slow}, {})
+        if by == "reset":
+            producer.override_limit("r", slow)
+        rig.push_many(producer, 4, limits=("r:a",))
+        assert len(rig.take(worker)) == 1
+        assert rig.take(worker) == []
+        if by == "definition":
+            producer.define_limits({"r": fast}, {})
+        else:
+            producer.override_limit("r", None if by == "reset" else fast)
+        assert worker.wait([T], 0)
+        assert len(rig.take(worker)) == 1
+        assert rig.take(worker) == []
+        assert _state(producer, "r:a").opens_in == pytest.approx(10)
+        rig.advance(10)
+        assert len(rig.take(worker)) == 1
+        assert rig.take(worker) == []
+
     @pytest.mark.parametrize("outcome", list(Outcome), ids=lambda outcome: outcome.value)
     def test_a_reservation_that_did_not_run_gives_its_token_back(self, rig: Rig, outcome: Outcome) -> None:
         if not rig.has("limits") or not rig.clock:

@@ -22,8 +22,7 @@ local function see(limit)
   local closed = math.max(0, tonumber(redis.call('ZSCORE', its.CLOSED, limit) or 0) - now)
   local opens = closed
   if rule and rule.interval then
-    local tat = tonumber(redis.call('ZSCORE', its.TAT, limit) or 0)
-    opens = math.max(opens, math.ceil(tat - (rule.burst - 1) * rule.interval) - now)
+    opens = math.max(opens, math.ceil(its.tat_under(rule, limit) - (rule.burst - 1) * rule.interval) - now)
   end
   found[#found + 1] = {
     limit, tonumber(redis.call('HGET', its.USED, limit) or 0), tonumber(redis.call('HGET', its.WAITING, limit) or 0),

@@ -104,6 +104,12 @@ local function lines()
     return known
   end
 
+  -- The theoretical time of the next reservation; one that is left from a slower rate counts as now (`limits.tat_under`).
+  local function tat_under(rule, limit)
+    local tat = tonumber(redis.call('ZSCORE', TAT, limit) or 0)
+    return tat - now <= 2 * rule.burst * rule.interval and tat or now
+  end
+
   -- Whether a limit has no room, and until when; without a time if it waits for a slot.
   local function blocked(limit)
     local rule = definition(limit)
@@ -111,8 +117,7 @@ local function lines()
     local closed = tonumber(redis.call('ZSCORE', CLOSED, limit) or 0)
     if closed > now then return true, closed end
     if rule and rule.interval then
-      local tat = tonumber(redis.call('ZSCORE', TAT, limit) or 0)
-      local opens = math.ceil(tat - (rule.burst - 1) * rule.interval)
+      local opens = math.ceil(tat_under(rule, limit) - (rule.burst - 1) * rule.interval)
       if opens > now then return true, opens end
     end
     return false
@@ -385,7 +390,7 @@ local function lines()
       redis.call('HINCRBY', USED, limit, count)
       local rated = rule and rule.interval
       if rated then
-        redis.call('ZADD', TAT, math.max(tonumber(redis.call('ZSCORE', TAT, limit) or 0), now) + count * rated, limit)
+        redis.call('ZADD', TAT, math.max(tat_under(rule, limit), now) + count * rated, limit)
       end
       -- A key may contain line breaks; a limit of another kind does not.
       if string.sub(limit, 1, 4) == 'key/' then limit = string.gsub(limit, '[%%\n]', { ['%'] = '%25', ['\n'] = '%0A' }) end
@@ -426,7 +431,7 @@ local function lines()
 
   its_lines = {
     LINE = LINE, SHUT = SHUT, LINED = LINED, LIMITED = LIMITED, FILED = FILED, FAIR = FAIR, TURN = TURN, GROUPED = GROUPED,
-    DEPTH = DEPTH, OPENING = OPENING, OPENS = OPENS, WAITING = WAITING, USED = USED, TAT = TAT, CLOSED = CLOSED,
+    DEPTH = DEPTH, OPENING = OPENING, OPENS = OPENS, WAITING = WAITING, USED = USED, TAT = TAT, tat_under = tat_under, CLOSED = CLOSED,
     DEFINED = DEFINED, OVERRIDDEN = OVERRIDDEN,
     head_of = head_of, fair = fair, line_for = line_for, parts_of = parts_of, key_limit = key_limit, limits_of = limits_of,
     definition = definition, blocker = blocker, score = score, put = put, drop = drop, best = best,
