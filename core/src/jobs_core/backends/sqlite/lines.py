@@ -247,7 +247,7 @@ def _look_at_all(tx: Transaction, topic: str, name: str, most: int) -> int:
     """
     name, _, last = name.partition(_ALL_OF)
     sql = (
-        "SELECT filed_under FROM line WHERE filed_under > :last AND filed_under < :end AND topic = :topic "
+        "SELECT filed_under FROM line WHERE filed_under > :last AND filed_under < :end AND +topic = :topic "  # +: not by topic
         "ORDER BY filed_under LIMIT 1"
     )
     end = f"{name};" if name else _BEYOND
