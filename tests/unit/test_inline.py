@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from jobs_core import ArgumentError, Discard, Retry, State, current_job, job
+from jobs_core import ArgumentError, Discard, Flow, Retry, State, current_job, job
+from jobs_core.backends.flows import SLICE
 
 
 @dataclass
@@ -26,6 +27,10 @@ def greet(customer: Customer) -> str:
 async def agreet(name: str) -> str:
     await asyncio.sleep(0)
     return f"hello {name}"
+
+
+@job(name="inline.note")
+def note() -> None: ...
 
 
 @job(name="inline.fail", retries=2, backoff=10)
@@ -116,6 +121,15 @@ def test_drain_does_not_look_at_every_job_before_each(jobs_queue, monkeypatch):
     monkeypatch.setattr(backend.store, "jobs", OneByOne(backend.store.jobs))
     assert jobs_queue.drain() == 7
     assert backend.topics() == []
+
+
+def test_drain_runs_all_that_waits_for_one_member(jobs_queue):
+    with Flow() as flow:
+        first = flow.add(agreet.call("Ada"))
+        for _ in range(4 * SLICE):
+            flow.add(note.call(), after=first)
+    assert jobs_queue.drain() == 4 * SLICE + 1
+    assert flow.handle.status() == "done"
 
 
 def test_drain_raises_a_jobs_own_exception_after_settling_it(jobs_queue):
