@@ -22,5 +22,5 @@ def fetch(account: str, page: int) -> str:
             raise
         wait = float(refused.headers["Retry-After"])
         raise Retry("the partner refuses more", delay=wait, close=f"partner:{account}") from None
-    print(text)
+    print(f"{text}\n", end="")  # in one piece: print() writes the line's end apart, and other threads in between
     return text
