@@ -15,6 +15,8 @@ from jobs_core.cli.flow_tree import MOST_BESIDE, held_up, tree
 from jobs_core.ids import new_token
 from jobs_core.loaders.base import add_to_path
 
+from ..support.inprocess import as_it_was
+
 TASKS = """
 from jobs_core import job
 
@@ -45,10 +47,10 @@ def shop(project, monkeypatch):
     made = Shared(url, app.backend_options())
     made.open("worker")
     monkeypatch.setattr(App, "_make_backend", lambda self, clock: Unclosed(made))
-    add_to_path(project.root)
-    set_current_app(app)
-    yield Shop(made)
-    set_current_app(None)
+    with as_it_was():
+        add_to_path(project.root)
+        set_current_app(app)
+        yield Shop(made)
     forget(url)
 
 

@@ -173,6 +173,7 @@ def test_an_idle_worker_that_keeps_house_asks_its_broker_three_things_every_thre
     project.push("note", "warm")
     project.until_noted("note warm")
     operator = connect(broker.url)
+    project.until(lambda: not operator.counts(["default"])["default"].reserved and operator.status().waiting == 1)
     before = operator.status().requests
     time.sleep(7.5)  # the test measures idleness: two or three times three seconds end in it
     assert operator.status().requests - before - 1 <= 3 * 3

@@ -160,7 +160,7 @@ class LimitCases(RigCase):
             producer.define_limits({"r": fast}, {})
         else:
             producer.override_limit("r", None if by == "reset" else fast)
-        assert worker.wait([T], 0)
+        assert worker.wait([T], PATIENCE)
         assert len(rig.take(worker)) == 1
         assert rig.take(worker) == []
         assert _state(producer, "r:a").opens_in == pytest.approx(10)
