@@ -21,10 +21,10 @@ UNION ALL SELECT concurrency, interval, burst FROM limit_definition WHERE name =
 """
 _STATE = "SELECT name, used, tat, closed_until, waiting FROM limit_state"
 _TAKE = """
-INSERT INTO limit_state (name, used, tat) VALUES (?1, 1, ?2 + ?3 * (?2 > 0))
-    ON CONFLICT DO UPDATE SET used = used + 1, tat = CASE
-        WHEN ?2 = 0 THEN tat WHEN tat > ?4 THEN ?3 + ?2 ELSE max(tat, ?3) + ?2 END  -- ?4: see tat_under
+INSERT INTO limit_state (name, used, tat) VALUES (?, 1, ?) ON CONFLICT DO UPDATE SET used = used + 1, tat = CASE
+    WHEN excluded.tat = 0 THEN tat WHEN tat > ? THEN excluded.tat ELSE max(tat + ?, excluded.tat) END
 """
+"""`excluded.tat` is 0 without a rate, otherwise one interval from now; the third parameter is `_latest`."""
 _IDLE = "used = 0 AND waiting = 0 AND max(tat, closed_until) <= ?"
 _FORGET = f"DELETE FROM limit_state WHERE {_IDLE} AND name"
 _MOST_LISTED = 10_000
@@ -129,11 +129,12 @@ def prices(tx: Transaction, limits: Iterable[str]) -> dict[str, float]:
 
 def take(tx: Transaction, taken: Mapping[str, float]) -> None:
     """Take a slot of each limit, and a token of each rate."""
-    tx.db.executemany(_TAKE, [(limit, interval, tx.now, _latest(tx, limit)) for limit, interval in taken.items()])
+    rows = [(limit, tx.now + interval if interval else 0.0, _latest(tx, limit), interval) for limit, interval in taken.items()]
+    tx.db.executemany(_TAKE, rows)
 
 
 def _latest(tx: Transaction, limit: str) -> float:
-    """Return the largest `tat` that is not left from a slower rate."""
+    """Return the largest `tat` that is not left from a slower rate: see `tat_under`."""
     rules = definition(tx, limit)
     return tx.now if rules is None or rules.interval is None else tx.now + 2 * rules.burst * rules.interval
 

@@ -164,7 +164,7 @@ def close_line(tx: Transaction, line: Line, limit: str, room_at: float | None) -
     """File an open line under a limit without room."""
     tx.db.execute("UPDATE line SET filed_under = ? WHERE id = ?", (limit, line.id))
     tx.db.execute(_COUNT, (-line.size, line.size, line.topic))
-    sql = "INSERT INTO limit_state (name, waiting) VALUES (?1, ?2) ON CONFLICT DO UPDATE SET waiting = waiting + ?2"
+    sql = "INSERT INTO limit_state (name, waiting) VALUES (?, ?) ON CONFLICT DO UPDATE SET waiting = waiting + excluded.waiting"
     tx.db.execute(sql, (limit, line.size))
     _look_later(tx, line.topic, limit, room_at)
     _advance_all(tx, line, except_for=limit)
@@ -227,10 +227,10 @@ def _look_later(tx: Transaction, topic: str, limit: str, at: float | None) -> No
 def look_again(tx: Transaction, topic: str, most: int) -> bool:
     """Look at limits whose rate or closure has ended, or that were defined anew; return whether there are more than `most`."""
     sql = (
-        "DELETE FROM opening WHERE topic = ?1 AND name IN "
-        "(SELECT name FROM opening WHERE topic = ?1 AND at <= ? ORDER BY at LIMIT ?) RETURNING name"
+        "DELETE FROM opening WHERE topic = ? AND name IN "
+        "(SELECT name FROM opening WHERE topic = ? AND at <= ? ORDER BY at LIMIT ?) RETURNING name"
     )
-    names = [name for (name,) in tx.db.execute(sql, (topic, tx.now, most)).fetchall()]
+    names = [name for (name,) in tx.db.execute(sql, (topic, topic, tx.now, most)).fetchall()]
     left = most - len(names)
     for name in names:
         if _ALL_OF in name:

@@ -13,7 +13,7 @@ from .lines import Line, Place
 Order: TypeAlias = tuple[int, int, float, int]
 """Rank, turn, time at which it became ready, and sequence number: the order of service."""
 
-_OPEN = f"SELECT {lines.COLUMNS} FROM line WHERE topic = ?1 AND filed_under IS NULL"
+_OPEN = f"SELECT {lines.COLUMNS} FROM line WHERE topic = ? AND filed_under IS NULL"
 
 
 def _first_of_each(*kinds: tuple[int, str]) -> str:
@@ -80,7 +80,7 @@ class Serving:
     def _lines(self) -> list[tuple[Order, Line]]:
         """Return the best open lines with their order, best first."""
         sql = _BEST_BY_TURN if self._rules.fair else _BEST_BY_AGE
-        found = [Line(*row) for row in self._tx.db.execute(sql, (self._topic,))]
+        found = [Line(*row) for row in self._tx.db.execute(sql, (self._topic,) * 4)]
         return sorted(
             ((line.head_rank, line.turn, line.head_since, line.head_seq), line)
             if line.fair and self._rules.fair

@@ -116,11 +116,11 @@ def topics_of(db: sqlite3.Connection, table: str, condition: str = "1") -> list[
 def lines(db: sqlite3.Connection, topic: str, most: int) -> list[tuple[str, int]]:
     """Return the keys of a fair topic with the most ready jobs, limited ones included."""
     sql = (
-        "SELECT key, sum(n) FROM (SELECT key, size AS n FROM line WHERE topic = ?1 "
-        "UNION ALL SELECT '', count(*) FROM ready WHERE topic = ?1 HAVING count(*) > 0) "
-        "GROUP BY key ORDER BY 2 DESC, 1 LIMIT ?2"
+        "SELECT key, sum(n) FROM (SELECT key, size AS n FROM line WHERE topic = :topic "
+        "UNION ALL SELECT '', count(*) FROM ready WHERE topic = :topic HAVING count(*) > 0) "
+        "GROUP BY key ORDER BY 2 DESC, 1 LIMIT :most"
     )
-    return [(key, count) for key, count in db.execute(sql, (topic, most))]
+    return [(key, count) for key, count in db.execute(sql, {"topic": topic, "most": most})]
 
 
 def paused(db: sqlite3.Connection) -> frozenset[str]:
