@@ -57,7 +57,8 @@ class Transaction:
     """One write transaction, which the functions of the other modules use.
 
     After the commit, one waiting worker is woken for each topic in `wake`, unless the caller does this itself. The owners in
-    `call` are woken, too, and the pipes of the owners in `gone` are removed.
+    `call` are woken, too, and the pipes of the owners in `gone` are removed. `rested` has the ids of flows in which nothing was
+    left to run at some moment of the transaction, for callers that wait for the end of a flow.
     """
 
     __slots__ = (
@@ -71,6 +72,7 @@ class Transaction:
         "now",
         "options",
         "passed_over",
+        "rested",
         "wake",
     )
 
@@ -87,6 +89,7 @@ class Transaction:
         self.gone: tuple[str, ...] = ()
         self.definitions: dict[str, Limit | None] | None = None  # those that were looked up
         self.passed_over: tuple[str, ...] = ()  # owners whose reserve left a job behind, see `Backend.passed_over`
+        self.rested: tuple[str, ...] = ()
 
     def __enter__(self) -> Transaction:
         self._connection.lock.acquire()
@@ -135,6 +138,11 @@ class Transaction:
     def excludes_older_releases(self) -> bool:
         """Return whether the file has been used in a way that releases without limits do not know."""
         return bool(self.first("SELECT value >= 3 FROM meta WHERE key = 'readable_by'"))
+
+    @property
+    def excludes_releases_without_flows(self) -> bool:
+        """Return whether the file has had a flow, of which releases without flows do not know."""
+        return bool(self.first("SELECT value >= 4 FROM meta WHERE key = 'readable_by'"))
 
     def exclude_older_releases(self) -> None:
         """Let processes of releases without limits use the file no longer, because it has jobs that they would mishandle.
