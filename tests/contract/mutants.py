@@ -187,6 +187,26 @@ MUTANTS = [
     Mutant("a flow is kept for ever", "members.py", "while self._kept and self._kept[0][0] <= at.now", "while False"),
     Mutant("waiting members count as ready", "operators.py", "        states[State.WAITING],\n", ""),
     Mutant("dead letters are listed oldest first", "operators.py", "jobs = self.store.letters(topic)", "jobs = self.store.letters(topic)[::-1]"),
+    # documents
+    Mutant("a change expects nothing", "documents.py", "return expected is None or expected ==", "return True or expected =="),
+    Mutant("versions begin anew after a deletion", "documents.py", "            del self._kinds[kind][name]\n            self._next(kind)\n",
+           "            del self._kinds[kind][name]\n            self._versions[kind] = 0\n"),
+    Mutant("a deletion is no change of the kind", "documents.py", "            del self._kinds[kind][name]\n            self._next(kind)\n",
+           "            del self._kinds[kind][name]\n"),
+    Mutant("a refused change counts", "documents.py", "        version = None\n", "        version = None\n        self._next(kind)\n"),
+    Mutant("a repeated change is made again", "documents.py", "            return self._answers[request][1]\n", "            pass\n"),
+    Mutant("a repeated deletion is made again", "documents.py", "            return bool(self._answers[request][1])\n", "            pass\n"),
+    Mutant("an expired document is there until it is dropped", "documents.py", "return None if kept is None or _has_expired(kept, now) else kept", "return kept"),
+    Mutant("no document expires", "documents.py", "_Kept(data, version, now, None if ttl is None else now + ttl)", "_Kept(data, version, now, None)"),
+    Mutant("documents of a kind have no bound", "documents.py", "len(documents) >= MOST:\n            self", "len(documents) > 10 * MOST:\n            self"),
+    Mutant("a full kind takes no change of what it has", "documents.py", "if name not in documents and len(documents) >= MOST:", "if len(documents) >= MOST:"),
+    Mutant("expired documents fill a kind", "documents.py", "            self.housekeep(now, float(\"-inf\"), MOST)\n", ""),
+    Mutant("a document of any size is stored", "operators.py", "        check(kind, name, data, ttl)\n", ""),
+    Mutant("a page begins with the last document of the one before", "documents.py", "if name > after and", "if name >= after and"),
+    Mutant("documents are listed as they were written", "documents.py", "names = sorted(name for", "names = list(name for"),
+    Mutant("a guard holds whatever the version", "store.py", "not self.documents.holds(guard, at.now)", "False"),
+    Mutant("a guard holds never", "store.py", "not self.documents.holds(guard, at.now)", "True"),
+    Mutant("a repeated guarded push is refused", "store.py", "if request not in self._pushes and not self.documents", "if not self.documents"),
 ]  # fmt: skip  # a row a fault reads best
 
 
@@ -206,9 +226,8 @@ def killed_by(mutant: Mutant, case: str = "") -> str:
                 assert count == 1, f"{mutant.name}: what it changes stands {count} times in {mutant.file}"
                 text = text.replace(mutant.old, mutant.new)
             text = text.replace("from ...", "from jobs_core.").replace("from ..base", "from jobs_core.backends.base")
-            text = text.replace("from ..limits", "from jobs_core.backends.limits").replace(
-                "from ..flows", "from jobs_core.backends.flows"
-            )
+            for module in ("limits", "flows", "documents"):
+                text = text.replace(f"from ..{module}", f"from jobs_core.backends.{module}")
             (package / source.name).write_text(text)
         (directory / "test_mutant.py").write_text(CASES)
         return _run(mutant, directory, case or "not model") or (not case and _run(mutant, directory, "model")) or ""

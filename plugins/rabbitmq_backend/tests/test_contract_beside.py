@@ -8,6 +8,7 @@ import pytest
 
 from jobs_core.testing.contract.checkpoints import Checkpoints
 from jobs_core.testing.contract.crashes import Crashes
+from jobs_core.testing.contract.documents import DocumentCases
 from jobs_core.testing.contract.leases import Leases
 from jobs_core.testing.contract.leaving import Leaving
 from jobs_core.testing.contract.machine import Machine
@@ -21,14 +22,14 @@ from .helpers import OnRabbitMQ
 
 
 class TestSqliteBeside(
-    OnRabbitMQ, Pushing, Settling, Checkpoints, Uniqueness, Leases, Leaving, Operators, Crashes, Trouble, Machine
+    OnRabbitMQ, Pushing, Settling, Checkpoints, Uniqueness, Leases, Leaving, Operators, Crashes, Trouble, Machine, DocumentCases
 ):
     @pytest.fixture
     def results_url(self, tmp_path):
         return f"sqlite:///{tmp_path}/results.db"
 
 
-class TestRedisBeside(OnRabbitMQ, Operators, Checkpoints, Uniqueness):
+class TestRedisBeside(OnRabbitMQ, Operators, Checkpoints, Uniqueness, DocumentCases):
     @pytest.fixture
     def results_url(self, redis_url):
         return redis_url

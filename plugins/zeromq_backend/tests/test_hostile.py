@@ -35,6 +35,8 @@ GOOD = {
     "settlements": [{"id": "x", "token": 1, "outcome": "done"}], "offset": 0, "lease": 30.0, "retention": {"fuzz": [1.0, 1]},
     "priority": 0, "delay": 0.0, "limits": {"a": {"concurrency": 1}}, "lines": {"fuzz": {"fair": True}}, "name": "a:x",
     "definition": {"interval": 1.0}, "most": 1, "names": ["a"], "startable": 1, "features": ["limits"],
+    "kind": "fuzz", "kinds": ["fuzz"], "after": "", "expected": None, "ttl": 1.0, "data": b"{}",
+    "guard": {"kind": "fuzz", "name": "a", "version": 0},
 }  # fmt: skip
 """A value of the right kind for every field."""
 

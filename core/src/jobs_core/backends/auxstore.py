@@ -39,11 +39,12 @@ from .base import (
     State,
     Token,
 )
+from .documents import Document
 
 SUPPLIED = frozenset({"unique", "results", "cancel", "lookup"})
 """Features that the store supplies if the queue lacks them."""
 
-_OF_STORE = SUPPLIED | {"known_ids", "checkpoints"}
+_OF_STORE = SUPPLIED | {"known_ids", "checkpoints", "documents"}
 
 _ENDED = {State.CANCELLED: Outcome.CANCELLED, State.DONE: Outcome.DONE, State.DEAD: Outcome.DEAD}
 
@@ -68,7 +69,7 @@ class AuxStore(Backend):
         self.queue = queue
         self.store = store
         self.name = queue.name
-        self.features = (queue.features - {"claim", "checkpoints", "limits", "fairness", "flows"}) | (
+        self.features = (queue.features - {"claim", "checkpoints", "limits", "fairness", "flows", "documents", "guards"}) | (
             store.features & _OF_STORE
         )
         self._owner: str | None = None
@@ -298,6 +299,23 @@ class AuxStore(Backend):
 
     def paused(self) -> frozenset[str]:
         return self.queue.paused()
+
+    def documents(self, kind: str, most: int, after: str = "") -> list[Document]:
+        return self.store.documents(kind, most, after)
+
+    def document(self, kind: str, name: str) -> Document | None:
+        return self.store.document(kind, name)
+
+    def document_versions(self, kinds: Sequence[str]) -> dict[str, int]:
+        return self.store.document_versions(kinds)
+
+    def put_document(
+        self, kind: str, name: str, data: bytes, request: str, *, expected: int | None = None, ttl: float | None = None
+    ) -> int | None:
+        return self.store.put_document(kind, name, data, request, expected=expected, ttl=ttl)
+
+    def delete_document(self, kind: str, name: str, request: str, *, expected: int | None = None) -> bool:
+        return self.store.delete_document(kind, name, request, expected=expected)
 
     def advice(self) -> list[str]:
         return [*self.queue.advice(), *(f"results: {line}" for line in self.store.advice())]

@@ -28,11 +28,12 @@ from msgspec import Struct
 
 from ..errors import NotSupported
 from ..message import UniqueKey
+from .documents import ABSENT, Document, Guard
 from .flows import FlowStatus, Member, MemberStatus, Part
 from .limits import Limit, LimitState, Lines
 
 INTERFACE_VERSION: Final = 2
-"""The interface described here. Version 2 added limits, fairness, checkpoints and flows, all of it optional."""
+"""The interface described here. Version 2 added limits, fairness, checkpoints, flows and documents, all of it optional."""
 
 OLDEST_INTERFACE: Final = 1
 """Plugins from this version on are loaded; one that declares no version is of version 1."""
@@ -69,6 +70,8 @@ ALL_FEATURES: Final = FEATURES | {
     "fairness",  # in a fair topic, the keys of jobs take turns
     "checkpoints",  # a running job stores a cursor, which its next delivery contains
     "flows",  # jobs wait for one another: see backends/flows.py; implies fencing, dedup and atomic_followups
+    "documents",  # small named values with compare-and-set: see backends/documents.py
+    "guards",  # with documents: push_guarded compares the version of a document in the step that pushes
 }
 """All features that a backend can list in `Backend.features`."""
 
@@ -533,6 +536,56 @@ class Operable:
         """
         raise self._lacks("flows")
 
+    def documents(self, kind: str, most: int, after: str = "") -> list[Document]:
+        """List up to `most` documents of a kind by name, those with names after `after`.
+
+        A page may be shorter, because it holds about 4 MB at most; an empty one means that no more documents follow.
+
+        Called by: `documents.all_of`. Atomicity: none needed. Blocks: for a round trip.
+        Raises: NotSupported (documents), BackendUnavailable.
+        """
+        raise self._lacks("documents")
+
+    def document(self, kind: str, name: str) -> Document | None:
+        """Return a document; None if it is absent, or has expired.
+
+        Called by: commands, applications. Atomicity: none needed. Blocks: for a round trip.
+        Raises: NotSupported (documents), BackendUnavailable.
+        """
+        raise self._lacks("documents")
+
+    def document_versions(self, kinds: Sequence[str]) -> dict[str, int]:
+        """Return the number of the last change of each kind, so that a reader knows whether to read it again.
+
+        Called by: the housekeeper. Atomicity: none needed. Blocks: for a round trip.
+        Raises: NotSupported (documents), BackendUnavailable.
+        """
+        raise self._lacks("documents")
+
+    def put_document(
+        self, kind: str, name: str, data: bytes, request: str, *, expected: int | None = None, ttl: float | None = None
+    ) -> int | None:
+        """Write a document; return its new version, or None, with nothing changed, if it does not have the version `expected`.
+
+        `expected` is ABSENT if it must not exist, and None if any version will do. Without `ttl` (seconds), it stays until it
+        is deleted. A repeated request returns the first answer. A document that is too large, or one too many of its kind,
+        raises BackendError.
+
+        Called by: commands, applications, the housekeeper. Atomicity: one step. Blocks: until durable.
+        Raises: NotSupported (documents), BackendUnavailable, BackendError.
+        """
+        raise self._lacks("documents")
+
+    def delete_document(self, kind: str, name: str, request: str, *, expected: int | None = None) -> bool:
+        """Delete a document; return False, with nothing changed, if it is absent or does not have the version `expected`.
+
+        A repeated request returns the first answer.
+
+        Called by: commands, applications. Atomicity: one step. Blocks: until durable.
+        Raises: NotSupported (documents), BackendUnavailable.
+        """
+        raise self._lacks("documents")
+
     def advice(self) -> list[str]:
         """Return the risks in the settings of the broker, each with its fix; empty if there are none.
 
@@ -665,6 +718,20 @@ class Backend(Operable, abc.ABC):
         Raises: NotSupported (flows), FlowLost, BackendUnavailable, BackendError.
         """
         raise self._lacks("flows")
+
+    def push_guarded(self, messages: Sequence[Outgoing], request: str, guard: Guard) -> Mapping[str, str] | None:
+        """Push as `push` does if a document has the version of the guard; otherwise push nothing, and return None.
+
+        With `guards`, this is one step. This default takes two, so that a change of the document that is made between them
+        does not keep the jobs out. A repeated request returns the first answer, unless that was None.
+
+        Called by: the housekeeper, for ticks of the schedule. Atomicity: one step with `guards`. Blocks: until durable.
+        Raises: NotSupported (documents), QueueFull, BackendUnavailable, BackendError.
+        """
+        document = self.document(guard.kind, guard.name)
+        if (ABSENT if document is None else document.version) != guard.version:
+            return None
+        return self.push(messages, request)
 
     @abc.abstractmethod
     def reserve(self, topics: Sequence[str], limit: int, request: str) -> list[Delivery]:

@@ -61,15 +61,28 @@ def at_once(live: Callable[[str], None], arguments: Sequence[str]) -> None:
 
 
 def act(backend: Backend, topic: str, verb: str, argument: str) -> None:
-    persist(backend.open, None if verb == "push" else argument if verb == "victim" else new_token())
+    persist(backend.open, None if verb in ("push", "add") else argument if verb == "victim" else new_token())
     if verb == "push":
         for _ in range(int(argument)):
             persist(backend.push, [Outgoing(new_id(), topic, b"pushed")], new_token())
     elif verb == "drain":
         drain(backend, topic, Path(argument))
+    elif verb == "add":
+        for _ in range(int(argument)):
+            add(backend)
     elif verb == "victim":
         victim(backend, topic)
     backend.close()
+
+
+def add(backend: Backend) -> None:
+    """Add 1 to the number in a document."""
+    while True:
+        found = persist(backend.document, "contract-kind", "sum")
+        value, version = (int(found.data), found.version) if found else (0, 0)
+        changed = f"{value + 1}".encode()
+        if persist(backend.put_document, "contract-kind", "sum", changed, new_token(), expected=version) is not None:
+            return
 
 
 def _factory(url: str) -> BackendFactory:

@@ -21,6 +21,7 @@ from jobs_core.backends.base import (
     Outgoing,
     Settlement,
 )
+from jobs_core.backends.documents import Guard, check
 from jobs_core.backends.limits import Limit, Lines
 from jobs_core.errors import BackendError, BackendUnavailable
 
@@ -41,7 +42,7 @@ class RedisBackend(RedisOperatorCalls, BindsKeys):
     """The backend for one store on one server; the package's docstring says how it works."""
 
     name = "redis"
-    features = FEATURES | {"checkpoints", "limits", "fairness"}
+    features = FEATURES | {"checkpoints", "limits", "fairness", "documents", "guards"}
 
     def __init__(self, target: Target, options: BackendOptions) -> None:
         self._target = target
@@ -92,6 +93,27 @@ class RedisBackend(RedisOperatorCalls, BindsKeys):
         if self._target.replicas:
             self._until_replicated()
         return taken_over
+
+    def push_guarded(self, messages: Sequence[Outgoing], request: str, guard: Guard) -> Mapping[str, str] | None:
+        conflicts = self._store.push_guarded(messages, request, guard)
+        if self._target.replicas:
+            self._until_replicated()
+        return conflicts
+
+    def put_document(
+        self, kind: str, name: str, data: bytes, request: str, *, expected: int | None = None, ttl: float | None = None
+    ) -> int | None:
+        check(kind, name, data, ttl)
+        version = self._store.put_document(kind, name, data, request, expected, ttl)
+        if self._target.replicas:
+            self._until_replicated()
+        return version
+
+    def delete_document(self, kind: str, name: str, request: str, *, expected: int | None = None) -> bool:
+        deleted = self._store.delete_document(kind, name, request, expected)
+        if self._target.replicas:
+            self._until_replicated()
+        return deleted
 
     def _until_replicated(self) -> None:
         """Wait until the requested number of replicas has the writes of this connection."""

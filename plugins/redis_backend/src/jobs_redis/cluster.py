@@ -31,6 +31,7 @@ from jobs_core.backends.base import (
     Settlement,
     State,
 )
+from jobs_core.backends.documents import Document, check
 from jobs_core.errors import BackendError
 
 from . import advice
@@ -51,7 +52,7 @@ class RedisClusterBackend(Backend):
     """The backend for a cluster; the module's docstring says how it works."""
 
     name = "redis+cluster"
-    features = (FEATURES - {"atomic_followups", "strict_order", "claim"}) | {"checkpoints"}
+    features = (FEATURES - {"atomic_followups", "strict_order", "claim"}) | {"checkpoints", "documents"}
 
     def __init__(self, target: Target, options: BackendOptions) -> None:
         self._target, self._options = target, options
@@ -60,6 +61,8 @@ class RedisClusterBackend(Backend):
         self._waiter = Waiter()
         self._hub = Store(f"{{{self._prefix}}}", self._nodes, options)
         self._registry = f"{{{self._prefix}}}:cluster-topics"
+        self._registry_of_kinds = f"{{{self._prefix}}}:cluster-kinds"
+        self._registered_kinds: set[str] = set()
         self._stores: dict[str, Store] = {}
         self._waiting: dict[str, ServerConnection] = {}
         self._registered: set[str] = set()  # topics that this process knows to be registered in the hub
@@ -85,6 +88,14 @@ class RedisClusterBackend(Backend):
         if new:
             self._nodes.call("SADD", self._registry, *sorted(new))
             self._registered |= new
+
+    def _kind(self, kind: str) -> Store:
+        """Return the store of the documents of a kind. No topic has a slash in its name."""
+        return self._store(f"documents/{kind}")
+
+    def _kinds(self) -> Iterator[Store]:
+        for kind in self._nodes.call("SMEMBERS", self._registry_of_kinds):
+            yield self._kind(kind.decode())
 
     def _known(self) -> list[str]:
         return sorted(topic.decode() for topic in self._nodes.call("SMEMBERS", self._registry))
@@ -260,7 +271,7 @@ class RedisClusterBackend(Backend):
         return count
 
     def housekeep(self, limit: int) -> Housekept:
-        rounds = [store.housekeep(limit) for store in (self._hub, *self._everywhere())]
+        rounds = [store.housekeep(limit) for store in (self._hub, *self._everywhere(), *self._kinds())]
         self._keeps_house = True
         self._see(())
         return Housekept(
@@ -333,6 +344,27 @@ class RedisClusterBackend(Backend):
 
     def paused(self) -> frozenset[str]:
         return frozenset(topic for store in self._everywhere() for topic in store.paused())
+
+    def documents(self, kind: str, most: int, after: str = "") -> list[Document]:
+        return self._kind(kind).documents(kind, most, after)
+
+    def document(self, kind: str, name: str) -> Document | None:
+        return self._kind(kind).document(kind, name)
+
+    def document_versions(self, kinds: Sequence[str]) -> dict[str, int]:
+        return {kind: self._kind(kind).document_versions([kind])[kind] for kind in kinds}
+
+    def put_document(
+        self, kind: str, name: str, data: bytes, request: str, *, expected: int | None = None, ttl: float | None = None
+    ) -> int | None:
+        check(kind, name, data, ttl)
+        if kind not in self._registered_kinds:
+            self._nodes.call("SADD", self._registry_of_kinds, kind)
+            self._registered_kinds.add(kind)
+        return self._kind(kind).put_document(kind, name, data, request, expected, ttl)
+
+    def delete_document(self, kind: str, name: str, request: str, *, expected: int | None = None) -> bool:
+        return self._kind(kind).delete_document(kind, name, request, expected)
 
     def cancel(self, job_id: str, *, force: bool = False) -> State:
         return self._first(lambda store: store.cancel(job_id, force=force), State.UNKNOWN)

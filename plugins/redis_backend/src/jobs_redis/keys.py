@@ -50,6 +50,10 @@ key                    type    what
 {jobs}:limit-closed    zset    limit → until when a job has closed it
 {jobs}:limit-defined   hash    name → definition: concurrency, interval in microseconds, burst
 {jobs}:limit-overridden  hash  limit or name → definition
+{jobs}:documents:KIND  hash    name → version, time of the change, time of its expiry, and the data of a document
+{jobs}:document-names:KIND  zset  name → 0, to list them
+{jobs}:document-until:KIND  zset  name → when the document expires
+{jobs}:document-versions  hash  kind → how often its documents have changed
 {jobs}:topics          set     topics that may hold jobs
 {jobs}:paused          set     paused topics
 {jobs}:wake:TOPIC      zset    the wake token: one member while an idle worker should look; that worker removes it.
@@ -72,6 +76,7 @@ class Keys:
         self.base = base
         self.topics = f"{base}:topics"
         self.paused = f"{base}:paused"
+        self.document_versions = f"{base}:document-versions"
 
     def wake(self, topic: str) -> str:
         return f"{self.base}:wake:{topic}"

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 
 from jobs_core.backends.base import Backend, Counts, JobRecord, State
+from jobs_core.backends.documents import Document
 from jobs_core.backends.limits import Limit, LimitState
 
 from . import advice
@@ -72,6 +73,15 @@ class RedisOperatorCalls(Backend):
 
     def cancel(self, job_id: str, *, force: bool = False) -> State:
         return self._store.cancel(job_id, force=force)
+
+    def documents(self, kind: str, most: int, after: str = "") -> list[Document]:
+        return self._store.documents(kind, most, after)
+
+    def document(self, kind: str, name: str) -> Document | None:
+        return self._store.document(kind, name)
+
+    def document_versions(self, kinds: Sequence[str]) -> dict[str, int]:
+        return self._store.document_versions(kinds)
 
     def fetch_result(self, job_id: str, timeout: float) -> JobRecord | None:
         return followed(self._store, self._waiting, job_id, timeout)

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from jobs_core import UniqueKey
 from jobs_core.backend_kit import MAX_SECONDS
 from jobs_core.backends.base import ENDS, Answer, Delivery, JobRecord, Outcome, Outgoing, Retention, Settlement, State
+from jobs_core.backends.documents import Document
 from jobs_core.backends.limits import Limit, LimitState, Lines
 
 _MICRO = 1_000_000
@@ -231,6 +232,13 @@ def deliveries(found: Sequence[Any], strays: list[Settlement] | None = None) -> 
                 continue
         made.append(delivery)
     return made
+
+
+def document(kind: str, found: list[Any], now: int) -> Document:
+    """Convert the answer of documents.lua about one document."""
+    name, version, changed, ends, data = found
+    expires_in = (int(ends) - now) / _MICRO if int(ends) else None
+    return Document(kind, name.decode(), data, int(version), int(changed) / _MICRO, expires_in)
 
 
 def job_record(found: Sequence[Any], now: bytes) -> JobRecord | None:

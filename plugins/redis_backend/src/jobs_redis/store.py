@@ -23,6 +23,7 @@ from jobs_core.backends.base import (
     Settlement,
     State,
 )
+from jobs_core.backends.documents import MOST, PAGE, Document, Guard, too_many
 from jobs_core.backends.limits import Limit, LimitState, Lines, key_limit, name_of
 from jobs_core.errors import BackendError, BackendUnavailable, OwnerLost
 
@@ -51,6 +52,8 @@ INLET_BATCH = 500
 INLET_BYTES = 4_000_000
 """The approximate number of bytes that are taken from an inlet at once."""
 PURGED_AT_ONCE = 500
+FULL_KIND = -2
+"""The answer of put_document.lua if the kind has as many documents as it may."""
 
 
 class Reserved(NamedTuple):
@@ -334,6 +337,41 @@ class Store:
 
     def deepest_keys(self, topic: str, most: int) -> list[tuple[str, int]]:
         return [(key.decode(), count) for key, count in self._run(scripts.KEYS, topic, most)]
+
+    def push_guarded(self, messages: Sequence[Outgoing], request: str, guard: Guard) -> dict[str, str] | None:
+        arguments: list[Any] = [request, self._window, self._cancelled_ttl, len(messages), ""]
+        for message in messages:
+            records.message(arguments, message)
+        answer = self._run(scripts.PUSH_GUARDED, *arguments, guard.kind, guard.name, guard.version)
+        return None if answer is None else dict(_conflicts(answer))
+
+    def documents(self, kind: str, most: int, after: str) -> list[Document]:
+        now, *found = self._run(scripts.DOCUMENTS, kind, after, most, PAGE)
+        return [records.document(kind, one, now) for one in found]
+
+    def document(self, kind: str, name: str) -> Document | None:
+        now, *found = self._run(scripts.READ_DOCUMENT, kind, name)
+        return records.document(kind, found[0], now) if found else None
+
+    def document_versions(self, kinds: Sequence[str]) -> dict[str, int]:
+        if not kinds:
+            return {}
+        versions = self._runner.call("HMGET", self.keys.document_versions, *kinds)
+        return {kind: int(version or 0) for kind, version in zip(kinds, versions, strict=True)}
+
+    def put_document(
+        self, kind: str, name: str, data: bytes, request: str, expected: int | None, ttl: float | None
+    ) -> int | None:
+        where = kind, name, "" if expected is None else expected
+        ends = "" if ttl is None else max(1, micro(ttl))
+        version = int(self._run(scripts.PUT_DOCUMENT, request, self._window, *where, ends, MOST, data))
+        if version == FULL_KIND:
+            raise too_many(kind)
+        return version if version > 0 else None
+
+    def delete_document(self, kind: str, name: str, request: str, expected: int | None) -> bool:
+        where = kind, name, "" if expected is None else expected
+        return bool(self._run(scripts.DELETE_DOCUMENT, request, self._window, *where))
 
     def drop(self, job_ids: Sequence[str]) -> int:
         return int(self._run(scripts.DROP, *job_ids))

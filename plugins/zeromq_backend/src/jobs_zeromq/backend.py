@@ -18,6 +18,7 @@ from jobs_core.backends.base import (
     Outgoing,
     Settlement,
 )
+from jobs_core.backends.documents import ABSENT, Guard
 from jobs_core.backends.limits import Limit, Lines
 from jobs_core.errors import BackendError, BackendUnavailable
 
@@ -30,7 +31,8 @@ from .url import parse
 class ZeromqBackend(ZeromqOperatorCalls):
     """One connection to a broker."""
 
-    features = (FEATURES - {"prefix"}) | {"checkpoints", "limits", "fairness"}  # a broker's store belongs to one application
+    # A broker's store belongs to one application.
+    features = (FEATURES - {"prefix"}) | {"checkpoints", "limits", "fairness", "documents", "guards"}
 
     def __init__(self, url: str, options: BackendOptions) -> None:
         self.name = url.partition("://")[0]
@@ -87,6 +89,12 @@ class ZeromqBackend(ZeromqOperatorCalls):
 
     def push(self, messages: Sequence[Outgoing], request: str) -> Mapping[str, str]:
         return self._connection.call(p.PUSH, p.Push(request=request), messages, uses_limits=lambda: _use_limits(messages))
+
+    def push_guarded(self, messages: Sequence[Outgoing], request: str, guard: Guard) -> Mapping[str, str] | None:
+        if not self._has_documents:
+            return self.push(messages, request) if guard.version == ABSENT else None
+        asked = p.PushGuarded(request=request, guard=guard)
+        return self._connection.call(p.PUSH_GUARDED, asked, messages, uses_limits=lambda: _use_limits(messages))
 
     def define_limits(self, limits: Mapping[str, Limit], topics: Mapping[str, Lines]) -> None:
         asked = p.DefineLimits(limits=dict(limits), lines=dict(topics))

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 
 from jobs_core.backend_kit import new_token
 from jobs_core.backends.base import Backend, JobRecord, State
+from jobs_core.backends.documents import Document, check
 from jobs_core.backends.limits import Limit, LimitState
+from jobs_core.errors import BackendError
 
 from . import protocol as p
 from .connection import REPLY, BrokerConnection
@@ -77,6 +79,42 @@ class ZeromqOperatorCalls(Backend):
         if p.LIMITS not in self._connection.features:
             return []
         return self._connection.call(p.LIST_LINES, p.ListLines(topic=topic, most=most))
+
+    @property
+    def _has_documents(self) -> bool:
+        return p.DOCUMENTS in self._connection.features  # a broker of an earlier release has none
+
+    def documents(self, kind: str, most: int, after: str = "") -> list[Document]:
+        if not self._has_documents:
+            return []
+        return self._connection.call(p.LIST_DOCUMENTS, p.ListDocuments(kind=kind, most=most, after=after))
+
+    def document(self, kind: str, name: str) -> Document | None:
+        return self._connection.call(p.READ_DOCUMENT, p.OfDocument(kind=kind, name=name)) if self._has_documents else None
+
+    def document_versions(self, kinds: Sequence[str]) -> dict[str, int]:
+        if not self._has_documents:
+            return dict.fromkeys(kinds, 0)
+        return self._connection.call(p.DOCUMENT_VERSIONS, p.OfKinds(kinds=list(kinds)))
+
+    def put_document(
+        self, kind: str, name: str, data: bytes, request: str, *, expected: int | None = None, ttl: float | None = None
+    ) -> int | None:
+        check(kind, name, data, ttl)
+        self._require_documents()
+        asked = p.PutDocument(kind=kind, name=name, data=data, request=request, expected=expected, ttl=ttl)
+        return self._connection.call(p.PUT_DOCUMENT, asked)
+
+    def delete_document(self, kind: str, name: str, request: str, *, expected: int | None = None) -> bool:
+        self._require_documents()
+        asked = p.DeleteDocument(kind=kind, name=name, request=request, expected=expected)
+        return self._connection.call(p.DELETE_DOCUMENT, asked)
+
+    def _require_documents(self) -> None:
+        if not self._has_documents:
+            raise BackendError(
+                "the broker is of a release without documents: upgrade jobs-zeromq there, and restart the broker"
+            )
 
     def fetch_result(self, job_id: str, timeout: float) -> JobRecord | None:
         deadline = time.monotonic() + timeout

@@ -26,6 +26,7 @@ from jobs_core.backends.base import (
     Settlement,
     State,
 )
+from jobs_core.backends.documents import Document, Guard
 from jobs_core.backends.limits import Limit, LimitState, Lines
 from jobs_core.errors import BackendError, BackendUnavailable, OwnerLost, QueueFull
 
@@ -39,7 +40,10 @@ PASSED_OVER: Final = b"passed_over"
 LIMITS: Final = "limits"
 """The feature with which an end says that it knows limits, fair topics and keys."""
 
-FEATURES: Final = (LIMITS,)
+DOCUMENTS: Final = "documents"
+"""The feature with which a broker says that it knows documents and guarded pushes."""
+
+FEATURES: Final = (LIMITS, DOCUMENTS)
 """What this release knows beyond the first one, told in `hello` and its answer."""
 
 BEAT: Final = b"beat"
@@ -98,6 +102,12 @@ class Push(Struct, kw_only=True):
 
     request: Request
     messages: list[Outgoing] = []
+
+
+class PushGuarded(Push, kw_only=True):
+    """Push messages if a document has a version."""
+
+    guard: Guard
 
 
 class Put(Struct, kw_only=True):
@@ -183,6 +193,37 @@ class ListLines(Struct, kw_only=True):
 
     topic: Topic
     most: Annotated[int, Meta(ge=0, le=100_000)]
+
+
+class ListDocuments(Struct, kw_only=True):
+    """List documents of a kind by name, at most so many, and about 4 MB."""
+
+    kind: str
+    most: Annotated[int, Meta(ge=0, le=100_000)]
+    after: str = ""  # the name after which to begin
+
+
+class OfDocument(Struct, kw_only=True):
+    kind: str
+    name: str
+
+
+class OfKinds(Struct, kw_only=True):
+    kinds: Annotated[list[str], Meta(max_length=1000)]
+
+
+class DeleteDocument(OfDocument, kw_only=True):
+    """Delete a document if it has the expected version, 0 if it must not exist; null: whatever its version."""
+
+    request: Request
+    expected: Natural | None = None
+
+
+class PutDocument(DeleteDocument, kw_only=True):
+    """Write a document if it has the expected version; without a time to live, it stays until it is deleted."""
+
+    data: bytes
+    ttl: Seconds | None = None
 
 
 class Release(Struct, kw_only=True):
@@ -333,6 +374,12 @@ DEFINE_LIMITS: Verb[DefineLimits, None] = Verb("define_limits", DefineLimits, No
 OVERRIDE_LIMIT: Verb[OverrideLimit, None] = Verb("override_limit", OverrideLimit, None, durable=True)
 LIST_LIMITS: Verb[ListLimits, list[LimitState]] = Verb("limits", ListLimits, list[LimitState], writes=False)
 LIST_LINES: Verb[ListLines, list[tuple[str, int]]] = Verb("lines", ListLines, list[tuple[str, int]], writes=False)
+PUSH_GUARDED: Verb[PushGuarded, dict[str, str] | None] = Verb("push_guarded", PushGuarded, dict[str, str] | None, durable=True)
+LIST_DOCUMENTS: Verb[ListDocuments, list[Document]] = Verb("documents", ListDocuments, list[Document], writes=False)
+READ_DOCUMENT: Verb[OfDocument, Document | None] = Verb("document", OfDocument, Document | None, writes=False)
+DOCUMENT_VERSIONS: Verb[OfKinds, dict[str, int]] = Verb("document_versions", OfKinds, dict[str, int], writes=False)
+PUT_DOCUMENT: Verb[PutDocument, int | None] = Verb("put_document", PutDocument, int | None, durable=True)
+DELETE_DOCUMENT: Verb[DeleteDocument, bool] = Verb("delete_document", DeleteDocument, bool, durable=True)
 RELEASE: Verb[Release, int] = Verb("release", Release, int)
 HOUSEKEEP: Verb[Housekeep, Kept] = Verb("housekeep", Housekeep, Kept)
 COUNTS: Verb[OfTopics, dict[str, Counts]] = Verb("counts", OfTopics, dict[str, Counts], writes=False)
@@ -354,6 +401,7 @@ VERBS: Final[dict[bytes, Verb[Any, Any]]] = {value.name: value for value in list
 
 ITEMS: Final[dict[bytes, Any]] = {
     PUSH.name: msgspec.msgpack.Decoder(list[Outgoing]).decode,
+    PUSH_GUARDED.name: msgspec.msgpack.Decoder(list[Outgoing]).decode,
     SETTLE.name: msgspec.msgpack.Decoder(list[Settlement]).decode,
 }
 """The types of the frames after the body of a bulk request."""

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 
 from ..base import ALL_FEATURES, Answer, BackendOptions, Checkpoint, Delivery, Heartbeat, Housekept, Outgoing, Settlement
+from ..documents import Guard
 from ..flows import Part
 from .operators import MemoryOperatorCalls
 from .store import MemoryStore
@@ -56,6 +57,10 @@ class MemoryBackend(MemoryOperatorCalls):
     def push(self, messages: Sequence[Outgoing], request: str) -> Mapping[str, str]:
         with self.store.lock:
             return self.store.push(self._moment(), messages, request)
+
+    def push_guarded(self, messages: Sequence[Outgoing], request: str, guard: Guard) -> Mapping[str, str] | None:
+        with self.store.lock:
+            return self.store.push_guarded(self._moment(), messages, request, guard)
 
     def push_part(self, part: Part, messages: Sequence[Outgoing], request: str) -> Mapping[str, str]:
         with self.store.lock:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from ..base import Backend, BackendOptions, Counts, JobRecord, State
+from ..documents import Document, check
 from ..flows import SLICE, FlowStatus, MemberStatus
 from ..limits import Limit, LimitState, Lines
 from .records import Job, Moment
@@ -161,6 +162,29 @@ class MemoryOperatorCalls(Backend):
             if not self.store.wait_until(has_ended, timeout):
                 return None
             return self.get(job_id) or JobRecord(job_id, "", State.UNKNOWN)
+
+    def documents(self, kind: str, most: int, after: str = "") -> list[Document]:
+        with self.store.lock:
+            return self.store.documents.listed(kind, most, after, self._options.now())
+
+    def document(self, kind: str, name: str) -> Document | None:
+        with self.store.lock:
+            return self.store.documents.get(kind, name, self._options.now())
+
+    def document_versions(self, kinds: Sequence[str]) -> dict[str, int]:
+        with self.store.lock:
+            return {kind: self.store.documents.version(kind) for kind in kinds}
+
+    def put_document(
+        self, kind: str, name: str, data: bytes, request: str, *, expected: int | None = None, ttl: float | None = None
+    ) -> int | None:
+        check(kind, name, data, ttl)
+        with self.store.lock:
+            return self.store.documents.put(kind, name, data, request, expected, ttl, self._options.now())
+
+    def delete_document(self, kind: str, name: str, request: str, *, expected: int | None = None) -> bool:
+        with self.store.lock:
+            return self.store.documents.delete(kind, name, request, expected, self._options.now())
 
     def flow(self, flow_id: str) -> FlowStatus | None:
         with self.store.lock:

@@ -16,8 +16,10 @@ import msgspec
 from ...errors import OwnerLost
 from ...message import UniqueKey
 from ..base import ENDS, Answer, Checkpoint, Delivery, Heartbeat, Housekept, JobRecord, Outcome, Outgoing, Settlement, State
+from ..documents import Guard
 from ..flows import SLICE, Part
 from ..limits import Limit, Lines
+from .documents import Documents
 from .flows import CANCELLED, Node
 from .limits import Limits
 from .lines import TopicLines
@@ -58,6 +60,7 @@ class MemoryStore:
         self._lines: dict[str, TopicLines] = {}  # topics that are fair or have lines
         self.passed_over = False  # by the last reserve
         self.members = Members(self)
+        self.documents = Documents()
 
     # -- push ------------------------------------------------------------------------------------
 
@@ -68,6 +71,11 @@ class MemoryStore:
         conflicts = self._push(at, messages)
         self._pushes[request] = (at.now, conflicts)
         return conflicts
+
+    def push_guarded(self, at: Moment, messages: Iterable[Outgoing], request: str, guard: Guard) -> dict[str, str] | None:
+        if request not in self._pushes and not self.documents.holds(guard, at.now):
+            return None
+        return self.push(at, messages, request)
 
     def push_part(self, at: Moment, part: Part, messages: Sequence[Outgoing], request: str) -> dict[str, str]:
         if request in self._pushes:
@@ -628,6 +636,7 @@ class MemoryStore:
 
     def _drop_old(self, at: Moment, limit: int) -> int:
         forgotten = at.now - at.options.dedup_window
+        self.documents.housekeep(at.now, forgotten, limit)
         for request in list(islice(self._pushes, 10 * limit)):
             if self._pushes[request][0] > forgotten:
                 break

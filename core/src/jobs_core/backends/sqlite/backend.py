@@ -20,7 +20,9 @@ from ..base import (
     Outgoing,
     Settlement,
 )
+from ..documents import Guard
 from ..limits import Limit, Lines
+from . import documents as documents_of
 from . import housekeeping, lines, owners, queue, requests, settling, views
 from .connection import Connection
 from .operators import SqliteOperatorCalls
@@ -34,7 +36,8 @@ class SqliteBackend(SqliteOperatorCalls, BindsKeys):
     """One connection to a queue file."""
 
     name = "sqlite"
-    features = (FEATURES - {"prefix"}) | {"checkpoints", "limits", "fairness"}  # a file belongs to one application
+    # A file belongs to one application.
+    features = (FEATURES - {"prefix"}) | {"checkpoints", "limits", "fairness", "documents", "guards"}
     wakes_to_cancel = True
 
     def __init__(self, url: str, options: BackendOptions) -> None:
@@ -65,6 +68,13 @@ class SqliteBackend(SqliteOperatorCalls, BindsKeys):
 
     def push(self, messages: Sequence[Outgoing], request: str) -> Mapping[str, str]:
         with self._connection.transaction() as tx:
+            (conflicts,) = requests.push(tx, [requests.Push(messages, request)])
+        return conflicts
+
+    def push_guarded(self, messages: Sequence[Outgoing], request: str, guard: Guard) -> Mapping[str, str] | None:
+        with self._connection.transaction() as tx:
+            if requests.recall(tx, request) is None and not documents_of.holds(tx, guard):
+                return None
             (conflicts,) = requests.push(tx, [requests.Push(messages, request)])
         return conflicts
 

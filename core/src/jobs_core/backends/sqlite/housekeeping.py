@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 from ..base import Housekept
-from . import limits, owners, queue, views
+from . import documents, limits, owners, queue, views
 from .connection import Transaction
 
 MOST_FREE_PAGES = 2000
@@ -21,6 +21,7 @@ def housekeep(tx: Transaction, limit: int) -> Housekept:
     released = owners.release_expired(tx, limit)
     dropped = _drop_old(tx, limit)
     limits.forget_idle(tx, limit)
+    documents.drop_expired(tx, limit)
     return Housekept(readied, released, dropped, more=limit in (readied, released, dropped))
 
 

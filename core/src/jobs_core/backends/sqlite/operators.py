@@ -7,7 +7,9 @@ import time
 from collections.abc import Sequence
 
 from ..base import Backend, JobRecord, State
+from ..documents import Document, check
 from ..limits import Limit, LimitState
+from . import documents as documents_of
 from . import limits as limits_of
 from . import lines as lines_of
 from . import queue, removal, views
@@ -87,6 +89,29 @@ class SqliteOperatorCalls(Backend):
     def lines(self, topic: str, most: int) -> list[tuple[str, int]]:
         with self._connection.snapshot() as db:
             return views.lines(db, topic, most)
+
+    def documents(self, kind: str, most: int, after: str = "") -> list[Document]:
+        with self._connection.snapshot() as db:
+            return documents_of.listed(db, kind, most, after, self._connection.options.now())
+
+    def document(self, kind: str, name: str) -> Document | None:
+        with self._connection.snapshot() as db:
+            return documents_of.get(db, kind, name, self._connection.options.now())
+
+    def document_versions(self, kinds: Sequence[str]) -> dict[str, int]:
+        with self._connection.snapshot() as db:
+            return documents_of.versions(db, kinds)
+
+    def put_document(
+        self, kind: str, name: str, data: bytes, request: str, *, expected: int | None = None, ttl: float | None = None
+    ) -> int | None:
+        check(kind, name, data, ttl)
+        with self._connection.transaction() as tx:
+            return documents_of.put(tx, kind, name, data, request, expected, ttl)
+
+    def delete_document(self, kind: str, name: str, request: str, *, expected: int | None = None) -> bool:
+        with self._connection.transaction() as tx:
+            return documents_of.delete(tx, kind, name, request, expected)
 
     def fetch_result(self, job_id: str, timeout: float) -> JobRecord | None:
         deadline = time.monotonic() + timeout

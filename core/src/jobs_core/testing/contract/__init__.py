@@ -18,6 +18,7 @@ from .checkpoints import Checkpoints
 from .complete import Completeness
 from .concurrency import Concurrency
 from .crashes import Crashes
+from .documents import DocumentCases
 from .fairness import Fairness
 from .flow_machine import FlowMachine
 from .flow_operators import FlowOperators
@@ -46,6 +47,7 @@ class BackendContract(
     Fairness,
     FlowCases,
     FlowOperators,
+    DocumentCases,
     Uniqueness,
     Waiting,
     Waking,

@@ -103,3 +103,4 @@ def _child(rig: Rig, *arguments: str, failpoint: str = "") -> subprocess.Popen[s
 
 
 start_child = _child
+run_at_once = _run_at_once

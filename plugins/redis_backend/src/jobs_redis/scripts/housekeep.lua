@@ -1,4 +1,4 @@
--- Do a bounded amount of periodic maintenance; several machines may do it. Needs common, removal, lines, due.
+-- Do a bounded amount of periodic maintenance; several machines may do it. Needs common, removal, lines, due, document.
 --
 -- ARGV     2 lease   3 pause of housekeeping itself after which leases are extended   4 time to live of a cancelled job
 --          5 limit of each kind   6 ... topic, age at which its dead letters are dropped. All times in microseconds
@@ -97,5 +97,7 @@ if redis.call('EXISTS', its.WAITING) == 1 then -- only stores with limits need t
   for n = 1, math.min(#scanned[2], 1000), 2 do its.has_room(scanned[2][n]) end
 end
 redis.call('ZREMRANGEBYSCORE', FOLLOWERS, '-inf', now)
+local kinds = redis.call('HGETALL', VERSIONS)
+for n = 1, #kinds, 2 do drop_expired(kinds[n], math.min(limit, 2000)) end
 local more = readied >= limit or released >= limit or dropped >= limit or jobs >= limit
 return { readied, released, dropped, more and 1 or 0, new }

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from jobs_core.backends import documents
 from jobs_core.backends.base import Outcome, Outgoing, Settlement, Token
 from jobs_core.backends.limits import LIMIT, LONGEST_KEY, MOST_LIMITS, Limit, name_of
 from jobs_core.errors import BackendError
@@ -45,7 +46,7 @@ def read(peer: Peer, sender: bytes, tag: bytes, verb: p.Verb[Any, Any], frames: 
         request = verb.decode_request(frames[0])
         if verb is p.PUT:
             return _put(peer, sender, tag, request, frames[1:])
-        if verb is p.PUSH:
+        if verb is p.PUSH or verb is p.PUSH_GUARDED:
             for frame in frames[1:]:
                 request.messages += p.ITEMS[verb.name](frame)
             _check_messages(request.messages)
@@ -56,6 +57,8 @@ def read(peer: Peer, sender: bytes, tag: bytes, verb: p.Verb[Any, Any], frames: 
         elif verb is p.CHECKPOINT:
             for one in request.checkpoints:
                 _check_token(one.token)
+        elif verb is p.PUT_DOCUMENT:
+            _check_document(request)
         elif verb is p.DEFINE_LIMITS or verb is p.OVERRIDE_LIMIT:
             _check_definitions(request)
     except (msgspec.MsgspecError, UnicodeError, RecursionError, IndexError) as error:
@@ -98,6 +101,13 @@ def _check_messages(messages: Sequence[Outgoing]) -> None:
             if len(message.key) > LONGEST_KEY:
                 raise Malformed(f"push: a key has at most {LONGEST_KEY} characters")
             _check_limits(message.limits)
+
+
+def _check_document(request: p.PutDocument) -> None:
+    try:
+        documents.check(request.kind, request.name, request.data, request.ttl)
+    except BackendError as error:
+        raise Malformed(f"put_document: {error}") from None
 
 
 def _check_limits(limits: Sequence[str]) -> None:

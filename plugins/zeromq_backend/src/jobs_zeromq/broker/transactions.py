@@ -21,6 +21,7 @@ from jobs_core.backend_kit import failpoint
 from jobs_core.backends.base import Outcome, Outgoing, Settlement, State
 from jobs_core.backends.sqlite.engine import (
     Transaction,
+    documents,
     housekeeping,
     limits,
     lines,
@@ -40,6 +41,8 @@ from .store import Store
 logger = logging.getLogger("jobs.broker")
 
 T = TypeVar("T")
+
+_NIL = p.PUSH_GUARDED.encode(None)
 
 _OLD_CLIENT = (
     "this worker's jobs-zeromq does not know limits and fair topics, which jobs of this broker have: "
@@ -170,7 +173,7 @@ class Transactions:
         if answer.kind is not p.OK:
             return
         verb, request = answer.to.verb, answer.to.request
-        if verb is p.PUSH:
+        if verb is p.PUSH or (verb is p.PUSH_GUARDED and answer.body != _NIL):
             self.figures.pushed += len(request.messages)
         elif verb is p.PUT:
             self.figures.pushed += len(answer.to.payloads)
@@ -237,6 +240,21 @@ class Transactions:
 
     def override_limit(self, tx: Transaction, one: Asked) -> None:
         lines.override(tx, one.request.name, one.request.definition)
+
+    def push_guarded(self, tx: Transaction, one: Asked) -> Any:
+        asked: p.PushGuarded = one.request
+        if requests.recall(tx, asked.request) is None and not documents.holds(tx, asked.guard):
+            return None
+        self._store.check_room()
+        return requests.push(tx, [requests.Push(asked.messages, asked.request)])[0]
+
+    def put_document(self, tx: Transaction, one: Asked) -> int | None:
+        asked: p.PutDocument = one.request
+        return documents.put(tx, asked.kind, asked.name, asked.data, asked.request, asked.expected, asked.ttl)
+
+    def delete_document(self, tx: Transaction, one: Asked) -> bool:
+        asked: p.DeleteDocument = one.request
+        return documents.delete(tx, asked.kind, asked.name, asked.request, asked.expected)
 
     def heartbeat(self, tx: Transaction, one: Asked) -> Any:
         return owners.heartbeat(tx, one.request.owner)
@@ -350,6 +368,18 @@ def _lines(db: sqlite3.Connection, now: float, request: p.ListLines) -> Any:
     return views.lines(db, request.topic, request.most)
 
 
+def _documents(db: sqlite3.Connection, now: float, request: p.ListDocuments) -> Any:
+    return documents.listed(db, request.kind, request.most, request.after, now)
+
+
+def _document(db: sqlite3.Connection, now: float, request: p.OfDocument) -> Any:
+    return documents.get(db, request.kind, request.name, now)
+
+
+def _document_versions(db: sqlite3.Connection, now: float, request: p.OfKinds) -> Any:
+    return documents.versions(db, request.kinds)
+
+
 def _topics(db: sqlite3.Connection, now: float, request: p.Nothing) -> Any:
     return views.topics(db)
 
@@ -362,4 +392,7 @@ _READ: dict[bytes, Callable[[sqlite3.Connection, float, Any], Any]] = {
     b"topics": _topics,
     b"limits": _limits,
     b"lines": _lines,
+    b"documents": _documents,
+    b"document": _document,
+    b"document_versions": _document_versions,
 }
