@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import Counter
 
 from ..support import percentile
-from .peers import Peer
+from .peers import RATE, Peer
 from .run import Measure, PeerRun, run
 
 START = 30.0
@@ -103,6 +104,79 @@ def cold(peer: Peer) -> dict[str, float]:
     return {"CPU time, ms": cpu, "ms": seconds, "Python itself, CPU ms": percentile([cpu * 1e3 for cpu, _ in bare], 0.5)}
 
 
+def group(peer: Peer) -> dict[str, float]:
+    """Measure groups of 1,000 no-op jobs and one of 10,000, each with a job after it, through workers that are warm."""
+    return _groups(peer, "group")
+
+
+def results(peer: Peer) -> dict[str, float]:
+    """Measure the same, where the job after the group takes the results of all."""
+    return _groups(peer, "results")
+
+
+def _groups(peer: Peer, what: str) -> dict[str, float]:
+    rounds, figures = 5, {}
+    with run(peer) as made:
+        made.start()
+        made.produce("push", 20)
+        _until(made, 21, START)
+        for count, times in ((1000, rounds), (10_000, 1)):
+            gaps, rates, cpu = [], [], []
+            for _ in range(times):
+                already, used = made.count() + 1, made.cpu()  # and the one that connects the producer
+                made.produce(what, count)
+                _until(made, already + count + 1, START)
+                found = made.records()[already:]
+                ends = sorted(float(record[1:]) for record in found if record[0] == "m")
+                after = next(float(record[1:]) for record in found if record[0] == "c")
+                gaps.append((after - ends[-1]) * 1e3)
+                rates.append(count / (after - ends[0]))
+                cpu.append((made.cpu() - used + made.producer_cpu) / count * 1e6)
+            figures[f"{count:,}: last end to next start, ms"] = percentile(gaps, 0.5)
+            figures[f"{count:,}: jobs/s"] = percentile(rates, 0.5)
+            figures[f"{count:,}: {CPU}"] = percentile(cpu, 0.5)
+    return figures
+
+
+def limit(peer: Peer) -> dict[str, float]:
+    """Measure 10,000 jobs of 5 ms of which 10 may run at once, through workers that could run 32."""
+    count = 10_000
+    with run(peer) as made:
+        made.produce("limited", count)
+        made.start()
+        _until(made, 2, START)  # includes the connecting no-op
+        used, done = made.cpu(), made.count()
+        _until(made, 2 * count + 1, 20.0)
+        cpu = (made.cpu() - used) / (count - done / 2) * 1e6
+        found = sorted((float(record[1:]), record[0] == "s") for record in made.records() if record[0] in "se")
+        running, most, busy = 0, 0, 0.0
+        for (now, starts), (then, _) in itertools.pairwise(found):
+            running += 1 if starts else -1
+            most = max(most, running)
+            busy += running * (then - now)
+        seconds = found[-1][0] - found[0][0]
+        return {"most at once": most, "jobs/s": count / seconds, "at once, mean": busy / seconds, CPU: cpu}
+
+
+def rate(peer: Peer) -> dict[str, float]:
+    """Measure 5,000 no-op jobs of which 500 may start in a second, over all workers."""
+    count, wanted = 5000, int(RATE)
+    with run(peer) as made:
+        made.produce("rated", count)
+        made.start()
+        _until(made, 2, START)
+        used = made.cpu()
+        _until(made, count + 1, 20.0)
+        cpu = (made.cpu() - used) / count * 1e6
+        found = sorted(float(record[1:]) for record in made.records() if record[0] == "m")
+        ahead, most = 0, 0
+        for place, now in enumerate(found):  # most in any second
+            while found[ahead] <= now - 1.0:
+                ahead += 1
+            most = max(most, place - ahead + 1)
+        return {f"most in a second ({wanted} allowed)": most, "jobs/s": (count - 1) / (found[-1] - found[0]), CPU: cpu}
+
+
 def _until(made: PeerRun, count: int, patience: float) -> None:
     if not made.until(count, patience):
         raise RuntimeError(f"{made.peer.name} stopped at {made.count()} of {count}:\n{made.log()}")
@@ -115,6 +189,10 @@ MEASURES: dict[str, Measure] = {
     "many": many,
     "kill": kill,
     "cold": cold,
+    "group": group,
+    "results": results,
+    "limit": limit,
+    "rate": rate,
 }
-ROUNDS = {"many": 1, "kill": 1}
+ROUNDS = {"many": 1, "kill": 1, "rate": 1}
 """Rounds of the slow measurements; the others have three."""

@@ -44,6 +44,14 @@ _TASKIQ = "taskiq worker --workers 2 --max-async-tasks 100 taskiq_app:broker"
 _DRAIN = ("drain",)
 _MANY = ("many",)
 _COLD = ("cold",)
+_GROUP = ("group",)
+_RESULTS = ("results",)
+_LIMIT = ("limit",)
+_RATE = ("rate",)
+_KEEP = {"RESULTS": "1"}
+
+RATE = "500"
+"""Jobs that may start in a second, where rates are measured."""
 
 PEERS = [
     Peer("jobs", "jobs_app", (_JOBS, _JOBS), "2 x jobsctl worker, sync", drain=100_000, enqueue=4000, bulk=100_000),
@@ -101,6 +109,41 @@ PEERS = [
     Peer(
         "huey, SQLite", "huey_app", (), "results=False", HUEY,
         environment={"BENCH_SQLITE": "huey.db"}, measures=_COLD,
+    ),
+    # Groups, and a job after each.
+    Peer("jobs", "jobs_app", (_JOBS, _JOBS), "2 x jobsctl worker, sync", measures=(*_GROUP, *_RESULTS)),
+    Peer(
+        "celery", "celery_app", _CELERIES, "a chord; 2 x celery worker -P prefork -c 1, acks_late, prefetch 64", CELERY,
+        environment={"PREFETCH": "64", "LATE": "1", **_KEEP}, measures=(*_GROUP, *_RESULTS),
+    ),
+    Peer("dramatiq", "dramatiq_app", (_DRAMATIQ,), f"a completion callback; {_DRAMATIQ}", DRAMATIQ, measures=_GROUP),
+    Peer(
+        "huey", "huey_app", ("python -m huey.bin.huey_consumer huey_app.huey -k process -w 2",),
+        "a chord; huey_consumer -k process -w 2", HUEY, environment=_KEEP, measures=_RESULTS,
+    ),
+    # Ten at once, and so many a second.
+    Peer(
+        "jobs", "jobs_app", (f"{_JOBS} --mode threads --concurrency 16",) * 2,
+        "concurrency = 10; 2 x jobsctl worker --mode threads --concurrency 16", measures=_LIMIT,
+    ),
+    Peer(
+        "dramatiq", "dramatiq_app", ("dramatiq -p 2 -t 16 dramatiq_app",),
+        "ConcurrentRateLimiter(limit=10), min_backoff=10, max_backoff=100; dramatiq -p 2 -t 16", DRAMATIQ, measures=_LIMIT,
+    ),
+    Peer("jobs", "jobs_app", (_JOBS, _JOBS), 'rate = "500/s"; 2 x jobsctl worker, sync', measures=_RATE),
+    Peer(
+        "celery", "celery_app", _CELERIES, 'rate_limit="250/s" for each of 2 x celery worker -P prefork -c 1', CELERY,
+        environment={"PREFETCH": "64", "LATE": "1", "RATE": "250/s"}, measures=_RATE,
+    ),
+    Peer(
+        "dramatiq", "dramatiq_app", (_DRAMATIQ,),
+        f"WindowRateLimiter(limit=500, window=1), min_backoff=10, max_backoff=100; {_DRAMATIQ}", DRAMATIQ,
+        environment={"RATE": RATE}, measures=_RATE,
+    ),
+    Peer(
+        "huey", "huey_app", ("python -m huey.bin.huey_consumer huey_app.huey -k process -w 2",),
+        "rate_limit(500, per=1); huey_consumer -k process -w 2, results=False", HUEY,
+        environment={"RATE": RATE}, measures=_RATE,
     ),
     # On RabbitMQ. All acknowledge late and wait for the broker's confirms.
     Peer(

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from .brokers import BROKERS
-from .peers import Peer
+from .peers import RATE, Peer
 from .venvs import environment, fresh
 
 RECORD = 24
@@ -31,7 +31,8 @@ class PeerRun:
         self.ledger = directory / "ledger"
         self.programs = environment(peer)
         self.workers: list[subprocess.Popen[bytes]] = []
-        (directory / "jobs.toml").write_text(f'backend = "{broker}"\nmodules = ["jobs_app"]\n')
+        limits = f'[limits.ten]\nconcurrency = 10\n[limits.rate]\nrate = "{RATE}/s"\n' if broker.startswith("redis") else ""
+        (directory / "jobs.toml").write_text(f'backend = "{broker}"\nmodules = ["jobs_app"]\n{limits}')
 
     @property
     def environment(self) -> dict[str, str]:

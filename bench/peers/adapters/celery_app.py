@@ -4,13 +4,14 @@ import os
 import time
 
 import common
-from celery import Celery, group
+from celery import Celery, chord, group
 
 app = Celery("celery_app", broker=common.BROKER)
 app.conf.update(
     broker_transport_options={"confirm_publish": True} if common.BROKER.startswith("amqp") else {},
     task_default_queue_type=os.environ.get("QUEUES", "classic"),
-    task_ignore_result=True,
+    task_ignore_result="RESULTS" not in os.environ,
+    result_backend=common.BROKER if "RESULTS" in os.environ else None,
     broker_connection_retry_on_startup=True,
     worker_prefetch_multiplier=int(os.environ.get("PREFETCH", "4")),
     task_acks_late=os.environ.get("LATE") == "1",
@@ -27,7 +28,11 @@ def nap(n):
     common.record(n)
 
 
-JOBS = {"noop": noop, "stamp": stamp, "work": work, "nap": nap}
+rated = app.task(name="rated", rate_limit=os.environ.get("RATE"))(common.member)
+member = app.task(name="member")(common.member)
+finish = app.task(name="finish")(common.finish)
+
+JOBS = {"noop": noop, "stamp": stamp, "work": work, "nap": nap, "rated": rated}
 
 
 def send(name, argument):
@@ -36,3 +41,7 @@ def send(name, argument):
 
 def send_many(name, arguments):
     group(JOBS[name].s(argument) for argument in arguments).apply_async()
+
+
+def send_group(count, results):
+    chord(member.s(n) for n in range(count))(finish.s() if results else finish.si())

@@ -25,3 +25,21 @@ def stamp(sent: float) -> None:
 def work(n: int) -> None:
     time.sleep(0.005)
     record(n)
+
+
+def limited(n: int) -> None:
+    """Note the start and the end of a job of 5 ms."""
+    record(f"s{time.monotonic():.6f}")
+    time.sleep(0.005)
+    record(f"e{time.monotonic():.6f}")
+
+
+def member(n: int) -> int:
+    """Note the end of a member of a group."""
+    record(f"m{time.monotonic():.6f}")
+    return n
+
+
+def finish(values: object = None) -> None:
+    """Note the start of what comes after the group."""
+    record(f"c{time.monotonic():.6f}")

@@ -2,7 +2,7 @@
 
 import common
 
-from jobs_core import job
+from jobs_core import group, job
 
 
 @job(name="noop")
@@ -28,7 +28,37 @@ async def nap(n: int) -> None:
     common.record(n)
 
 
-JOBS = {"noop": noop, "stamp": stamp, "work": work, "nap": nap}
+@job(name="limited", limits="ten")
+def limited(n: int) -> None:
+    common.limited(n)
+
+
+@job(name="rated", limits="rate")
+def rated(n: int) -> None:
+    common.member(n)
+
+
+@job(name="member")
+def member(n: int) -> None:
+    common.member(n)
+
+
+@job(name="value", store_result=True)
+def value(n: int) -> int:
+    return common.member(n)
+
+
+@job(name="finish")
+def finish() -> None:
+    common.finish()
+
+
+@job(name="total")
+def total(values: list[int]) -> None:
+    common.finish(values)
+
+
+JOBS = {"noop": noop, "stamp": stamp, "work": work, "nap": nap, "limited": limited, "rated": rated}
 
 
 def send(name, argument):
@@ -37,3 +67,10 @@ def send(name, argument):
 
 def send_many(name, arguments):
     JOBS[name].enqueue_many([(argument,) for argument in arguments])
+
+
+def send_group(count, results):
+    if results:
+        group(value.call(n) for n in range(count)).then(total.step()).enqueue()
+    else:
+        group(member.call(n) for n in range(count)).then(finish.call()).enqueue()

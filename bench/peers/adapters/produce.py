@@ -6,6 +6,10 @@
     stamp      jobs that note how long ago they were enqueued, one every 10 ms
     work       jobs of 5 ms
     nap        jobs of a second
+    limited    jobs of 5 ms under a limit of 10 at once
+    rated      no-op jobs under a rate
+    group      one group of COUNT no-op jobs, and a job after it
+    results    the same, and the job after it takes the results of all
 
 An adapter has `send(job, argument)`, and may have `send_many(job, arguments)`; both are async or neither, and
 in that case, `connected()` is the context that they need.
@@ -42,6 +46,8 @@ def produce(adapter, what, count):
         for _ in range(count):
             time.sleep(0.01)
             send(job, time.time())
+    elif what in ("group", "results"):
+        adapter.send_group(count, results=what == "results")
     elif what != "push" and hasattr(adapter, "send_many"):
         for batch in batches(count):
             adapter.send_many(job, batch)
