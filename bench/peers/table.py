@@ -21,7 +21,7 @@ TITLES = {
     "group": "A group of no-op jobs, and a job after it",
     "results": "The same, where the job after the group takes all results",
     "limit": "10,000 jobs of 5 ms, 10 at once, by workers that could run 32",
-    "rate": "5,000 no-op jobs, 500 a second",
+    "rate": "2,500 no-op jobs, 500 a second",
     "kill": "2,000 jobs of 5 ms, the whole worker set killed with SIGKILL three times; not run: 40 s after the last one",
 }
 

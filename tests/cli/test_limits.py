@@ -118,6 +118,7 @@ def test_limits_selects_a_name_or_a_value(stand, project):
 SET = {
     "one part, the others stay": (["stripe", "--concurrency", "10"], Limit(10, 6.0, 1)),
     "the rate": (["stripe", "--rate", "100/s", "--burst", "20"], Limit(5, 0.01, 20)),
+    "a fast rate, with its usual burst": (["stripe", "--rate", "500/s"], Limit(5, 0.002, 10)),
     "no rate": (["stripe", "--rate", "none"], Limit(5, None, 1)),
     "no bound": (["stripe", "--concurrency", "none"], Limit(None, 6.0, 1)),
     "closed": (["stripe:acme", "--concurrency", "0"], Limit(0, 6.0, 1)),

@@ -223,11 +223,23 @@ def test_anything_else_is_not_a_rate(rate):
 
 def test_the_configuration_defines_limits_and_how_topics_are_served():
     config = Config(
-        limits={"stripe": Defined(concurrency=5, rate="10/s", burst=20), "closed": Defined(concurrency=0)},
+        limits={
+            "stripe": Defined(concurrency=5, rate="10/s", burst=20),
+            "closed": Defined(concurrency=0),
+            "slow": Defined(rate="50/s"),
+            "fast": Defined(rate="500/s"),
+            "strict": Defined(rate="500/s", burst=1),
+        },
         topics={"mail": Topic(fair=True, max_per_key=5), "slow": Topic(max_per_key=5), "far": Topic(fair=True, serve=False)},
         pools={"default": Pool(topics=["default", "mail", "slow"])},
     )
-    assert defined_limits(config) == {"stripe": Limit(5, 0.1, 20), "closed": Limit(0, None, 1)}
+    assert defined_limits(config) == {
+        "stripe": Limit(5, 0.1, 20),
+        "closed": Limit(0, None, 1),
+        "slow": Limit(None, 0.02, 1),
+        "fast": Limit(None, 0.002, 10),
+        "strict": Limit(None, 0.002, 1),
+    }
     assert defined_lines(config) == {
         "default": Lines(),
         "mail": Lines(fair=True, max_per_key=5),

@@ -137,7 +137,7 @@ class Limit(Section, frozen=True, kw_only=True):
 
     concurrency: NonNegativeInt | None = None  # jobs that run at once, on all machines together; 0: none
     rate: Rate | None = None  # jobs that start in a period: "100/s", "10/m", "5/10s"
-    burst: PositiveInt = 1  # with rate: jobs that may start together after a pause
+    burst: PositiveInt | None = None  # with rate: jobs that may start together after a pause; unset: those of 20 ms
 
 
 class Results(Section, frozen=True, kw_only=True):

@@ -454,7 +454,7 @@ class _Reader:
         for name, limit in config.limits.items():
             if limit.concurrency is None and limit.rate is None:
                 self._error(f"limits.{name}", "limits nothing: set concurrency or rate")
-            elif limit.rate is None and limit.burst != 1:
+            elif limit.rate is None and limit.burst is not None:
                 self._error(f"limits.{name}.burst", "belongs to rate, which is not set: remove it, or set rate")
 
     def _check_pool(self, name: str, pool: Pool) -> None:

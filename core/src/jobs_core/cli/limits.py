@@ -10,7 +10,7 @@ import msgspec
 
 from ..backends.base import Backend
 from ..backends.limits import Limit, LimitState, held_back, name_of
-from ..limiting import defined_limits, described
+from ..limiting import default_burst, defined_limits, described
 from ..options import limit_error
 from ..units import format_rate, interval
 from . import output
@@ -118,10 +118,12 @@ def set_command(context: Context, limit: str, concurrency: int | str | None, rat
     if concurrency is None and rate is None and burst is None:
         fail("nothing to set: give --concurrency, --rate or --burst", Exit.USAGE)
     known, before = context.operate(lambda backend: _applies(context, backend, limit))
+    spacing = before.interval if rate is None else None if rate == NONE else interval(rate)
+    usual = before.burst == default_burst(before.interval)
     made = Limit(
         before.concurrency if concurrency is None else None if isinstance(concurrency, str) else concurrency,
-        before.interval if rate is None else None if rate == NONE else interval(rate),
-        before.burst if burst is None else burst,
+        spacing,
+        burst or (default_burst(spacing) if usual else before.burst),
     )
     if burst is not None and made.interval is None:
         fail(f"--burst: limit {limit} has no rate: give --rate too", Exit.USAGE)
