@@ -10,6 +10,7 @@ from collections import Counter
 import pytest
 
 from ..support.outages import assert_nothing_ran_twice, assert_work_continues
+from ..support.project import TASKS
 
 BOUNDARIES = [
     f"{operation}.{moment}"
@@ -106,6 +107,48 @@ def test_a_worker_suspended_for_longer_than_its_lease_is_notified_and_continues(
     project.until_noted("note after")
     assert project.times("end long") == 2
     assert "continuing as" in first.output
+
+
+CLEANS_UP = """
+@job(timeout=0.2, retries=0)
+def cleans_up():
+    try:
+        time.sleep(60)
+    finally:
+        record("interrupted")
+        for _ in range(50):  # each of which may end while the process is frozen
+            time.sleep(0.01)
+        record("cleaned")
+
+@job(timeout=0.2, retries=0)
+async def cleans_up_in_a_loop():
+    try:
+        await asyncio.sleep(60)
+    finally:
+        record("interrupted")
+        for _ in range(50):
+            await asyncio.sleep(0.01)
+        record("cleaned")
+"""
+
+
+@pytest.mark.parametrize(
+    ("mode", "name"), [("sync", "cleans_up"), ("threads", "cleans_up_in_a_loop"), ("async", "cleans_up_in_a_loop")]
+)
+def test_a_frozen_worker_does_not_end_for_a_job_that_had_no_time_to_react_to_its_timeout(project, mode, name):
+    (project.root / "tasks.py").write_text(TASKS + CLEANS_UP)
+    project.configure('pools.default.timeout_grace = "1s"')
+    project.push(name)
+    worker = project.worker("--mode", mode)
+    project.until_noted("interrupted")
+    worker.signal(signal.SIGSTOP)
+    time.sleep(2.0)  # longer than the grace: the clock of the frozen worker goes on
+    worker.signal(signal.SIGCONT)
+    project.until_noted("cleaned")
+    project.push("note", "after")
+    project.until_noted("note after")
+    assert worker.stop() == 0
+    assert [dead.reason for dead in project.dead()] == ["timeout"]
 
 
 def test_early_acknowledgement_is_at_most_once(project):

@@ -29,6 +29,7 @@ from jobs_core.runs.run import Run
 from jobs_core.runs.running import running
 from jobs_core.scoreboard.writer import Scoreboard
 from jobs_core.uninterrupted import INTERRUPT
+from jobs_core.units import Duration
 from jobs_core.worker.executors.sync import SyncExecutor
 from jobs_core.worker.main import Worker
 
@@ -67,9 +68,13 @@ def stage(request, registry, tmp_path: Path):
 
 
 def drain(app: App, mode: str = "sync") -> None:
-    worker = Worker(app, "p", Pool(mode=mode, concurrency=1), None, drain=True)
+    """Run all jobs; none may have to be ended after its grace, which would end this process with its worker."""
+    worker = Worker(app, "p", Pool(mode=mode, concurrency=1, timeout_grace=Duration(LONG / 4)), None, drain=True)
+    given_up: list[bool] = []
+    worker.abandoned = given_up.append  # type: ignore[method-assign]
     worker.run()
     assert worker.courier.failure is None
+    assert not given_up, "a run was ended after its grace, and its worker with it"
 
 
 # -- plain functions -------------------------------------------------------------------------------
@@ -264,9 +269,7 @@ def test_a_timeout_that_strikes_in_code_of_ours_leaves_nothing_locked(stage, reg
 
     stage.note = noted.enqueue
     handles = overdue.enqueue(), after.enqueue(1)
-    began = time.monotonic()
     drain(stage.app)
-    assert time.monotonic() - began < LONG / 4, "it was ended after its grace, with its worker"
     with pytest.raises(JobFailed, match="ran longer than its timeout"):
         handles[0].result(1)
     assert handles[1].result(1) == 1
@@ -512,13 +515,11 @@ def test_a_timeout_that_strikes_anywhere_in_an_event_loop_ends_the_run_and_lets_
         return 1
 
     handles = overdue.enqueue(), after.enqueue()
-    began = time.monotonic()
     drain(stage.app)
     with pytest.raises(JobFailed, match="ran longer than its timeout"):
         handles[0].result(1)
     assert handles[1].result(1) == 1
     assert cleaned == [True] or not stage.noted
-    assert time.monotonic() - began < LONG / 2
 
 
 def test_a_timeout_never_loses_a_callback_of_the_loop(stage, registry):

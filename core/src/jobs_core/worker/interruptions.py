@@ -5,6 +5,10 @@ Within a worker, the rule for timeouts is implemented here only. An overdue run 
 charged, even if another run is the overdue one. All other runs that end with the process return to their topics
 uncharged. Code that holds the GIL blocks the courier too; then the supervisor applies the same rule
 (`supervisor.housekeeper.timeouts`).
+
+A grace period counts only time in which the run could react. If the machine or the process stood still (a paused virtual
+machine, a frozen container, SIGSTOP), the monotonic clock may have gone on. So the courier looks at least five times in a
+grace period, and the time between two looks counts for at most two fifths of it.
 """
 
 from __future__ import annotations
@@ -20,6 +24,11 @@ from .executors.steps import overdue, step_is_overdue
 from .reservations import Reservations
 from .wake_up import NEVER
 
+LOOKS = 5
+LONGEST_LOOK = 1.0
+SHORTEST_LOOK = 0.01
+"""Number of looks in a grace period, and bounds of the seconds between two of them."""
+
 
 class Interruptions:
     """The interrupted runs of one worker, and their grace periods. Only the courier uses it."""
@@ -28,11 +37,20 @@ class Interruptions:
         self._reservations = reservations
         self._executor = executor
         self._grace = grace
-        self.told: deque[tuple[float, Run]] = deque()  # interrupted runs, and the end of their grace periods
+        self._look = max(SHORTEST_LOOK, min(LONGEST_LOOK, grace / LOOKS))
+        self._looked_at = self._awake = 0.0  # the last look, and the seconds that have counted until then
+        self.told: deque[tuple[float, Run]] = deque()  # interrupted runs, and the value of `_awake` that ends their grace
 
     def next(self) -> float:
         """Return the monotonic time at which a run may have exceeded its timeout, or its grace period."""
-        return min(self._reservations.deadlines.next(), self.told[0][0] if self.told else NEVER)
+        look = self._looked_at + min(self._look, self.told[0][0] - self._awake) if self.told else NEVER
+        return min(self._reservations.deadlines.next(), look)
+
+    def _count(self, now: float) -> float:
+        """Count the time since the last look, as far as it counts; return all that has counted."""
+        self._awake += max(0.0, min(now - self._looked_at, 2 * self._look))
+        self._looked_at = max(now, self._looked_at)
+        return self._awake
 
     def cancel(self, job_id: str) -> Run | None:
         """Interrupt a cancelled run; if it has not started, withdraw it and return it to be concluded."""
@@ -49,7 +67,7 @@ class Interruptions:
         """Start the grace period of a cancelled run; when it is over, the worker stops waiting for the run."""
         run = self._reservations.runs.get(job_id)
         if run is not None and all(run is not told for _, told in self.told):
-            self.told.append((time.monotonic() + self._grace, run))
+            self.told.append((self._count(time.monotonic()) + self._grace, run))
 
     def interrupt_overdue(self, now: float) -> bool:
         """Interrupt the runs that have exceeded their timeout; return whether one of them can end only with the process."""
@@ -61,7 +79,7 @@ class Interruptions:
             step = step_is_overdue(run)
             events.emit(events.JobOverdue(*run.about, (run.policy.step_timeout if step else run.timeout) or 0.0, step))
             out_of_reach = out_of_reach or not self._executor.can_interrupt(run)
-            self.told.append((now + self._grace, run))
+            self.told.append((self._count(now) + self._grace, run))
             self._executor.interrupt(run, overdue(run))
         return out_of_reach
 
@@ -71,7 +89,8 @@ class Interruptions:
         Return the runs that have ended, and True if the event loop is blocked, so that no other run can continue.
         """
         ended: list[Run] = []
-        while self.told and self.told[0][0] <= now:
+        awake = self._count(now)
+        while self.told and self.told[0][0] <= awake:
             _, run = self.told.popleft()
             if self._reservations.runs.get(run.delivery.id) is not run or run.ended:
                 continue
