@@ -232,6 +232,25 @@ def test_results_that_are_too_large_together_are_read_with_results(queue):
     assert ran == [[(one.id, big), (two.id, big[1:])]]
 
 
+@pytest.mark.parametrize("beside", [0, 1])
+def test_a_result_of_an_unknown_member_is_not_blamed_on_the_size_of_results(queue, beside):
+    @job(name=f"flow.names-nobody-{new_token()}")
+    def names_nobody() -> None:
+        own = current_job().flow
+        assert own is not None
+        own.add(note.call(own.member("nobody").result, *[own.member(known.id).result] * beside))
+
+    with Flow() as flow:
+        known = flow.add(value.call(1))
+        taker = flow.add(names_nobody.call(), after=known)
+        flow.add(note.call(known.result), after=taker)  # so that the result is kept
+    queue.drain(raise_errors=False)
+    ((reason, error),) = reasons(queue)
+    assert reason == "bad payload"
+    assert f"the result of member nobody is not there: flow {flow.id} has no member of this id" in error
+    assert "max_message" not in error
+
+
 def test_results_leaves_out_members_that_have_none(queue):
     with Flow() as flow:
         members = [flow.add(call) for call in (fail.call(), value.call(1), fail.call(), value.call(2), fail.call())]
@@ -410,6 +429,24 @@ def test_a_member_adds_a_chain_whole_or_not_at_all(queue):
     queue.drain()
     assert ran == [("kept",)]
     assert flow.handle.progress().total == 2
+
+
+def test_an_id_that_a_member_chose_twice_is_an_error_where_it_is_written(queue):
+    @job(name=f"flow.chooses-{new_token()}")
+    def chooses() -> None:
+        chosen = note.using(id="order-7")
+        with pytest.raises(ArgumentError):
+            current_job().flow.add(chain(chosen.call("dropped with the chain"), number.call("x")))  # type: ignore[arg-type, union-attr]
+        current_job().flow.add(chosen.call("first"))  # type: ignore[union-attr]
+        with pytest.raises(FlowError, match="id: 'order-7' was given to another member that this job adds"):
+            current_job().flow.add(chosen.call("second"))  # type: ignore[union-attr]
+        with pytest.raises(FlowError, match=f"id: '{current_job().id}' is this job's own"):
+            current_job().flow.add(note.using(id=current_job().id).call())  # type: ignore[union-attr]
+
+    with Flow() as flow:
+        flow.add(chooses.call())
+    queue.drain()
+    assert ran == [("first",)]
 
 
 def test_a_member_knows_and_cancels_its_flow(queue):

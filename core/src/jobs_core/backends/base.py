@@ -690,6 +690,9 @@ class Backend(Operable, abc.ABC):
         With `known_ids`, a message with a chosen id also adds nothing while the end of that job is kept (its result, or
         that it was cancelled). Then each message that adds nothing is returned as held by itself: {id: id}. Of two messages
         with the same id in one push the first counts, and the second is not returned.
+
+        With `flows`, a push that has a message with a `member` raises BackendError and adds nothing: members come in
+        `push_part`, or as follow-ups of a member.
         Called by: producers, and couriers for follow-ups without `atomic_followups`. Atomicity: all or nothing
         with `dedup`. Blocks: until durable. Raises: QueueFull, BackendUnavailable, BackendError.
         """

@@ -39,6 +39,8 @@ from typing import Final, Literal, TypeAlias
 
 from msgspec import Struct
 
+from ..errors import BackendError
+
 SLICE: Final = 1000
 """Most dependents that are decided in one step."""
 
@@ -68,6 +70,11 @@ class Member(Struct, frozen=True):
     when: When = "done"
     inputs: tuple[str, ...] = ()  # ids of the members whose results it takes; each is among `after`, or in a stage that is
     label: str = ""  # for people, such as the name of the job
+
+
+def misplaced(job_id: str, member: Member) -> BackendError:
+    """Return the error for a member in a plain push: its flow would not know of it."""
+    return BackendError(f"{job_id} is a member of flow {member.flow}: push it with push_part, nothing of this push was added")
 
 
 class Part(Struct, frozen=True):

@@ -29,16 +29,24 @@ def fill(message: Message, results: Mapping[str, str], delivery: Delivery, read:
         holder, key = _place(message, pointer)
         stored = inputs.get(member)
         if stored is None:
-            raise PayloadError(
-                f"the result of member {member} is not there: either it has none, or the results that this job takes are "
-                "larger together than max_message. If they are large, pass results=[...] to flow.add instead of .result, and "
-                "read them with current_job().results()"
-            )
+            raise PayloadError(f"the result of member {member} is not there: {_why_missing(member, results, delivery)}")
         try:
             holder[key] = read(delivery.flow, member, stored)
         except PayloadError as error:
             raise PayloadError(f"the result of member {member} cannot be an argument: {error}") from None
     return message
+
+
+def _why_missing(member: str, results: Mapping[str, str], delivery: Delivery) -> str:
+    """Say why a result was not delivered: a backend delivers results in this order, as many as fit into `max_message`."""
+    delivered, order = dict(delivery.inputs), list(dict.fromkeys(results.values()))
+    none = f"flow {delivery.flow} has no member of this id, or it has stored no result (`jobsctl flow show {delivery.flow}`)"
+    if not delivered or any(later in delivered for later in order[order.index(member) + 1 :]):
+        return none
+    return (
+        f"the results that this job takes are larger together than max_message, or {none}. If they are large, pass "
+        "results=[...] to flow.add instead of .result, and read them with current_job().results()"
+    )
 
 
 def _place(message: Message, pointer: str) -> tuple[Any, Any]:

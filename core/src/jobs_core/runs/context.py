@@ -31,7 +31,8 @@ worker_app: Enqueuer | None = None
 class JobContext:
     """The context of the job that is running."""
 
-    __slots__ = ("_run",)
+    __slots__ = ("_flow", "_run")
+    _flow: JobFlow  # set by its first use
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -146,9 +147,13 @@ class JobContext:
         """Return the flow of which this job is a member; None outside a flow."""
         if not self._run.delivery.flow:
             return None
-        from .in_flow import JobFlow  # imported late: only members of flows need it
+        try:
+            return self._flow
+        except AttributeError:
+            from .in_flow import JobFlow  # imported late: only members of flows need it
 
-        return JobFlow(self)
+            self._flow = JobFlow(self)
+            return self._flow
 
     def results(self) -> Iterator[tuple[str, Any]]:
         """Iterate over the ids and results of the members whose results this job takes, as plain JSON.

@@ -14,6 +14,7 @@ from ..flows.members import All, FlowMember
 from ..handle import JobHandle
 from ..ids import new_token
 from ..job_function import Call, Enqueuer, current_enqueuer
+from ..units import shown
 from . import context
 from .context import JobContext
 
@@ -28,6 +29,7 @@ class JobFlow(Adder):
         self._job = job
         self.id = job._run.delivery.flow
         self.all = All(self.id)
+        self._chosen = {job.id: -1}  # ids that `using` set → how many follow-ups came before; and the job's own
 
     @property
     def handle(self) -> FlowHandle:
@@ -67,11 +69,17 @@ class JobFlow(Adder):
 
     def _give_up(self, before: int) -> None:
         del (self._job._run.followups or [])[before:]
+        self._chosen = {job_id: number for job_id, number in self._chosen.items() if number < before}
 
     def _own_stage(self, stage: str | None) -> str | None:
         return stage  # None: the backend uses that of the member that adds it
 
     def _put(self, call: Call[Any], outgoing: Outgoing, member: FlowMember[Any]) -> None:
+        if outgoing.chosen:
+            if member.id in self._chosen:
+                what = "is this job's own" if member.id == self._job.id else "was given to another member that this job adds"
+                raise FlowError(f"flow.add({member.job}): id: {shown(member.id)} {what}: the second would not be added")
+            self._chosen[member.id] = self._added()
         member.handle.created = None
         self._job._follow(self._application(), call.job, outgoing, "or add it before that")
 

@@ -17,7 +17,7 @@ from ...errors import OwnerLost
 from ...message import UniqueKey
 from ..base import ENDS, Answer, Checkpoint, Delivery, Heartbeat, Housekept, JobRecord, Outcome, Outgoing, Settlement, State
 from ..documents import Guard
-from ..flows import SLICE, Part
+from ..flows import SLICE, Part, misplaced
 from ..limits import Limit, Lines
 from .documents import Documents
 from .flows import CANCELLED, Node
@@ -64,15 +64,18 @@ class MemoryStore:
 
     # -- push ------------------------------------------------------------------------------------
 
-    def push(self, at: Moment, messages: Iterable[Outgoing], request: str) -> dict[str, str]:
+    def push(self, at: Moment, messages: Sequence[Outgoing], request: str) -> dict[str, str]:
         known = self._pushes.get(request)
         if known:
             return known[1]
+        for message in messages:
+            if message.member is not None:
+                raise misplaced(message.id, message.member)
         conflicts = self._push(at, messages)
         self._pushes[request] = (at.now, conflicts)
         return conflicts
 
-    def push_guarded(self, at: Moment, messages: Iterable[Outgoing], request: str, guard: Guard) -> dict[str, str] | None:
+    def push_guarded(self, at: Moment, messages: Sequence[Outgoing], request: str, guard: Guard) -> dict[str, str] | None:
         if request not in self._pushes and not self.documents.holds(guard, at.now):
             return None
         return self.push(at, messages, request)

@@ -447,6 +447,18 @@ class FlowCases(RigCase):
         assert flow.backend.flow(flow.id) is None
         assert rig.take_ids(rig.worker()) == []
 
+    def test_a_push_that_is_no_part_refuses_members_and_adds_nothing(self, rig: Rig) -> None:
+        if not rig.has("flows"):
+            return
+        flow = FlowRig(rig)
+        flow.add()
+        flow.push()
+        jobs = [rig.job(), flow.job(), rig.job()]
+        with pytest.raises(BackendError, match=f"{jobs[1].id} is a member of flow {flow.id}: push it with push_part"):
+            flow.backend.push(jobs, rig.request())
+        assert flow.status().total == 1
+        assert len(rig.take(rig.worker(), 10)) == 1
+
     def test_a_flow_with_a_refused_member_is_not_pushed(self, rig: Rig) -> None:
         if not rig.has("flows", "unique", "known_ids"):
             return
