@@ -243,8 +243,8 @@ class AuxStore(Backend):
         for job_id, claimed in self._claim(list(held), new_token()).items():
             self._claims[held[job_id]] = job_id, claimed.token
 
-    def release_owner(self, owner: str, started: Collection[str], report: bytes) -> int:
-        released = self.queue.release_owner(owner, started, report)
+    def release_owner(self, owner: str, started: Collection[str], report: bytes, ran: Collection[str] = ()) -> int:
+        released = self.queue.release_owner(owner, started, report, *([ran] if ran else []))
         self.store.release_owner(owner, started, report)
         return released
 

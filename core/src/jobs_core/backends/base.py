@@ -816,12 +816,13 @@ class Backend(Operable, abc.ABC):
         """
 
     @abc.abstractmethod
-    def release_owner(self, owner: str, started: Collection[str], report: bytes) -> int:
+    def release_owner(self, owner: str, started: Collection[str], report: bytes, ran: Collection[str] = ()) -> int:
         """Return a dead process's jobs to the front of their topics at once; return how many.
 
         For each job in `started`, count a redelivery and add `report` (JSON) to its history; if only one was started, count
-        a crash, too. The other jobs stay uncharged. The owner is closed for good: if it still lives, its next reserve or
-        heartbeat raises OwnerLost. For an unknown owner, this does nothing.
+        a crash, too. The other jobs stay uncharged. Jobs in `ran` had started, too: like those in `started`, they give no
+        token of a rate back. The owner is closed for good: if it still lives, its next reserve or heartbeat raises
+        OwnerLost. For an unknown owner, this does nothing. `ran` is passed only if the backend has `limits` or `fairness`.
         Called by: the housekeeper. Atomicity: one step. Blocks: for a round trip. Raises: BackendUnavailable.
         """
 

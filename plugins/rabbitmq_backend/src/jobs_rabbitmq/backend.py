@@ -498,7 +498,7 @@ class RabbitMQBackend(RabbitMQOperatorCalls):
         self._loop.look()
         return Heartbeat()
 
-    def release_owner(self, owner: str, started: Collection[str], report: bytes) -> int:
+    def release_owner(self, owner: str, started: Collection[str], report: bytes, ran: Collection[str] = ()) -> int:
         """Do nothing: the broker released the dead process's jobs when its connection closed."""
         return 0
 

@@ -236,8 +236,8 @@ class RedisBackend(RedisOperatorCalls, BindsKeys):
     def heartbeat(self) -> Heartbeat:
         return self._store.heartbeat(self._owner)
 
-    def release_owner(self, owner: str, started: Collection[str], report: bytes) -> int:
-        return self._store.release(owner, started, report, crash=len(started) == 1)
+    def release_owner(self, owner: str, started: Collection[str], report: bytes, ran: Collection[str] = ()) -> int:
+        return self._store.release(owner, started, report, crash=len(started) == 1, ran=ran)
 
     def housekeep(self, limit: int) -> Housekept:
         kept = self._store.housekeep(limit)

@@ -264,9 +264,9 @@ class RedisClusterBackend(Backend):
             forced=tuple(job_id for each in told for job_id in each.forced),
         )
 
-    def release_owner(self, owner: str, started: Collection[str], report: bytes) -> int:
+    def release_owner(self, owner: str, started: Collection[str], report: bytes, ran: Collection[str] = ()) -> int:
         crash = len(started) == 1
-        count = sum(store.release(owner, started, report, crash=crash) for store in self._everywhere())
+        count = sum(store.release(owner, started, report, crash=crash, ran=ran) for store in self._everywhere())
         self._hub.release(owner, (), b"", crash=False)
         return count
 

@@ -115,8 +115,8 @@ class Store:
             forced=tuple(job_id[: -len(FORCED)].decode() for job_id in answer if job_id.endswith(FORCED)),
         )
 
-    def release(self, owner: str, started: Collection[str], report: bytes, *, crash: bool) -> int:
-        return int(self._run(scripts.RELEASE, owner, self._cancelled_ttl, int(crash), report, *started))
+    def release(self, owner: str, started: Collection[str], report: bytes, *, crash: bool, ran: Collection[str] = ()) -> int:
+        return int(self._run(scripts.RELEASE, owner, self._cancelled_ttl, int(crash), report, len(started), *started, *ran))
 
     # -- the path of a job ----------------------------------------------------------------------
 

@@ -161,10 +161,9 @@ class ZeromqBackend(ZeromqOperatorCalls):
     def heartbeat(self) -> Heartbeat:
         return self._connection.call(p.HEARTBEAT_OF, p.Owner(owner=self._owner))
 
-    def release_owner(self, owner: str, started: Collection[str], report: bytes) -> int:
-        return self._connection.call(
-            p.RELEASE, p.Release(owner=owner, request=new_token(), started=list(started), report=report)
-        )
+    def release_owner(self, owner: str, started: Collection[str], report: bytes, ran: Collection[str] = ()) -> int:
+        asked = p.Release(owner=owner, request=new_token(), started=list(started), report=report, ran=list(ran))
+        return self._connection.call(p.RELEASE, asked)
 
     def housekeep(self, limit: int) -> Housekept:
         answer = self._connection.call(p.HOUSEKEEP, p.Housekeep(limit=limit))

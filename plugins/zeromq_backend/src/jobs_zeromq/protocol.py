@@ -231,6 +231,7 @@ class Release(Struct, kw_only=True):
     request: Request
     started: list[str] = []
     report: bytes = b""
+    ran: list[str] = []  # started, too, but not charged; a broker of an earlier release gives their tokens back
 
 
 class Housekeep(Struct, kw_only=True):

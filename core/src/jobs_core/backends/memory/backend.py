@@ -115,9 +115,9 @@ class MemoryBackend(MemoryOperatorCalls):
             self.called = False
         return heartbeat
 
-    def release_owner(self, owner: str, started: Collection[str], report: bytes) -> int:
+    def release_owner(self, owner: str, started: Collection[str], report: bytes, ran: Collection[str] = ()) -> int:
         with self.store.lock:
-            return self.store.release_owner(self._moment(), owner, started, report, crash=len(started) == 1)
+            return self.store.release_owner(self._moment(), owner, started, report, crash=len(started) == 1, ran=ran)
 
     def housekeep(self, limit: int) -> Housekept:
         with self.store.lock:

@@ -590,13 +590,22 @@ class MemoryStore:
         owner = self.owners.get(owner_id)
         return owner is not None and owner.called
 
-    def release_owner(self, at: Moment, owner_id: str, started: Collection[str], report: bytes, *, crash: bool) -> int:
+    def release_owner(
+        self,
+        at: Moment,
+        owner_id: str,
+        started: Collection[str],
+        report: bytes,
+        *,
+        crash: bool,
+        ran: Collection[str] = (),
+    ) -> int:
         owner = self.owners.pop(owner_id, None)
         if owner is None:
             return 0
         self._now = at.now
         for job in owner.held.values():
-            self._free(job, back=job.id not in started)
+            self._free(job, back=job.id not in started and job.id not in ran)
             if job.id in started:
                 job.redeliveries += 1
                 job.crashes += crash

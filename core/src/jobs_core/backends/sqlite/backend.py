@@ -146,9 +146,9 @@ class SqliteBackend(SqliteOperatorCalls, BindsKeys):
         self.called = False
         return heartbeat
 
-    def release_owner(self, owner: str, started: Collection[str], report: bytes) -> int:
+    def release_owner(self, owner: str, started: Collection[str], report: bytes, ran: Collection[str] = ()) -> int:
         with self._connection.transaction(durable=False) as tx:
-            return owners.release(tx, owner, started, report, crash=len(started) == 1)
+            return owners.release(tx, owner, started, report, crash=len(started) == 1, ran=ran)
 
     def housekeep(self, limit: int) -> Housekept:
         with self._connection.transaction(durable=False) as tx:

@@ -74,8 +74,13 @@ def _codes(answers: list[Answer]) -> bytes:
     return bytes([_SETTLED if answer is Answer.SETTLED else _NOT for answer in answers])
 
 
-def release(tx: Transaction, owner: str, started: Collection[str], report: bytes, *, crash: bool) -> int:
-    """Release an owner's jobs, charge those that had started, and forget the owner; return how many jobs it had."""
+def release(
+    tx: Transaction, owner: str, started: Collection[str], report: bytes, *, crash: bool, ran: Collection[str] = ()
+) -> int:
+    """Release an owner's jobs, charge those in `started`, and forget the owner; return how many jobs it had.
+
+    Those in `ran` had started, too, and are not charged.
+    """
     rows = tx.db.execute(_HELD, (owner,)).fetchall()
     tx.db.execute("DELETE FROM reserved WHERE owner = ?", (owner,))
     tx.db.execute("DELETE FROM owner WHERE id = ?", (owner,))
@@ -84,10 +89,10 @@ def release(tx: Transaction, owner: str, started: Collection[str], report: bytes
         "UPDATE job SET redeliveries = redeliveries + 1, crashes = crashes + ?, errors = ? WHERE seq = ?",
         [(int(crash), removal.note(errors, report), seq) for seq, job_id, _, errors, *_ in rows if job_id in started],
     )
-    held = [(job_id in started, slots) for _, job_id, _, _, _, slots in rows if slots is not None]
+    held = [(job_id in started or job_id in ran, slots) for _, job_id, _, _, _, slots in rows if slots is not None]
     if held:
-        lines.free(tx, [slots for ran, slots in held if ran])
-        lines.free(tx, [slots for ran, slots in held if not ran], tokens=True)
+        lines.free(tx, [slots for had_started, slots in held if had_started])
+        lines.free(tx, [slots for had_started, slots in held if not had_started], tokens=True)
     again = [(seq, job_id) for seq, job_id, _, _, cancelled, _ in rows if not cancelled]
     queue.release(tx, [seq for seq, _ in again], unstarted=[seq for seq, job_id in again if job_id not in started])
     cancelled_ids = [job_id for _, job_id, _, _, cancelled, _ in rows if cancelled]

@@ -205,7 +205,8 @@ class Housekeeper:
             self._app, self._backend, found.owner, repair.culprit, repair.reason, found.report["stacks"]
         ):
             started = []
-        released = self._backend.release_owner(found.owner, started, found.document)
+        ran = [] if BOTH.isdisjoint(self._backend.features) else found.ran
+        released = self._backend.release_owner(found.owner, started, found.document, *([ran] if ran else []))
         failpoint("repair.after")
         if released or repair.crash:
             events.emit(events.JobsHandedBack(found.owner, released, len(found.started)))

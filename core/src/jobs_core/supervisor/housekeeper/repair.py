@@ -24,6 +24,7 @@ class Found(Struct, frozen=True):
 
     owner: str
     started: list[str]  # the jobs that are charged
+    ran: list[str]  # the other jobs that had started and were not settled
     document: bytes  # for the jobs' history
     report: dict[str, Any]  # for the hook
 
@@ -66,7 +67,7 @@ def describe(path: Path, repair: Repair) -> Found:
         peak_memory=repair.peak_memory,
         log=repair.log,
     )
-    return Found(owner, started, told, report)
+    return Found(owner, started, [entry.id for entry in unsettled if entry.id not in started], told, report)
 
 
 def charged(running: Iterable[RunEntry], culprit: str = "") -> list[str]:

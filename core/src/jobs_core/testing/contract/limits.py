@@ -10,7 +10,7 @@ import pytest
 from ...backends.base import Answer, Backend, Delivery, Outcome, State
 from ...backends.limits import Limit, LimitState
 from ...errors import NotSupported
-from .rig import PATIENCE, Rig, RigCase, T
+from .rig import ERROR, PATIENCE, Rig, RigCase, T
 
 ONE = Limit(concurrency=1)
 
@@ -197,6 +197,19 @@ class LimitCases(RigCase):
         assert rig.take(worker)
         rig.expire(producer, lambda: _used(producer, "r") == 0)
         assert rig.take(rig.worker()) == []
+
+    def test_jobs_that_had_started_keep_their_tokens_when_their_owner_is_released(self, rig: Rig) -> None:
+        if not rig.has("limits") or not rig.clock:
+            return
+        producer, worker = rig.producer(), rig.worker("dead")
+        producer.define_limits({"r": Limit(interval=1e6, burst=3)}, {})
+        rig.push_many(producer, 4, limits=("r",))
+        charged, ran, _ = rig.take(worker)
+        producer.release_owner("dead", [charged.id], ERROR, [ran.id])
+        heir = rig.worker()
+        (delivery,) = rig.take(heir)
+        assert delivery.redeliveries == (delivery.id == charged.id)
+        assert rig.take(heir) == []
 
     def test_a_settlement_closes_a_limit_for_a_time(self, rig: Rig) -> None:
         if not rig.has("limits") or not rig.clock:

@@ -1,12 +1,16 @@
 -- Release the jobs of a process that has died or stops, and forget it as an owner. Needs common, removal.
 --
 -- ARGV     2 owner   3 time to live of a cancelled job in microseconds   4 1 if this counts as a crash, else 0
---          5 report for the history of started jobs   6 ... ids of started jobs
+--          5 report for the history of charged jobs   6 how many are charged   7 ... their ids, then those of other
+--          jobs that had started
 -- Result   how many jobs it had reserved; 0 also for an unknown owner
 -- Cost     O(jobs held x log of the queue)
 
 if not redis.call('ZSCORE', OWNERS, ARGV[2]) then return 0 end
 although_full()
-local started = {}
-for n = 6, #ARGV do started[ARGV[n]] = true end
-return release(ARGV[2], started, ARGV[5], tonumber(ARGV[4]), tonumber(ARGV[3]))
+local started, ran = {}, {}
+for n = 7, #ARGV do
+  ran[ARGV[n]] = true
+  if n < 7 + tonumber(ARGV[6]) then started[ARGV[n]] = true end
+end
+return release(ARGV[2], started, ARGV[5], tonumber(ARGV[4]), tonumber(ARGV[3]), ran)

@@ -48,13 +48,14 @@ local function take_out(id, job)
 end
 
 -- Release all jobs of an owner, each at its former position, record a redelivery for the started ones, and forget the owner.
--- started is a set of ids, or nil for all; crash is 1 if this counts as a crash, else 0.
-local function release(owner, started, report, crash, cancelled_ttl)
+-- started is a set of ids, or nil for all; crash is 1 if this counts as a crash, else 0. ran, if given, has the ids of started jobs
+-- and of others that had started: their tokens are not given back.
+local function release(owner, started, report, crash, cancelled_ttl, ran)
   local held = redis.call('HGETALL', HELD .. owner)
   local topics = {}
   for n = 1, #held, 2 do
     local id, score = held[n], string.match(held[n + 1], ':(%d+)')
-    if string.find(held[n + 1], '\n', 1, true) then lines().free(held[n + 1], 1, started and not started[id]) end
+    if string.find(held[n + 1], '\n', 1, true) then lines().free(held[n + 1], 1, started and not (started[id] or ran and ran[id])) end
     local record = redis.call('HGET', JOBS, id)
     if record then
       local job = parse(record, string.match(held[n + 1], ':%d+:([^\n]*)'))

@@ -263,8 +263,9 @@ class Transactions:
         asked: p.Release = one.request
         if asked.report:
             check_json("release: report", asked.report)
-        started = frozenset(asked.started)
-        return self._once(tx, one, lambda: owners.release(tx, asked.owner, started, asked.report, crash=len(started) == 1))
+        started, ran = frozenset(asked.started), frozenset(asked.ran)
+        crash = len(started) == 1
+        return self._once(tx, one, lambda: owners.release(tx, asked.owner, started, asked.report, crash=crash, ran=ran))
 
     def housekeep(self, tx: Transaction, one: Asked) -> p.Kept:
         kept = housekeeping.housekeep(tx, one.request.limit)
