@@ -19,15 +19,19 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from jobs_core.errors import BackendError
 
 if TYPE_CHECKING:
     from jobs_core import App
+    from jobs_core.message import Message
+
+Record: TypeAlias = "list[str]"
+"""The words of one line: what, id, and what else the job has to tell."""
 
 TASKS = '''
 """Jobs that keep a ledger; `topic` and everything else is as the producer says."""
@@ -78,6 +82,7 @@ class Ledger:
     def __init__(self, directory: Path) -> None:
         self._enqueues, self._runs = directory / "enqueues", directory / "runs"
         self._file = os.open(self._enqueues, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self._read, self._counted = 0, 0  # bytes of the runs that `runs` has counted, and the ends in them
 
     def close(self) -> None:
         os.close(self._file)
@@ -92,11 +97,22 @@ class Ledger:
 
     def ended(self) -> set[str]:
         """Return the ids of jobs that ran to their end."""
-        return {job_id for what, job_id in _records(self._runs) if what == "end"}
+        return {job_id for what, job_id, *_ in _records(self._runs) if what == "end"}
+
+    def records(self) -> list[Record]:
+        """Return all records of runs."""
+        return list(_records(self._runs))
 
     def runs(self) -> int:
         """Return the number of runs that have ended; cheap enough to be called often."""
-        return self._runs.read_bytes().count(b"end ") if self._runs.exists() else 0
+        if self._runs.exists():
+            with self._runs.open("rb") as runs:
+                runs.seek(self._read)
+                new = runs.read()
+            whole = new[: new.rfind(b"\n") + 1]
+            self._read += len(whole)
+            self._counted += whole.count(b"\nend ") + whole.startswith(b"end ")
+        return self._counted
 
     def running(self) -> int:
         """Return the number of runs that have begun and not ended, including those that a kill ended."""
@@ -105,15 +121,15 @@ class Ledger:
 
     def missing(self, dead: Collection[str] = ()) -> set[str]:
         """Return acknowledged jobs that have not yet run to their end and are not dead letters."""
-        acknowledged = {job_id for what, job_id in _records(self._enqueues) if what == "ack"}
+        acknowledged = {job_id for what, job_id, *_ in _records(self._enqueues) if what == "ack"}
         return acknowledged - self.ended() - set(dead)
 
     def tally(self, dead: Collection[str] = ()) -> Tally:
         """Return the counts; `dead` are the ids of the dead letters."""
         enqueues = list(_records(self._enqueues))
-        attempted = {job_id for what, job_id in enqueues if what == "attempt"}
-        acknowledged = {job_id for what, job_id in enqueues if what == "ack"}
-        starts = Counter(job_id for what, job_id in _records(self._runs) if what == "start")
+        attempted = {job_id for what, job_id, *_ in enqueues if what == "attempt"}
+        acknowledged = {job_id for what, job_id, *_ in enqueues if what == "ack"}
+        starts = Counter(job_id for what, job_id, *_ in _records(self._runs) if what == "start")
         ended = self.ended()
         return Tally(
             attempted=len(attempted),
@@ -126,11 +142,10 @@ class Ledger:
         )
 
 
-def _records(path: Path) -> Iterable[tuple[str, str]]:
+def _records(path: Path) -> Iterable[Record]:
     if path.exists():
         for line in path.read_text().splitlines():
-            what, _, job_id = line.partition(" ")
-            yield what, job_id
+            yield line.split(" ")
 
 
 class Producing:
@@ -149,12 +164,14 @@ class Producing:
         pause: float = 0.0,
         job: str = "work",
         seconds: float = 0.0,
+        make: Callable[[int], Message] | None = None,
     ) -> None:
         self.count = count
         self.sent = 0  # attempts so far
         self.errors: list[Exception] = []
         self._app, self._ledger, self._batch, self._pause = app, ledger, batch, pause
         self._job, self._args = f"tasks.{job}", [seconds] if seconds else []
+        self._make = make or self._made  # returns the message of a number from 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="producer")
 
@@ -165,12 +182,15 @@ class Producing:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _run(self) -> None:
+    def _made(self, number: int) -> Message:
         from jobs_core.message import new_message
 
+        return new_message(self._job, "default", self._args, {})
+
+    def _run(self) -> None:
         while self.sent < self.count and not self._stop.is_set():
             number = min(self._batch, self.count - self.sent)
-            messages = [new_message(self._job, "default", self._args, {}) for _ in range(number)]
+            messages = [self._make(self.sent + n) for n in range(number)]
             ids = [message.id for message in messages]
             self._ledger.attempted(ids)
             self.sent += number

@@ -17,7 +17,9 @@ from jobs_core.testing.services.redis import RedisServer, cluster, sentinels, ur
 
 from ..support.project import until
 from ..support.proxy import Proxy
+from . import limits
 from .stage import LEASE, Row, SetUp, Stage
+from .supervised import Supervision
 from .troubles import flap, freeze_worker, in_turn, kill_busy_workers, kill_worker, lose_packets, lose_reply_to, slow_down
 
 ALWAYS = ("--appendfsync", "always")
@@ -278,6 +280,20 @@ def move_slot(tag: str) -> Callable[[ClusterStage], None]:
     return act
 
 
+@contextlib.contextmanager
+def supervised(kind: type[Supervision], directory: Path, toml: str) -> Iterator[Supervision]:
+    """Yield machines that share a server."""
+    with RedisServer(directory / "redis", *ALWAYS) as server:
+
+        def kill_and_start() -> None:
+            server.kill()
+            server.start()
+
+        url = f"redis://127.0.0.1:{server.port}/0"
+        with kind(directory / "machines", url, toml=toml, kill_broker=kill_and_start) as stage:
+            yield stage
+
+
 ROWS: dict[str, Row] = {
     "workers killed": _row(kill_worker, times=8),
     "workers killed, each with 5,000 jobs": many_at_once_killed,
@@ -300,6 +316,7 @@ ROWS: dict[str, Row] = {
     "failover by sentinels": failover,
     "cluster nodes killed": _cluster(*map(kill_node, range(3))),
     "cluster slots moved": _cluster(*map(move_slot, ("jobs:default", "jobs") * 3)),
+    "1,000 limits, every process killed": limits.row(supervised),
 }
 
 EVERYTHING: tuple[Trouble, ...] = (

@@ -13,7 +13,9 @@ from jobs_core.testing.services.broker import BrokerService
 
 from ..support.project import until
 from ..support.proxy import Proxy
+from . import limits
 from .stage import LEASE, Row, SetUp, Stage
+from .supervised import Supervision
 from .troubles import (
     cut,
     flap,
@@ -130,6 +132,28 @@ def lose_reply(verb: bytes) -> Trouble:
     return lose_reply_to(b"\x05" + b"jobs1" + b"\x01" + bytes([len(verb)]) + verb)
 
 
+DEATHS = ",".join(f"broker.{request}.after_commit=kill@1500" for request in ("reserve", "settle", "housekeep", "push"))
+"""Fail points at which each broker under supervisors dies by itself: the change is committed, and not confirmed."""
+
+
+@contextlib.contextmanager
+def supervised(kind: type[Supervision], directory: Path, toml: str) -> Iterator[Supervision]:
+    """Yield machines that share a broker, which is started again whenever it dies."""
+    broker = BrokerService(directory / "broker")
+    broker.revive(ever_after=DEATHS)
+
+    def kill() -> None:
+        before = broker.starts
+        broker.signal(signal.SIGKILL)
+        until(lambda: broker.starts > before)
+
+    try:
+        with kind(directory / "machines", broker.url, toml=toml, kill_broker=kill) as stage:
+            yield stage
+    finally:
+        broker.stop()
+
+
 ROWS: dict[str, Row] = {
     "workers killed": _row(kill_worker, times=8),
     "workers killed, each with 5,000 jobs": many_at_once_killed,
@@ -150,6 +174,7 @@ ROWS: dict[str, Row] = {
     "replies to settlements lost": _row(lose_reply(b"settle"), times=10),
     "packets lost in silence": _row(lose_packets(3 * LEASE)),
     "100 ms and more each way": _row(slow_down),
+    "1,000 limits, every process killed": limits.row(supervised),
 }
 
 SHORT: tuple[Trouble, ...] = (
