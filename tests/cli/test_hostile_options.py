@@ -29,7 +29,8 @@ HOSTILE = [
 ]  # fmt: skip
 
 NEEDED = {"job_id": "x", "job_ids": "x", "topic": "default", "pool": "default", "pid": "1", "workers": "1", "shell": "bash",
-          "url": "memory://x", "job": "tasks.note", "names": "webhook", "args": "1", "limit": "stripe"}  # fmt: skip
+          "url": "memory://x", "job": "tasks.note", "names": "webhook", "args": "1", "limit": "stripe",
+          "name": "x"}  # fmt: skip
 """Other parameters that a command requires."""
 
 

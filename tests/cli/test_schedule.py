@@ -73,3 +73,52 @@ def test_check_names_the_nearest_job(project):
     assert "schedule.bad: job: no job named 'tasks.noet' is registered here; the nearest names are tasks.note" in said(
         project.run("check"), 2
     )
+
+
+# -- changes at run time ---------------------------------------------------------------------------
+
+
+def test_an_entry_is_added_listed_run_paused_resumed_and_removed(project):
+    said(project.run("schedule", "add", "mine", "tasks.add", "1", "--kw", "b=2", "--every", "5m", "--topic", "t"))
+    (row,) = [line.split("\t") for line in said(project.run("schedule")).splitlines()]
+    assert (row[:4], row[6]) == (["mine", "tasks.add", "every 5m", "UTC"], "run time")
+    (job_id,) = project.run("schedule", "run", "mine").stdout.split()
+    assert json.loads(said(project.run("show", job_id, "--json")))["topic"] == "t"
+    assert "jobsctl schedule resume mine" in said(project.run("schedule", "pause", "mine"))
+    (data,) = json.loads(said(project.run("schedule", "list", "--json")))
+    assert (data["paused"], data["run_time"], data["args"], data["kwargs"], data["topic"], data["next"]) == (
+        True, True, [1], {"b": 2}, "t", [],
+    )  # fmt: skip
+    assert data["by"]
+    said(project.run("schedule", "resume", "mine"))
+    said(project.run("schedule", "remove", "mine"))
+    assert said(project.run("schedule")) == ""
+
+
+def test_an_entry_of_the_configuration_is_paused_but_not_removed(project):
+    project.configure(SCHEDULE)
+    said(project.run("schedule", "pause", "nightly"))
+    paused, often = [line.split("\t") for line in said(project.run("schedule")).splitlines()]
+    assert paused[4:6] == ["", ""]
+    assert paused[6].startswith("paused by ")
+    assert often[6] == ""
+    done = project.run("schedule", "remove", "nightly")
+    assert done.returncode == 1
+    assert "was not made at run time: it is in the code or the configuration" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["pause", "unknown"], "there is no schedule entry unknown: `jobsctl schedule` lists them"),
+        (["add", "x", "tasks.add", "1"], "give either cron or every"),
+        (["add", "x", "tasks.add", "1", "--cron", "nonsense"], 'invalid cron expression "nonsense"'),
+        (["add", "x", "tasks.unknown", "--every", "5m"], "no job named 'tasks.unknown'"),
+        (["add", "x\n", "tasks.add", "1", "--every", "5m"], "control character"),
+    ],
+)
+def test_a_change_that_cannot_be_made_is_named(project, arguments, says):
+    done = project.run("schedule", *arguments)
+    assert done.returncode in (1, 2)
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr

@@ -48,7 +48,8 @@ ticker = Ticker(app, Path(sys.argv[1]))
 backend = app.new_backend()
 backend.open(None)
 for line in sys.stdin:
-    ticker.enqueue(ticker.due(float(line)), backend.push)
+    ticker.refresh(backend)
+    ticker.enqueue(ticker.due(float(line)), backend.push, backend.push_guarded)
     print("done", flush=True)
 """
 

@@ -83,6 +83,10 @@ class DuplicateJob(JobsError):
 # -- messages that a worker cannot read -----------------------------------------------------------
 
 
+class ScheduleError(JobsError):
+    """Raised when the schedule cannot be changed as wanted: the entry is unknown, exists, or would never tick."""
+
+
 class MessageError(JobsError):
     """Raised when bytes from a queue are not an envelope that this version can run."""
 

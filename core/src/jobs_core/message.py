@@ -194,6 +194,16 @@ class Signer:
             raise SignatureError(f"the signature does not match the result (key {kid.decode()!r})")
         return stored
 
+    def sign_document(self, content: bytes) -> str:
+        """Return the signature of what makes up a document of a backend."""
+        return f"{self._kid.decode()}.{self._hmac.digest(self._keys[self._kid], content, 'sha256').hex()}"
+
+    def verify_document(self, signature: str, content: bytes) -> None:
+        """Raise SignatureError if the signature of a document is not that of its content."""
+        kid, mac, _ = self._parts(_SIGNED + signature.encode() + b"\n" if signature else b"", "document")
+        if not self._hmac.compare_digest(mac, self._hmac.digest(self._keys[kid], content, "sha256").hex().encode()):
+            raise SignatureError(f"the signature does not match the document (key {kid.decode()!r})")
+
     def verify(self, payload: bytes) -> bytes:
         """Return the body of a signed payload; raise SignatureError, without parsing the body, if it cannot be trusted."""
         kid, mac, body = self._parts(payload, "message")

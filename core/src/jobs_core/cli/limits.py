@@ -16,19 +16,11 @@ from ..units import format_rate, interval
 from . import output
 from .common import Context, fail, json_option, pass_context
 from .exits import Exit
+from .groups import DefaultsToList
 from .types import LIMIT
 
 NONE = "none"
 """The value of an option that removes a part of a limit."""
-
-
-class _Limits(click.Group):
-    """A group whose command `list` may be left out."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not args or (args[0] not in self.commands and args[0] not in ctx.help_option_names):
-            args = ["list", *args]
-        return super().parse_args(ctx, args)
 
 
 class _LimitName(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions only
@@ -59,7 +51,7 @@ class _Concurrency(click.IntRange):
         return NONE if value == NONE else super().convert(value, param, ctx)
 
 
-@click.group("limits", cls=_Limits)
+@click.group("limits", cls=DefaultsToList)
 def limits_command() -> None:
     """Show the limits that jobs name, and override them; `jobsctl limits` alone lists them."""
 

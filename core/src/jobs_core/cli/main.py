@@ -50,7 +50,7 @@ GROUPS = {
         "status": ("status", "Show workers, topics and running jobs, problems first."),
         "top": ("top", "Show running jobs and their rates, live."),
         "stack": ("stack", "Print the stack of every thread and asyncio task in a worker."),
-        "schedule": ("schedule", "Show scheduled jobs and their next runs."),
+        "schedule": ("schedule", "Show and change the schedule."),
         "alert": ("alert", "Test the alert channels."),
         "systemd": ("systemd", "Print a systemd unit for this configuration."),
     },

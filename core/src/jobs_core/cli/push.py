@@ -98,7 +98,7 @@ def _push_one(context: Context, call: Call[Any]) -> None:
     with context.asking():
         handle = context.app.enqueue(call)
     output.echo(handle.id)
-    _warn_of_unserved(context, {handle.topic: handle.job.name})
+    warn_of_unserved(context, {handle.topic: handle.job.name})
 
 
 def _push_many(context: Context, calls: Iterator[Call[Any]]) -> None:
@@ -111,10 +111,10 @@ def _push_many(context: Context, calls: Iterator[Call[Any]]) -> None:
             senders.setdefault(handle.topic, handle.job.name)
         pushed += len(batch)
     output.echo(f"{count(pushed, 'job')} enqueued", err=True)
-    _warn_of_unserved(context, senders)
+    warn_of_unserved(context, senders)
 
 
-def _warn_of_unserved(context: Context, senders: dict[str, str]) -> None:
+def warn_of_unserved(context: Context, senders: dict[str, str]) -> None:
     """Warn of topics to which a job was pushed and which no pool serves, according to this machine's configuration."""
     for topic, job in senders.items():
         if context.app.config.is_unserved(topic):

@@ -1,46 +1,193 @@
-"""`jobsctl schedule`: list the scheduled jobs, with their next runs."""
+"""`jobsctl schedule`: list the scheduled jobs with their next runs, and change the schedule at run time."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import click
+from msgspec import Struct
 
-from ..schedule import Entry, entries
+from ..errors import BackendError
+from ..schedule import Entry, Schedule, Stored, entries
 from ..schedule.times import zone
 from ..worker.main import prepare
 from . import output
-from .common import Context, json_option, pass_context
+from .common import Context, json_option, literal, pass_context
+from .groups import DefaultsToList
+from .push import find_job, keyword_arguments, keywords_option, warn_of_unserved
+from .types import DURATION, TEXT, TOPIC
 from .waiting import importing_application
 
+entry_argument = click.argument("name", type=TEXT)
 
-@click.command("schedule")
+
+class _Listed(Struct):
+    """An entry, as it is shown."""
+
+    entry: Entry
+    stored: Stored | None  # what the backend says about it
+
+    @property
+    def paused(self) -> bool:
+        return self.stored is not None and self.stored.said.paused
+
+    @property
+    def is_made_at_run_time(self) -> bool:
+        return self.stored is not None and self.stored.entry is self.entry
+
+
+@click.group("schedule", cls=DefaultsToList)
+def schedule_command() -> None:
+    """Show scheduled jobs, and change the schedule at run time; `jobsctl schedule` alone lists them."""
+
+
+@schedule_command.command("list")
 @click.option(
     "-n", "--next", "count", type=click.IntRange(1, 1000), default=1, show_default=True, help="How many next runs to show."
 )
 @json_option
 @pass_context
-def schedule_command(context: Context, count: int, as_json: bool) -> None:
+def list_command(context: Context, count: int, as_json: bool) -> None:
     """Show scheduled jobs, with their next runs in their own time zones and in UTC."""
     with importing_application():
         prepare(context.app)
     now = time.time()
-    found = [(entry, list(_runs(entry, now, count))) for entry in entries(context.app)]
+    found = [(one, [] if one.paused else list(_runs(one.entry, now, count))) for one in _listed(context)]
     if as_json:
-        output.json([_as_data(entry, runs) for entry, runs in found])
+        output.json([_as_data(one, runs) for one, runs in found])
         return
     rows = [
-        (entry.name, entry.job, entry.expression, entry.tz, _text(run, entry.tz), _text(run, "UTC"))
-        for entry, runs in found
-        for run in runs
+        (one.entry.name, one.entry.job, one.entry.expression, one.entry.tz, *when, _notes(one))
+        for one, runs in found
+        for when in [(_text(run, one.entry.tz), _text(run, "UTC")) for run in runs] or [("", "")]
     ]
-    columns = ["name", "job", "when", "zone", "next run", "next run in UTC"]
+    columns = ["name", "job", "when", "zone", "next run", "next run in UTC", ""]
     output.table(
-        columns, rows, empty='nothing is scheduled: use @job(cron="*/5 * * * *"), or [schedule.NAME] in the configuration'
+        columns,
+        rows,
+        empty=(
+            'nothing is scheduled: use @job(cron="*/5 * * * *"), [schedule.NAME] in the configuration, or '
+            "`jobsctl schedule add`"
+        ),
     )
+
+
+@schedule_command.command("add")
+@entry_argument
+@click.argument("job", type=TEXT)
+@click.argument("args", nargs=-1)
+@keywords_option
+@click.option("--cron", metavar="EXPRESSION", type=TEXT, help='When: minute, hour, day, month, weekday, as "30 2 * * *".')
+@click.option("--every", metavar="TIME", type=DURATION, help='Instead of --cron, an interval: seconds or "5m".')
+@click.option("--tz", metavar="ZONE", type=TEXT, default="UTC", show_default=True, help="The time zone of --cron.")
+@click.option("--topic", metavar="NAME", type=TOPIC, help="The topic, instead of the job's own.")
+@click.option(
+    "--missed", type=click.Choice(["once", "skip"]), default="once", show_default=True, help="Runs missed in an outage."
+)
+@click.option("--replace", is_flag=True, help="Replace an entry of this name that was made at run time.")
+@pass_context
+def add_command(
+    context: Context,
+    name: str,
+    job: str,
+    args: tuple[str, ...],
+    given: tuple[str, ...],
+    cron: str | None,
+    every: float | None,
+    tz: str,
+    topic: str | None,
+    missed: Literal["once", "skip"],
+    replace: bool,
+) -> None:
+    """Add an entry to the schedule of all machines: JOB with ARGS.
+
+    ARGS and the values of --kw are JSON where they are valid JSON, else strings.
+    """
+    _prepare(context)
+    options = {} if topic is None else {"topic": topic}
+    call = find_job(context, job, options).call(*map(literal, args), **keyword_arguments(given))
+    with context.asking():
+        Schedule(context.app).add(name, call, cron=cron, every=every, tz=tz, missed=missed, replace=replace)
+    output.echo(f"{name}: added; machines take it over within 5 s")
+
+
+@schedule_command.command("remove")
+@entry_argument
+@pass_context
+def remove_command(context: Context, name: str) -> None:
+    """Remove an entry that was made at run time."""
+    _prepare(context)
+    with context.asking():
+        Schedule(context.app).remove(name)
+    output.echo(f"{name}: removed")
+
+
+@schedule_command.command("pause")
+@entry_argument
+@pass_context
+def pause_command(context: Context, name: str) -> None:
+    """Enqueue no ticks of an entry, on any machine, until it is resumed.
+
+    Once this returned, no tick is enqueued (on a Redis Cluster, and with the documents in [results]: but for one on its way).
+    """
+    _prepare(context)
+    with context.asking():
+        Schedule(context.app).pause(name)
+    output.echo(f"{name}: paused, until `jobsctl schedule resume {name}`")
+
+
+@schedule_command.command("resume")
+@entry_argument
+@pass_context
+def resume_command(context: Context, name: str) -> None:
+    """Enqueue the ticks of a paused entry again, from now on; those of the pause are left out."""
+    _prepare(context)
+    with context.asking():
+        Schedule(context.app).resume(name)
+    output.echo(f"{name}: resumed; machines take it over within 5 s")
+
+
+@schedule_command.command("run")
+@entry_argument
+@pass_context
+def run_command(context: Context, name: str) -> None:
+    """Enqueue the job of an entry now, paused or not; prints the id."""
+    _prepare(context)
+    with context.asking():
+        handle = Schedule(context.app).run(name)
+    output.echo(handle.id)
+    warn_of_unserved(context, {handle.topic: handle.job.name})
+
+
+def _prepare(context: Context) -> None:
+    context.require_shared_queue()
+    with importing_application():
+        prepare(context.app)
+    context.app.warns_of_unserved = False  # `run` warns when the job was stored
+
+
+def _listed(context: Context) -> list[_Listed]:
+    """Return all entries by name: those of the backend too, if it can be asked."""
+    static = entries(context.app)
+    stored = {one.name: one for one in _stored(context)}
+    names = {entry.name for entry in static}
+    made = [one.entry for one in stored.values() if one.entry is not None and one.name not in names]
+    found = [_Listed(entry, stored.get(entry.name)) for entry in (*static, *made)]
+    return sorted(found, key=lambda one: one.entry.name)
+
+
+def _stored(context: Context) -> list[Stored]:
+    if context.app.is_alone() or "documents" not in context.app.new_backend().features:
+        return []
+    try:
+        with context.asking():
+            return Schedule(context.app).stored()
+    except BackendError as error:
+        output.echo(f"jobs: {error}; entries that were made or paused at run time are unknown", err=True)
+        return []
 
 
 def _runs(entry: Entry, now: float, count: int) -> Iterator[float]:
@@ -50,10 +197,18 @@ def _runs(entry: Entry, now: float, count: int) -> Iterator[float]:
         tick, count = entry.after(tick), count - 1
 
 
-def _as_data(entry: Entry, runs: list[float]) -> dict[str, Any]:
+def _notes(one: _Listed) -> str:
+    by = f" by {one.stored.said.by}" if one.stored is not None and one.stored.said.by else ""
+    notes = [*(["run time"] if one.is_made_at_run_time else []), *([f"paused{by}"] if one.paused else [])]
+    return ", ".join(notes)
+
+
+def _as_data(one: _Listed, runs: list[float]) -> dict[str, Any]:
+    entry = one.entry
     return {
         "name": entry.name, "job": entry.job, "cron": entry.cron, "every": entry.every, "tz": entry.tz,
         "args": entry.args, "kwargs": entry.kwargs, "topic": entry.topic, "missed": entry.missed,
+        "run_time": one.is_made_at_run_time, "paused": one.paused, "by": one.stored.said.by if one.stored else None,
         "next": [{"local": _moment(run, entry.tz), "utc": _moment(run, "UTC"), "at": run} for run in runs],
     }  # fmt: skip
 

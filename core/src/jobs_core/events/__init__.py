@@ -15,7 +15,16 @@ from .runs import (
     PutOffTooOften,
     SettledStale,
 )
-from .schedule import ClockSetBack, ScheduleForgotten, ScheduleNotSaved, TickRefused, TicksMissed, TickWaits
+from .schedule import (
+    ClockSetBack,
+    ScheduleChanged,
+    ScheduleDocumentRefused,
+    ScheduleForgotten,
+    ScheduleNotSaved,
+    TickRefused,
+    TicksMissed,
+    TickWaits,
+)
 from .supervisor import (
     CannotPreload,
     CannotServe,
@@ -62,6 +71,8 @@ __all__ = [
     "PutOffTooOften",
     "SettledStale",
     "ClockSetBack",
+    "ScheduleChanged",
+    "ScheduleDocumentRefused",
     "ScheduleForgotten",
     "ScheduleNotSaved",
     "TickRefused",

@@ -65,6 +65,31 @@ class ClockSetBack(Event, frozen=True):
         return f"the clock of this machine was {ahead} ahead: schedule {self.entry} continues from the current time"
 
 
+class ScheduleDocumentRefused(Event, frozen=True):
+    """A document that would change the schedule is not obeyed."""
+
+    level: ClassVar[int] = logging.ERROR
+
+    entry: str
+    error: str
+
+    def __str__(self) -> str:
+        return f"schedule {self.entry} has a document in the backend that is refused: {self.error}"
+
+
+class ScheduleChanged(Event, frozen=True):
+    """An entry of the schedule was added, changed, removed, paused or resumed at run time."""
+
+    level: ClassVar[int] = logging.INFO
+
+    entry: str
+    change: str  # such as paused
+    by: str
+
+    def __str__(self) -> str:
+        return f"schedule {self.entry} is {self.change}" + (f" by {self.by}" if self.by else "")
+
+
 class ScheduleForgotten(Event, frozen=True):
     """The file of handled ticks cannot be read: missed runs cannot be detected."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .entries import Entry, entries
+from .stored import Schedule, Stored
 from .ticker import Push, Tick, Ticker
 
-__all__ = ["Entry", "Push", "Tick", "Ticker", "entries"]
+__all__ = ["Entry", "Push", "Schedule", "Stored", "Tick", "Ticker", "entries"]

@@ -62,7 +62,7 @@ def entries(app: App) -> list[Entry]:
     found: dict[str, Entry] = {}
     problems: list[str] = []
     for entry in (*_of_jobs(app), *_of_configuration(app)):
-        problems += _problems(app, entry)
+        problems += problems_of(app, entry)
         if entry.name in found:
             problems.append(
                 f"{entry.where}: {found[entry.name].where} is also an entry of this name: give this one another name"
@@ -90,7 +90,8 @@ def _entry(name: str, said: ScheduleEntry, job: str) -> Entry:
     return Entry(name, f"schedule.{name}", job, said.cron, every, said.tz, said.args, said.kwargs, said.topic, said.missed)
 
 
-def _problems(app: App, entry: Entry) -> Iterator[str]:
+def problems_of(app: App, entry: Entry) -> Iterator[str]:
+    """Return why an entry cannot be part of the schedule, a line for each problem."""
     try:
         if entry.after(0) is None:
             yield f"{entry.where}: {entry.expression} never occurs: the calendar has no such day"
@@ -110,5 +111,5 @@ def _misfits(entry: Entry, job: JobFunction[Any, Any, Any]) -> Iterator[str]:
     try:
         job.arguments.check(tuple(entry.args), dict(entry.kwargs))
     except ArgumentError as error:
-        fix = "give args or kwargs" if entry.where.startswith("schedule.") else "give it a default, or set it in [schedule]"
+        fix = "give args or kwargs" if entry.where.startswith("schedule") else "give it a default, or set it in [schedule]"
         yield f"{entry.where}: {error}: {fix}"

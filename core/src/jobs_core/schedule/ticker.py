@@ -16,21 +16,25 @@ import msgspec
 from msgspec import Struct
 
 from .. import events
+from ..backends.documents import ABSENT, Guard, all_of
 from ..boundary import told
 from ..errors import BackendUnavailable, JobsError, QueueFull
 from ..failpoints import failpoint
-from ..job import Call
 from ..message import UniqueKey
 from . import times
 from .entries import Entry, entries
 from .state import Handled, ScheduleState
+from .stored import KIND, Known, Stored, call_of
 
 if TYPE_CHECKING:
     from ..app import App
-    from ..backends.base import Outgoing
+    from ..backends.base import Backend, Outgoing
 
 Push: TypeAlias = "Callable[[Sequence[Outgoing], str], Mapping[str, str]]"
 """`Backend.push` of the caller's connection."""
+
+PushGuarded: TypeAlias = "Callable[[Sequence[Outgoing], str, Guard], Mapping[str, str] | None]"
+"""`Backend.push_guarded` of the caller's connection."""
 
 IN_TIME = 60_000
 """Milliseconds after which a tick counts as missed: longer than a restart or a slow broker, shorter than an outage."""
@@ -83,12 +87,37 @@ class Ticker:
     def __init__(self, app: App, state: Path | None) -> None:
         self._app = app
         self._state = ScheduleState(state) if state is not None else None
-        self.entries = entries(app)
-        self._handled = self._state.load() if self._state is not None and self.entries else {}
+        self._static = entries(app)
+        self.entries = self._static  # those of the backend's documents too, once they were read
+        self._known = Known(app, self._static)
+        self._since: dict[str, int] = {}  # entries with documents: ticks up to this time are not enqueued
+        self.stale = False  # a tick was not pushed, because the entry had been changed
+        self._handled = self._state.load() if self._state is not None else {}
         self._next: dict[str, int | None] = {}  # the first tick that is not handled
         self._failed = False
         self._full: set[str] = set()  # entries whose queue had no room
         self._unique: bool | None = None
+
+    def refresh(self, backend: Backend) -> None:
+        """Read the documents of the schedule, if they have changed; without `documents` there are none."""
+        if "documents" not in backend.features:
+            return
+        version = backend.document_versions([KIND])[KIND]
+        if version == self._known.version and not self.stale:
+            return
+        before, first = self._known.stored, self._known.version < 0
+        self._known.read(list(all_of(backend, KIND)))
+        self._known.version, self.stale = version, False
+        after = self._known.stored
+        if not first:
+            _tell_changes(before, after)
+        self._since = {name: stored.since for name, stored in after.items()}
+        paused = {name for name, stored in after.items() if stored.said.paused}
+        made = [stored.entry for stored in after.values() if stored.entry is not None]
+        self.entries = sorted(
+            (entry for entry in (*self._static, *made) if entry.name not in paused), key=lambda entry: entry.name
+        )
+        self._next.clear()
 
     def due(self, now: float) -> list[Tick]:
         """Return the ticks to enqueue now: for each entry the latest due one. Earlier ones are dropped as missed."""
@@ -100,13 +129,18 @@ class Ticker:
 
     def next(self, now: float) -> float:
         """Return the seconds until the next tick is due; infinite if there is none."""
+        if self.stale:
+            return 0.0
         upcoming = [tick for entry in self.entries if (tick := self._upcoming(entry)) is not None]
         if not upcoming:
             return float("inf")
         return max(PAUSE if self._failed else 0.0, min(upcoming) / 1000 - now)
 
-    def enqueue(self, ticks: Iterable[Tick], push: Push) -> None:
+    def enqueue(self, ticks: Iterable[Tick], push: Push, push_guarded: PushGuarded | None = None) -> None:
         """Push each tick's job, and record it; repeating the call adds nothing.
+
+        With `push_guarded`, a tick is pushed only if the document of its entry is as it was last read. Otherwise it stays due,
+        and `stale` is set: call `refresh`.
 
         If the queue is full, the tick stays due; if the backend is unavailable, it does too, and BackendUnavailable is
         raised. A tick that can never be enqueued is reported and dropped.
@@ -117,7 +151,9 @@ class Ticker:
         try:
             for tick in ticks:
                 try:
-                    self._push(tick, push)
+                    if not self._push(tick, push, push_guarded):
+                        self.stale = True
+                        continue
                 except QueueFull as error:  # an error of one topic does not affect others
                     full = True
                     self._tell_full(tick.entry, error)
@@ -141,10 +177,13 @@ class Ticker:
     # -- one entry -------------------------------------------------------------------------------
 
     def _due(self, entry: Entry, now: int) -> Tick | None:
-        known = self._handled.get(entry.name)
-        if known is None or known.identity != entry.identity:
+        known, since = self._handled.get(entry.name), self._since.get(entry.name)
+        if since is not None and (known is None or known.identity != entry.identity or known.until < since):
+            self._reset(entry, min(since, now))  # made, changed or resumed then
+        elif known is None or known.identity != entry.identity:
             self._reset(entry, now)  # seen for the first time: nothing was missed
             return None
+        known = self._handled[entry.name]
         if known.until > now + CLOCK_ERROR:
             events.emit(events.ClockSetBack(entry.name, (known.until - now) / 1000))
             self._reset(entry, now)
@@ -176,27 +215,33 @@ class Ticker:
     def _save(self) -> None:
         if self._state is None:
             return
-        names = {entry.name for entry in self.entries}
+        names = {*(entry.name for entry in (*self._static, *self.entries)), *self._known.stored}
         self._state.save({name: handled for name, handled in self._handled.items() if name in names})
 
     # -- one tick --------------------------------------------------------------------------------
 
-    def _push(self, tick: Tick, push: Push) -> None:
+    def _push(self, tick: Tick, push: Push, push_guarded: PushGuarded | None = None) -> bool:
+        """Push a tick; return False if its entry was changed."""
         try:
-            push([self._outgoing(tick)], f"tick-{tick.id}")
+            outgoing, request = [self._outgoing(tick)], f"tick-{tick.id}"
+            if push_guarded is None:
+                push(outgoing, request)
+                return True
+            name = tick.entry.name
+            return push_guarded(outgoing, request, Guard(KIND, name, self._known.versions.get(name, ABSENT))) is not None
         except (BackendUnavailable, QueueFull):
             raise
         except JobsError as error:
             events.emit(events.TickRefused(tick.entry.name, tick.entry.job, str(error)))
+            return True
 
     def _outgoing(self, tick: Tick) -> Outgoing:
         entry = tick.entry
         headers = {"schedule": entry.name, "tick": tick.at / 1000}
-        job = self._app.registry.find(entry.job).using(id=tick.id, headers=headers, unique=None)
-        if entry.topic is not None:
-            job = job.using(topic=entry.topic)
+        call = call_of(self._app, entry, headers)
+        call.job = call.job.using(id=tick.id, unique=None)
         try:
-            message = self._app.message(Call(job, tuple(entry.args), dict(entry.kwargs)))
+            message = self._app.message(call)
         except JobsError:
             raise
         except BaseException as error:  # from a plugin's jobs_before_enqueue, or from the application's types of arguments
@@ -213,6 +258,21 @@ class Ticker:
         if self._unique is None:
             self._unique = "unique" in self._app.new_backend().features
         return self._unique
+
+
+def _tell_changes(before: Mapping[str, Stored], after: Mapping[str, Stored]) -> None:
+    """Log what was changed since the documents were last read."""
+    for name in sorted({*before, *after}):
+        old, new = before.get(name), after.get(name)
+        if new is None:
+            events.emit(events.ScheduleChanged(name, "removed", ""))
+        elif old is None or old.version != new.version:
+            was, now = old.said if old is not None else None, new.said
+            if now.paused != (was is not None and was.paused):
+                change = "paused" if now.paused else "resumed"
+            else:
+                change = "added" if was is None else "changed"
+            events.emit(events.ScheduleChanged(name, change, now.by))
 
 
 def _tell(tick: Tick, *, runs: bool) -> None:

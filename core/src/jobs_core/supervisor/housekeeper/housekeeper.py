@@ -156,6 +156,7 @@ class Housekeeper:
             self._orders.popleft()
         if now >= self._next_kept:
             kept = self._backend.housekeep(HOUSEKEEP_LIMIT)
+            self._ticker.refresh(self._backend)
             self._next_kept = now if kept.more else now + min(3.0, float(self._app.config.lease) / 10)
         if now >= self._next_count:
             self._count()
@@ -337,6 +338,10 @@ class Housekeeper:
     # -- the schedule ----------------------------------------------------------------------------
 
     def _tick(self) -> None:
+        if self._ticker.stale:
+            self._ticker.refresh(self._backend)
         ticks = self._ticker.due(time.time())
         if ticks:
-            self._ticker.enqueue(ticks, self._backend.push)
+            backend = self._backend
+            guarded = backend.push_guarded if "documents" in backend.features else None
+            self._ticker.enqueue(ticks, backend.push, guarded)
