@@ -21,6 +21,7 @@ DIRECTORIES = {
     "docs/running.md-1": "examples/first_steps",
     "docs/monitoring.md-1": "examples/first_steps",
     "docs/monitoring.md-2": "examples/first_steps",
+    "docs/schedule.md-1": "examples/first_steps",
     "plugins/flask_loader/README.md-2": "examples/flask_shop",
     "plugins/fastapi_loader/README.md-2": "examples/fastapi_shop",
     "plugins/django_loader/README.md-2": "examples/django_shop",
