@@ -1,15 +1,18 @@
-"""Limits and fair topics on the command line. The backend is a stand-in with the states that a test gives it."""
+"""Limits and fair topics on the command line: on a stand-in with the states that a test gives it, and on real backends."""
 
+import contextlib
 import json
 import re
 
 import pytest
 
 from jobs_core import App
-from jobs_core.backends.base import Counts, JobRecord, State
+from jobs_core.backends.base import Answer, Counts, JobRecord, Outcome, Outgoing, Settlement, State
 from jobs_core.backends.limits import Limit, LimitState
 from jobs_core.backends.memory import MemoryBackend
+from jobs_core.ids import new_token
 from jobs_core.message import encode, new_message
+from jobs_core.testing.services.redis import RedisServer
 
 TASKS = """
 from jobs_core import job
@@ -256,3 +259,77 @@ def test_check_refuses_limits_on_a_backend_without(stand, project):
     text = project.here("check", code=1)
     assert "memory:// does not support limits: tasks.charge cannot be enqueued with its limit stripe" in text
     assert "memory:// does not support fairness (topics.mail.fair)" in text
+
+
+# -- the same commands on backends that keep what they are told --------------------------------------
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def stored(project, request, tmp_path):
+    """A worker of a project whose limit `stripe` lets two jobs run at once; four jobs of two accounts wait for it."""
+    (project.root / "tasks.py").write_text(TASKS)
+    with contextlib.ExitStack() as stack:
+        url = "sqlite:///queue.db"
+        if request.param == "redis":
+            url = f"redis://127.0.0.1:{stack.enter_context(RedisServer(tmp_path / 'redis')).port}/0"
+        project.configure("[limits.stripe]\nconcurrency = 2\n", backend=f'backend = "{url}"')
+        worker = project.app().new_backend()
+        worker.open("host-1-worker")
+        stack.callback(worker.close)
+        worker.define_limits({"stripe": Limit(2)}, {})
+        jobs = [
+            Outgoing(message.id, "default", encode(message), limits=("stripe", f"stripe:{account}"))
+            for account in ("acme", "acme", "umbrella", "umbrella")
+            for message in (new_message("tasks.charge", "default", [account], {}),)
+        ]
+        assert not worker.push(jobs, new_token())
+        worker.startable = 4
+        held = worker.reserve(["default"], 4, new_token())
+        assert len(held) == 2
+        worker.reserve(["default"], 4, new_token())  # finds that the limit is full
+        yield worker, held
+
+
+def waiting(project):
+    return [each["id"] for each in json.loads(project.here("list", "default", "--state", "limited", "--json"))]
+
+
+def test_use_of_a_stored_limit_and_the_jobs_that_wait_for_it_are_shown(stored, project):
+    _, held = stored
+    (stripe,) = [each for each in json.loads(project.here("limits", "--json")) if each["limit"] == "stripe"]
+    assert (stripe["used"], stripe["waiting"], stripe["definition"]["concurrency"]) == (2, 2, 2)
+    assert re.search(r"stripe\s+2\s+2\s+2\s+full", project.here("limits", "stripe"))
+    assert json.loads(project.here("topics", "--json"))["default"]["limited"] == 2
+    first = waiting(project)[0]
+    assert json.loads(project.here("show", first, "--json"))["blocked_by"] == "stripe"
+    text = project.here("why", first)
+    assert "it waits for limit stripe: full, 2 of 2 used, 2 jobs waiting under it" in text
+    assert all(each.id in text for each in held)
+    assert "limit stripe is 2 at once" not in project.here("check", code=None)
+
+
+def test_an_override_of_a_stored_limit_opens_it_at_once_until_it_is_reset(stored, project):
+    worker, _ = stored
+    project.here("limits", "set", "stripe", "--concurrency", "3")
+    assert len(worker.reserve(["default"], 4, new_token())) == 1
+    assert "limit stripe is overridden: 3 at once" in project.here("check", code=None)
+    project.here("limits", "reset", "stripe")
+    assert "overridden" not in project.here("limits")
+    (stripe,) = [each for each in json.loads(project.here("limits", "stripe", "--json")) if each["limit"] == "stripe"]
+    assert (stripe["used"], stripe["definition"]["concurrency"]) == (3, 2)
+
+
+def test_purge_deletes_limited_jobs_with_the_ready_ones_and_frees_no_slot_of_running_ones(stored, project):
+    worker, held = stored
+    assert "2 jobs deleted" in project.here("purge", "default", "--state", "ready", "--yes")
+    assert waiting(project) == []
+    (stripe,) = [each for each in json.loads(project.here("limits", "stripe", "--json")) if each["limit"] == "stripe"]
+    assert (stripe["used"], stripe["waiting"]) == (2, 0)
+    ends = [Settlement(each.id, each.token, Outcome.DONE) for each in held]
+    assert worker.settle(ends, new_token()) == [Answer.SETTLED] * 2
+    assert json.loads(project.here("limits", "--json"))[0]["used"] == 0
+
+
+def test_purge_of_all_that_waits_deletes_limited_jobs_too(stored, project):
+    assert "2 jobs deleted" in project.here("purge", "default", "--yes")
+    assert waiting(project) == []

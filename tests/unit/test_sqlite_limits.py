@@ -289,6 +289,52 @@ def test_a_file_that_excludes_the_release_before_still_notices_an_outage(before,
         assert backend.housekeep(100).owners_released == (0 if grace else 1)
 
 
+RELEASE_BEFORE = (
+    "CREATE TEMP TABLE its AS SELECT seq FROM reserved WHERE owner = 'worker'",
+    "DELETE FROM reserved WHERE owner = 'worker'",
+    "DELETE FROM owner WHERE id = 'worker'",
+    "INSERT INTO ready SELECT topic, rank, coalesce(ready_at, pushed_at), seq FROM job WHERE seq IN (SELECT seq FROM its)",
+)
+"""What `release_owner` of the release before does: a supervisor of it, whose code was upgraded, stays connected."""
+
+
+def test_what_a_supervisor_of_the_release_before_makes_of_a_dead_worker_is_put_right(before, open_):
+    worker, other = open_("worker"), open_("other")
+    worker.define_limits({"a": Limit(concurrency=2)}, {})
+    worker.push([Outgoing(job_id, "u", b"", limits=("a",)) for job_id in ("one", "two", "three")], new_id())
+    assert [each.id for each in worker.reserve(["u"], 9, new_id())] == ["one", "two"]
+    worker.housekeep(100)
+    for statement in RELEASE_BEFORE:
+        before.execute(statement)
+    assert [(state.used, state.waiting) for state in other.limits(9)] == [(2, 1)], "nobody holds these two slots"
+    assert other.reserve(["u"], 1, new_id()) == []
+    assert other.get("one").blocked_by == "a", "it is not run beside its limit, although it was ready as a plain job"
+    other.housekeep(100)
+    taken = [each for _ in range(3) for each in other.reserve(["u"], 9, new_id())]
+    assert len(taken) == 2
+    assert [(state.used, state.waiting) for state in other.limits(9)] == [(2, 1)]
+    other.settle([Settlement(each.id, each.token, Outcome.DONE) for each in taken], new_id())
+    (last,) = other.reserve(["u"], 9, new_id())
+    assert {*(each.id for each in taken), last.id} == {"one", "two", "three"}
+
+
+def test_slots_are_not_counted_anew_without_a_reason(open_):
+    worker, other = open_("worker"), open_("other")
+    worker.define_limits({"a": Limit(concurrency=2)}, {})
+    push(worker, "one", limits=("a",))
+    steps = []
+    with other._connection.reading() as db:
+        db.set_trace_callback(lambda sql: steps.append(sql) if "slots IS NOT NULL" in sql else None)
+    for owner in ("worker", "third"):
+        late = open_(owner)
+        other.housekeep(100)
+        late.close()
+        other.housekeep(100)
+    other.release_owner("another", (), b"")
+    other.housekeep(100)
+    assert steps == []
+
+
 @pytest.mark.parametrize("first", [True, False])
 def test_a_job_in_a_line_that_the_release_before_removed_holds_no_slot_and_nobody_back(open_, first):
     backend = open_("worker")

@@ -156,6 +156,7 @@ class Transaction:
         kept = self.first("SELECT value FROM meta WHERE key = 'last_housekeep'")
         for table, condition in (("owner", "lease_until <= latest"), ("meta", f"key <> 'last_housekeep' OR value <= {kept!r}")):
             self.db.execute(f'ALTER TABLE {table} ADD COLUMN excludes INTEGER CONSTRAINT "{_EXCLUDED}" CHECK ({condition})')
+        self.db.execute("INSERT OR REPLACE INTO meta (key, value) SELECT 'owners', count(*) FROM owner")  # see owners.recount
 
 
 class Connection:

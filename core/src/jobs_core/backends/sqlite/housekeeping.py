@@ -20,6 +20,7 @@ def housekeep(tx: Transaction, limit: int) -> Housekept:
         tx.wake.update(due_topics)
     released = owners.release_expired(tx, limit)
     dropped = _drop_old(tx, limit)
+    owners.recount(tx)
     limits.forget_idle(tx, limit)
     documents.drop_expired(tx, limit)
     return Housekept(readied, released, dropped, more=limit in (readied, released, dropped))

@@ -152,6 +152,17 @@ def give_back(tx: Transaction, held: Iterable[str | None], *, tokens: bool) -> l
     return list(used)
 
 
+def recount(tx: Transaction) -> list[str]:
+    """Count the slots of all limits anew; return the limits of which fewer are in use."""
+    held: Counter[str] = Counter()
+    for (slots,) in tx.db.execute("SELECT slots FROM reserved WHERE slots IS NOT NULL"):
+        held.update(json.loads(slots).keys())
+    counted = tx.db.execute("SELECT name, used FROM limit_state WHERE used > 0").fetchall()
+    freed = [limit for limit, used in counted if used > held[limit]]
+    tx.db.executemany("UPDATE limit_state SET used = ? WHERE name = ?", [(held[limit], limit) for limit in freed])
+    return freed
+
+
 def close(tx: Transaction, closures: Iterable[tuple[str, float]]) -> list[str]:
     """Close limits, each for a number of seconds, unless it is closed for longer already; return them."""
     sql = (

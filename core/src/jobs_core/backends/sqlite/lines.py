@@ -269,6 +269,12 @@ def free(tx: Transaction, held: Iterable[str | None], *, tokens: bool = False) -
         _reopen(tx, limit)
 
 
+def recount(tx: Transaction) -> None:
+    """Count the slots of all limits anew, and open lines that wait for those that were never freed."""
+    for limit in limits.recount(tx):
+        _reopen(tx, limit)
+
+
 def close(tx: Transaction, closures: Iterable[tuple[str, float]]) -> None:
     """Close limits, each for a number of seconds."""
     for limit in limits.close(tx, closures):

@@ -14,12 +14,21 @@ SELECT seq, id, topic, errors, EXISTS (SELECT 1 FROM cancel WHERE cancel.seq = j
   FROM reserved JOIN job USING (seq) WHERE owner = ?
 """
 _SETTLED, _NOT = b"s-"
+_COUNT = "UPDATE meta SET value = value + ? WHERE key = 'owners'"
+"""Count owners, once the file excludes older releases: see `recount`."""
 
 
 def register(tx: Transaction, owner: str) -> None:
     """Register an owner, whose lease begins now."""
+    _forget(tx, owner)
     row = (owner, tx.now + tx.options.lease, float("inf"))
-    tx.db.execute("INSERT OR REPLACE INTO owner (id, lease_until, latest) VALUES (?, ?, ?)", row)
+    tx.db.execute("INSERT INTO owner (id, lease_until, latest) VALUES (?, ?, ?)", row)
+    tx.db.execute(_COUNT, (1,))
+
+
+def _forget(tx: Transaction, owner: str) -> None:
+    gone = tx.db.execute("DELETE FROM owner WHERE id = ?", (owner,)).rowcount
+    tx.db.execute(_COUNT, (-gone,))
 
 
 def renew(tx: Transaction, requests: Mapping[str, str]) -> dict[str, str]:
@@ -83,7 +92,7 @@ def release(
     """
     rows = tx.db.execute(_HELD, (owner,)).fetchall()
     tx.db.execute("DELETE FROM reserved WHERE owner = ?", (owner,))
-    tx.db.execute("DELETE FROM owner WHERE id = ?", (owner,))
+    _forget(tx, owner)
     tx.gone += (owner,)
     tx.db.executemany(
         "UPDATE job SET redeliveries = redeliveries + 1, crashes = crashes + ?, errors = ? WHERE seq = ?",
@@ -115,6 +124,21 @@ def release_expired(tx: Transaction, limit: int) -> int:
         held = {row[0] for row in tx.db.execute("SELECT id FROM reserved JOIN job USING (seq) WHERE owner = ?", (owner,))}
         release(tx, owner, held, b"", crash=len(held) == 1)
     return len(expired)
+
+
+def recount(tx: Transaction) -> None:
+    """Count the slots in use anew if a release without limits has released an owner, which has freed none.
+
+    A supervisor of such a release stays connected after the file excludes it. It releases its workers that die, which may be
+    of this release after a reload. It does not count owners: so `meta` has more of them than there are.
+    """
+    counted = tx.first("SELECT value FROM meta WHERE key = 'owners'")
+    if counted is None:
+        return
+    owners = tx.first("SELECT count(*) FROM owner")
+    if owners != counted:
+        tx.db.execute(_COUNT, (owners - counted,))
+        lines.recount(tx)
 
 
 def begin_grace(tx: Transaction) -> None:

@@ -262,9 +262,9 @@ def reserve(tx: Transaction, requests: Sequence[Reserving], most_bytes: int | No
     count, last_token = sum([count for count, _ in taken]), max([token for _, token in taken])
     rows = tx.db.execute(_RESERVED_NOW, (last_token - count,)).fetchall() if count else []
     if len(taken) == 1:
-        return [_deliveries(tx, rows, most_bytes)]
+        return [_deliveries(tx, rows, most_bytes, counted=True)]
     each = iter(rows)
-    return [_deliveries(tx, list(itertools.islice(each, count)), most_bytes) for count, _ in taken]
+    return [_deliveries(tx, list(itertools.islice(each, count)), most_bytes, counted=True) for count, _ in taken]
 
 
 def _reserve(tx: Transaction, asked: Reserving, empty: set[str], lined: Mapping[str, Lines]) -> tuple[int, int]:
@@ -321,25 +321,42 @@ def deliveries(tx: Transaction, owner: str, request: str, before: int = 0) -> li
     return _deliveries(tx, tx.db.execute(_DELIVERY, (before, owner, request)).fetchall())
 
 
-def _deliveries(tx: Transaction, rows: list[tuple[Any, ...]], most_bytes: int | None = None) -> list[Delivery]:
-    """Convert rows to deliveries, and free the unique keys whose scope is "queued"."""
+def _deliveries(
+    tx: Transaction, rows: list[tuple[Any, ...]], most_bytes: int | None = None, *, counted: bool = False
+) -> list[Delivery]:
+    """Convert rows to deliveries, and free the unique keys whose scope is "queued"; `counted` if limits were obeyed."""
     if most_bytes is not None:
         rows = _keep_within(tx, rows, most_bytes)
+    strays: list[tuple[Any, ...]] = []
+    now = tx.now
+    found = [
+        Delivery(row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], now)
+        if row[10] is None
+        else _with_extras(tx, row, strays if counted else None)
+        for row in rows
+    ]
+    if strays:
+        _unreserve(tx, strays)
+        gone = {row[3] for row in strays}
+        found = [delivery for delivery in found if delivery.token not in gone]
+        rows = [row for row in rows if row[3] not in gone]
     keys = [(row[9], row[0]) for row in rows if row[9] is not None]
     if keys:
         tx.db.executemany("DELETE FROM unique_key WHERE key = ? AND job_id = ? AND scope IN ('queued', 'queued?')", keys)
-    now = tx.now
-    return [
-        Delivery(row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8], now)
-        if row[10] is None
-        else _with_extras(tx, row)
-        for row in rows
-    ]
+    return found
 
 
-def _with_extras(tx: Transaction, row: tuple[Any, ...]) -> Delivery:
-    """Convert the row of a job with a cursor, a key or limits, which are read apart: columns would cost plain jobs more."""
-    cursor, key, named = tx.db.execute(f"SELECT cursor, key, limits {_RESERVED} WHERE token = ?", (row[3],)).fetchone()
+def _with_extras(tx: Transaction, row: tuple[Any, ...], strays: list[tuple[Any, ...]] | None) -> Delivery:
+    """Convert the row of a job with a cursor, a key or limits, which are read apart: columns would cost plain jobs more.
+
+    A supervisor of a release without limits may have made a job with limits ready as a plain one, so that it holds no slots.
+    Such strays have to go to their line.
+    """
+    cursor, key, named, slots = tx.db.execute(
+        f"SELECT cursor, key, limits, slots {_RESERVED} WHERE token = ?", (row[3],)
+    ).fetchone()
+    if strays is not None and named and slots is None:
+        strays.append(row)
     fields = (*row[:9], tx.now, key or "", tuple(json.loads(named or "[]")), cursor or b"")
     return Delivery(*fields)
 
@@ -349,11 +366,16 @@ def _keep_within(tx: Transaction, rows: list[tuple[Any, ...]], most_bytes: int) 
     sizes = itertools.accumulate(len(row[2]) for row in rows)
     count = max(1, sum(size <= most_bytes for size in sizes))
     if count < len(rows):
-        tokens = json.dumps([row[3] for row in rows[count:]])
-        sql = "DELETE FROM reserved WHERE token IN (SELECT value FROM json_each(?)) RETURNING seq, slots"
-        released = tx.db.execute(sql, (tokens,)).fetchall()
-        lines.free(tx, [slots for _, slots in released], tokens=True)
-        seqs = [seq for seq, _ in released]
-        release(tx, seqs, unstarted=seqs)
-        tx.wake.update(row[1] for row in rows[count:])
+        _unreserve(tx, rows[count:])
     return rows[:count]
+
+
+def _unreserve(tx: Transaction, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Release jobs that are being reserved."""
+    tokens = json.dumps([row[3] for row in rows])
+    sql = "DELETE FROM reserved WHERE token IN (SELECT value FROM json_each(?)) RETURNING seq, slots"
+    released = tx.db.execute(sql, (tokens,)).fetchall()
+    lines.free(tx, [slots for _, slots in released], tokens=True)
+    seqs = [seq for seq, _ in released]
+    release(tx, seqs, unstarted=seqs)
+    tx.wake.update(row[1] for row in rows)
