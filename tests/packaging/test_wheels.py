@@ -45,9 +45,10 @@ BROKEN = {  # distribution: its module, and the report about it
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Wheels of the core, of jobs-redis and of the example backend."""
+    """Wheels of the core, of some plugins and of the example backend."""
     directory = tmp_path_factory.mktemp("wheels")
-    members = [ROOT / "core", ROOT / "plugins" / "redis_backend", ROOT / "examples" / "plugin_file_backend"]
+    plugins = [ROOT / "plugins" / name for name in ("redis_backend", "opentelemetry")]
+    members = [ROOT / "core", *plugins, ROOT / "examples" / "plugin_file_backend"]
     _pip("wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(directory), *map(str, members))
     return directory
 
@@ -148,6 +149,18 @@ def test_core_and_jobs_redis_and_nothing_else(wheels, tmp_path):
     with RedisServer(tmp_path / "redis") as server:
         installed.configure(f"redis://127.0.0.1:{server.port}/0")
         installed.works()
+
+
+def test_jobs_opentelemetry_needs_the_api_alone_and_records_nothing_without_an_sdk(wheels, tmp_path):
+    installed = Installed(tmp_path, wheels, "jobs-core", "jobs-opentelemetry")
+    assert {name for name in installed.distributions() if "opentelemetry" in name} == {
+        "jobs-opentelemetry",
+        "opentelemetry-api",
+    }
+    installed.configure("sqlite:///queue.db")
+    with (installed.directory / "jobs.toml").open("a") as file:
+        file.write("[plugins.opentelemetry]\n")
+    installed.works()
 
 
 def test_broken_plugins_are_reported_by_name_and_distribution_and_harm_only_their_users(with_file):

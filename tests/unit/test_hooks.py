@@ -9,12 +9,24 @@ from typing import ClassVar
 import click
 import pytest
 
-from jobs_core import Flow, JobDefinitionError, current_job, hookimpl, hookspecs, job
+from jobs_core import (
+    App,
+    Config,
+    ConfigError,
+    DuplicateJob,
+    Flow,
+    JobDefinitionError,
+    Unique,
+    current_job,
+    hookimpl,
+    hookspecs,
+    job,
+)
 from jobs_core.backends.base import Outcome, State
 from jobs_core.cli import main as cli_main
 from jobs_core.config import Pool
 from jobs_core.loaders.base import Bootstrapper, JobLoader
-from jobs_core.plugins import PluginInfo
+from jobs_core.plugins import PluginInfo, Plugins
 from jobs_core.worker.main import Worker, prepare
 
 
@@ -24,7 +36,8 @@ def plug(app):
 
     def plug(plugin):
         app.plugins._add(plugin, PluginInfo(f"{type(plugin).__name__}-{id(plugin)}", "jobs-test", "1"))
-        app._before_enqueue = None
+        app._before_enqueue = app._hold_enqueue = None
+        app._bare = False
         return plugin
 
     return plug
@@ -52,6 +65,8 @@ def test_every_hook_has_its_test():
         "jobs_payload_codecs",  # tests/unit/test_compression.py
         "jobs_alert_channels",  # with the supervisor, whose housekeeper calls the rest
         "jobs_broker_commands",
+        "jobs_housekeeper_started",  # plugins/opentelemetry/tests/test_worker.py, plugins/sentry/tests
+        "jobs_housekeeper_stopping",
         "jobs_supervisor_started",
         "jobs_supervisor_stopping",
         "jobs_worker_crashed",
@@ -334,3 +349,130 @@ def test_hook_jobs_cli_commands(monkeypatch):
 
     assert "extra  Do something more." in CliRunner().invoke(cli_main.cli, ["--help"]).output
     assert CliRunner().invoke(cli_main.cli, ["extra"]).output == "done\n"
+
+
+# -- around an enqueue, and hooks for a configuration ---------------------------------------------------
+
+
+class Around:
+    """A hook whose managers note what they wrap; `fails` names the step that raises."""
+
+    def __init__(self, fails=""):
+        self.steps = []
+        self._fails = fails
+
+    def _step(self, name):
+        self.steps.append(name)
+        if name == self._fails:
+            raise ZeroDivisionError(name)
+
+    @hookimpl
+    def jobs_enqueue_context(self, what, job, topic):
+        self._step("asked")
+        return self._manager(what, job, topic)
+
+    @hookimpl
+    def jobs_before_enqueue(self, message):
+        self.steps.append(f"made {message.job}")
+
+    @contextlib.contextmanager
+    def _manager(self, what, job, topic):
+        self._step("entered")
+        try:
+            yield
+        except DuplicateJob:
+            self.steps.append("duplicate")
+            return  # which would swallow it
+        self._step(f"sent {what} {job} {topic}")
+
+
+def test_hook_jobs_enqueue_context(plug, registry):
+    hook = plug(Around())
+    f = job(registry=registry, name="f", topic="t")(lambda: None)
+    f.enqueue()
+    assert hook.steps == ["asked", "entered", "made f", "sent job f t"]
+    hook.steps.clear()
+    f.enqueue_many([(), ()])
+    assert hook.steps == ["asked", "entered", "made f", "made f", "sent batch None None"]
+    hook.steps.clear()
+    with Flow() as flow:
+        flow.add(f.call())
+    assert hook.steps == ["made f", "asked", "entered", "sent flow None None"]
+
+
+def test_a_context_around_an_enqueue_sees_its_error_and_cannot_swallow_it(plug, registry):
+    hook = plug(Around())
+    f = job(registry=registry, name="f", unique=Unique("k", conflict="raise"))(lambda: None)
+    f.enqueue()
+    with pytest.raises(DuplicateJob):
+        f.enqueue()
+    assert hook.steps[-1] == "duplicate"
+
+
+@pytest.mark.parametrize("fails", ["asked", "entered", "sent job f default"])
+def test_a_context_around_an_enqueue_that_fails_is_logged_and_the_job_is_enqueued(plug, work, registry, caplog, fails):
+    hook = plug(Around(fails))
+    ran = []
+    assert job(registry=registry, name="f")(lambda: ran.append(1)).enqueue().created
+    assert hook.steps[-1] in (fails, "made f")
+    assert "hook jobs_enqueue_context failed; continuing without it" in caplog.text
+    work()
+    assert ran == [1]
+
+
+def test_hook_jobs_configured_hooks():
+    plugins, asked = Plugins(), []
+
+    class Opt:
+        @hookimpl
+        def jobs_configured_hooks(self, config):
+            asked.append(1)
+            return Recorder() if "opt" in config.plugins else None
+
+    plugins._add(Opt(), PluginInfo("opt", "jobs-opt", "1"))
+    without = Config(backend="memory://a")
+    App(without, plugins=plugins)
+    assert plugins.implementations("jobs_job_started") == []
+    plugins = Plugins()
+    plugins._add(Opt(), info := PluginInfo("opt", "jobs-opt", "1"))
+    App(Config(backend="memory://a", plugins={"opt": {}}), plugins=plugins)
+    (found,) = plugins.implementations("jobs_job_started")
+    assert found.info is info
+    assert "jobs_job_started" in info.hooks
+    App(without, plugins=plugins)
+    assert len(asked) == 2, "asked once for each set of plugins"
+
+
+@pytest.mark.parametrize(
+    ("error", "survives"), [(ZeroDivisionError("x"), True), (ConfigError("plugins.opt.key: expected true"), False)]
+)
+def test_only_a_configuration_error_of_configured_hooks_ends_the_process(caplog, error, survives):
+    class Opt:
+        @hookimpl
+        def jobs_configured_hooks(self, config):
+            raise error
+
+    plugins = Plugins()
+    plugins._add(Opt(), PluginInfo("opt", "jobs-opt", "1"))
+    if survives:
+        App(Config(backend="memory://a"), plugins=plugins)
+        assert "hook jobs_configured_hooks failed" in caplog.text
+    else:
+        with pytest.raises(ConfigError, match=r"plugins\.opt\.key"):
+            App(Config(backend="memory://a"), plugins=plugins)
+
+
+def test_configured_hooks_that_do_not_exist_are_problems_of_their_plugin():
+    class Wrong:
+        @hookimpl
+        def jobs_job_finish(self, run): ...
+
+    class Opt:
+        @hookimpl
+        def jobs_configured_hooks(self):
+            return Wrong()
+
+    plugins = Plugins()
+    plugins._add(Opt(), info := PluginInfo("opt", "jobs-opt", "1"))
+    App(Config(backend="memory://a"), plugins=plugins)
+    assert "implements an unknown hook jobs_job_finish; is jobs_job_finished meant?" in info.problems

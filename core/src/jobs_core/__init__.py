@@ -43,7 +43,7 @@ from .job import Call, JobFunction, job
 from .message import Message, UniqueKey
 from .options import Unique
 from .retry_rules import Backoff, RetryRule
-from .runs.context import JobContext, current_job
+from .runs.context import JobContext, RunOutcome, WorkerInfo, current_job
 from .version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -91,7 +91,9 @@ __all__ = [
     "warm_up",
     # Plugins
     "Message",
+    "RunOutcome",
     "UniqueKey",
+    "WorkerInfo",
     "hookimpl",
     "load_config",
     "run_command",

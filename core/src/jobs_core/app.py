@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import functools
 import logging
 import os
@@ -50,7 +51,7 @@ from .limiting import line_of
 from .message import PACKED_VERSION, Message, Signer, UniqueKey, decode, encode, readable, too_large
 from .options import DEFAULT_TOPIC, NO_OVERRIDES, Unique, encrypts, policy, stores_result, unique_key
 from .payloads import PayloadCodec, Payloads
-from .plugins import Implementation, Plugins, obeyed
+from .plugins import Implementation, Plugins, around, obeyed
 from .producer import Producer
 from .registry import AnyJob, Registry, default_registry
 from .runs.running import may_be_in_job, running
@@ -114,6 +115,7 @@ class App:
             raise ConfigError(f"App: expected Config(...), got {type(config).__name__}: write App(Config(backend=...))")
         self.config = config_sources.load().config if config is None else config
         self.plugins = Plugins.discover(self.config.prefer) if plugins is None else plugins
+        self.plugins.configure(self.config)
         self.registry = default_registry if registry is None else registry
         self.signer = Signer(self.config.signing_keys)
         self._signs = self.signer or None
@@ -124,7 +126,8 @@ class App:
         self._topics_seen: set[str] = set()
         self._unopened: tuple[Config, Backend] | None = None  # asked only for its features
         self._has_flows: Config | None = None  # the configuration whose backend is known to have flows
-        self._holds_none = False  # True once the plugins were asked and none holds enqueues back until a commit
+        self._enqueue_context: list[Implementation] = []
+        self._bare = False  # True once the plugins were asked, and none wraps enqueues or holds them back until a commit
         self._connect()
         _apps.add(self)
 
@@ -284,21 +287,52 @@ class App:
 
     def enqueue(self, call: Call[T]) -> JobHandle[T]:
         """Store one call durably; see `JobFunction.enqueue`."""
+        if not self._bare:
+            return self._enqueue_with_hooks(call)
         stamp = self._stamp(call.job)
         outgoing, handle = self._made(call, stamp)
-        if self._holds_none and stamp.on_commit is None:
-            conflicts = self._push([outgoing])
-        else:
-            conflicts = self._deliver((stamp,), [outgoing])
+        conflicts = self._push([outgoing]) if stamp.on_commit is None else self._deliver((stamp,), [outgoing])
         if conflicts:
             _note_duplicates((handle,), (outgoing,), conflicts)
         return handle
+
+    def _enqueue_with_hooks(self, call: Call[T]) -> JobHandle[T]:
+        """Store one call: the first one, or if a plugin wraps enqueues or holds them back."""
+        if self._hold_enqueue is None:
+            self._ask_hooks()
+        stamp = self._stamp(call.job)
+        if not self._enqueue_context:
+            return self._enqueue_held(call, stamp)
+        with around(self._enqueue_context, what="job", job=call.job.name, topic=stamp.envelope.topic):
+            return self._enqueue_held(call, stamp)
+
+    def _enqueue_held(self, call: Call[T], stamp: Stamp) -> JobHandle[T]:
+        """Store one call, or let a plugin hold it back."""
+        outgoing, handle = self._made(call, stamp)
+        conflicts = self._deliver((stamp,), [outgoing])
+        if conflicts:
+            _note_duplicates((handle,), (outgoing,), conflicts)
+        return handle
+
+    def _ask_hooks(self) -> None:
+        """Ask the plugins once which of them wrap enqueues or hold them back; without any, an enqueue is the bare push."""
+        if self._hold_enqueue is None:
+            self._enqueue_context = self.plugins.implementations("jobs_enqueue_context")
+            self._hold_enqueue = self.plugins.implementations("jobs_hold_enqueue")
+            self._bare = not self._enqueue_context and not self._hold_enqueue
 
     def enqueue_many(self, calls: Iterable[Call[T]]) -> list[JobHandle[T]]:
         """Store many calls in one round trip, in order; handles come in the same order.
 
         With `conflict="raise"`, a duplicate is reported after the others were stored.
         """
+        if not self._bare:
+            self._ask_hooks()
+            with around(self._enqueue_context, what="batch", job=None, topic=None):
+                return self._enqueue_many(calls)
+        return self._enqueue_many(calls)
+
+    def _enqueue_many(self, calls: Iterable[Call[T]]) -> list[JobHandle[T]]:
         job: AnyJob | None = None
         stamps: list[Stamp] = []
         handles: list[JobHandle[T]] = []
@@ -332,8 +366,7 @@ class App:
     def _deliver(self, stamps: Sequence[Stamp], outgoing: list[Outgoing]) -> Mapping[str, str]:
         """Push now, or let a plugin push when a transaction commits; return the conflicts known so far."""
         if self._hold_enqueue is None:
-            self._hold_enqueue = self.plugins.implementations("jobs_hold_enqueue")
-            self._holds_none = not self._hold_enqueue
+            self._ask_hooks()
         wish = stamps[0].on_commit
         if len(stamps) > 1:
             wanted = [stamp.on_commit for stamp in stamps]
@@ -352,14 +385,13 @@ class App:
     def _holds(self, wish: bool | None, name: str | None, send: Callable[[], None]) -> bool:
         """Return whether a plugin calls `send`, now or when a transaction commits; `name` is a job that wishes it."""
         if self._hold_enqueue is None:
-            self._hold_enqueue = self.plugins.implementations("jobs_hold_enqueue")
-            self._holds_none = not self._hold_enqueue
+            self._ask_hooks()
         if wish and not self._hold_enqueue and self.needs_transactions:
             raise JobDefinitionError(
                 f"{name}: on_commit: no plugin here handles transactions: install the plugin of your framework (pip install "
                 "jobs-django)"
             )
-        for implementation in self._hold_enqueue:
+        for implementation in self._hold_enqueue or ():
             if obeyed(implementation, bool, {"config": self.config, "on_commit": wish, "send": send}):
                 return True
         if wish and self._hold_enqueue:
@@ -596,8 +628,10 @@ class App:
         self._require_flows()
         wishing = [job.name for job in jobs if self._stamp(job).on_commit]
         send = functools.partial(self._push_parts, parts)
-        if not self._holds(True if wishing else None, wishing[0] if wishing else None, send):
-            send()
+        self._ask_hooks()
+        with around(self._enqueue_context, what="flow", job=None, topic=None):
+            if not self._holds(True if wishing else None, wishing[0] if wishing else None, send):
+                send()
 
     async def apush_flow(
         self, parts: Sequence[tuple[Part, list[Outgoing]]], jobs: Iterable[JobFunction[Any, Any, Any]]
@@ -799,6 +833,8 @@ class App:
             return await asyncio.to_thread(function)
         if self._threads is None:
             self._threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="jobs-enqueue")
+        if not self._bare:  # a plugin may look for the caller's context, such as its span
+            function = functools.partial(contextvars.copy_context().run, function)
         in_turn = functools.partial(self._producer.in_turn, function, time.monotonic(), float(self.config.enqueue_timeout))
         return await asyncio.get_running_loop().run_in_executor(self._threads, in_turn)
 

@@ -92,6 +92,22 @@ def jobs_cli_commands() -> Mapping[str, click.Command]:  # type: ignore[empty-bo
     """
 
 
+@hookspec
+def jobs_configured_hooks(config: Config) -> object | None:
+    """Return an object with more hooks, which its methods implement, if this configuration wants them.
+
+    A plugin that only takes part where the configuration has its table, `[plugins.NAME]`, implements this hook alone. Without
+    the table it returns None, and costs nothing. Raise ConfigError for a mistake in the table.
+
+    :param config: the configuration.
+    :return: an object whose methods are marked with `hookimpl`, or None.
+
+    Called in every process that has an application, when the application is made: before any fork, and before the jobs are
+    imported. Hooks of the command line and `jobs_configured_hooks` itself are not asked of the object. Fatal: no, except
+    ConfigError.
+    """
+
+
 # -- Beside the workers ----------------------------------------------------------------------------
 
 
@@ -122,6 +138,20 @@ def jobs_before_enqueue(message: Message) -> Message | None:
     :return: a message to send instead, or None.
 
     Called in the process that enqueues, in the enqueuing thread. Fatal: yes, the enqueue fails with PluginError.
+    """
+
+
+@hookspec
+def jobs_enqueue_context(what: str, job: str | None, topic: str | None) -> AbstractContextManager[object] | None:
+    """Wrap an enqueue, from before the message is made until the backend has answered.
+
+    :param what: "job", "batch" (`enqueue_many`) or "flow" (whose members were made before).
+    :param job: the name of the job, None for a batch or flow.
+    :param topic: its topic before any hook, None for a batch or flow.
+    :return: a context manager, which gets the exception of a failed enqueue and cannot swallow it; or None.
+
+    Called in the process that enqueues, in the enqueuing thread; not for follow-ups of `current_job()` and the jobs of a
+    schedule, for which only `jobs_before_enqueue` is called. Fatal: no.
     """
 
 
@@ -200,6 +230,22 @@ def jobs_job_finished(run: JobContext, outcome: RunOutcome) -> None:
 
 
 # -- In the housekeeper ----------------------------------------------------------------------------
+
+
+@hookspec
+def jobs_housekeeper_started() -> None:
+    """React to a housekeeper that is about to do its first work, such as enqueuing a job of the schedule.
+
+    Called in the housekeeper, also in one that replaces another: after a reload, or a crash. Fatal: no.
+    """
+
+
+@hookspec
+def jobs_housekeeper_stopping() -> None:
+    """React to a housekeeper that has finished its work; it may take 2 s.
+
+    Called in the housekeeper. Fatal: no.
+    """
 
 
 @hookspec

@@ -12,7 +12,8 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -118,6 +119,7 @@ class Plugins:
         self._manager.add_hookspecs(hookspecs)
         self._by_plugin: dict[str, PluginInfo] = {}
         self._provided: dict[str, dict[str, list[tuple[Any, PluginInfo]]]] = {}
+        self._configured = False
         self._builtin = PluginInfo("builtin", "jobs-core", __version__)
         self._add(builtin, self._builtin)
         off = set(disabled)
@@ -175,6 +177,29 @@ class Plugins:
             self._by_plugin[registered or ""] = info
         else:
             info.hooks.clear()
+
+    def configure(self, config: Config) -> None:
+        """Add the hooks that plugins have for this configuration; the first call counts. Raises ConfigError of a plugin."""
+        if self._configured:
+            return
+        self._configured = True
+        for implementation in self.implementations("jobs_configured_hooks"):
+            made = guarded_but_for_ours(implementation, config=config)
+            if made is not None:
+                self._add_configured(made, implementation.info)
+
+    def _add_configured(self, plugin: object, info: PluginInfo) -> None:
+        hooks, info.hooks = info.hooks, []
+        try:
+            with guard.blaming(info, "jobs_configured_hooks"):
+                problems = self._problems(plugin, info)
+                if not problems:
+                    name = self._manager.register(plugin, name=f"{info.distribution}:{info.name}:configured")
+                    self._by_plugin[name or ""] = info
+        except JobsError as error:
+            problems = [f"jobs_configured_hooks returned hooks that cannot be used: {boundary.told(error.__cause__ or error)}"]
+        info.problems += problems
+        info.hooks = hooks + ([] if problems else info.hooks)
 
     def _problems(self, plugin: object, info: PluginInfo) -> list[str]:
         """Return the reasons not to use a plugin, and record in `info` which hooks it implements."""
@@ -410,6 +435,42 @@ def guarded_but_for_ours(implementation: Implementation, **arguments: Any) -> An
     except BaseException as error:
         _survive(implementation, error)
         return None
+
+
+class _Unfailing:
+    """A plugin's context manager around an enqueue: its own failures are logged, and it swallows no exception."""
+
+    def __init__(self, implementation: Implementation, manager: AbstractContextManager[object]) -> None:
+        self._implementation = implementation
+        self._manager = manager
+        self._entered = False
+
+    def __enter__(self) -> None:
+        try:
+            self._manager.__enter__()
+            self._entered = True
+        except BaseException as error:
+            _survive(self._implementation, error)
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        if not self._entered:
+            return
+        try:
+            self._manager.__exit__(kind, error, traceback)
+        except BaseException as own:
+            if own is not error:
+                _survive(self._implementation, own)
+
+
+@contextmanager
+def around(implementations: Sequence[Implementation], **arguments: Any) -> Iterator[None]:
+    """Wrap a block in the context managers that hooks return; log the failures of hooks and managers, and continue."""
+    with ExitStack() as stack:
+        for implementation in implementations:
+            manager = guarded(implementation, **arguments)
+            if manager is not None:
+                stack.enter_context(_Unfailing(implementation, manager))
+        yield
 
 
 def _survive(implementation: Implementation, error: BaseException) -> None:

@@ -97,8 +97,10 @@ class Housekeeper:
         set_current_app(self._app)
         threading.Thread(target=self._listen, name="jobs-control", daemon=True).start()
         self._channel.send(Ready())
+        self._call_hook("jobs_housekeeper_started")
         while not (self._stopping and not self._orders):
             self._turn()
+        self._call_hook("jobs_housekeeper_stopping")
         self._alerts.close()
         self._backend.close()
         self._app.close()

@@ -1,0 +1,30 @@
+"""OpenTelemetry traces and metrics of jobs: `[plugins.opentelemetry]` in jobs.toml switches them on.
+
+Nothing here imports OpenTelemetry before it is needed, because every `jobsctl` command loads this module.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from jobs_core import hookimpl
+
+if TYPE_CHECKING:
+    from jobs_core import Config
+
+__version__ = "0.1.0"
+jobs_interface_version = 1
+
+
+@hookimpl
+def jobs_configured_hooks(config: Config) -> object | None:
+    table = config.plugins.get("opentelemetry")
+    if table is None:
+        return None
+    from .settings import read
+    from .telemetry import Telemetry
+
+    return Telemetry(read(table))
+
+
+__all__ = ["jobs_configured_hooks", "jobs_interface_version"]

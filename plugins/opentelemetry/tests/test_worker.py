@@ -1,0 +1,141 @@
+"""Real supervisors, workers and producers, which export to another process: contexts cross every border."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+RECEIVER = Path(__file__).with_name("receiver.py")
+TELEMETRY = """
+import os
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+def configure():
+    provider = TracerProvider()
+    exporter = OTLPSpanExporter(f"http://127.0.0.1:{os.environ['RECEIVER']}/v1/traces")
+    provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=60_000))
+    trace.set_tracer_provider(provider)
+"""
+TASKS = """
+from pathlib import Path
+from jobs_core import current_job, job
+
+@job(topic="sync", retries=1, backoff=0.01)
+def plain():
+    if current_job().attempt == 1:
+        raise ConnectionError("once")
+
+@job(topic="threads")
+def threaded():
+    current_job().enqueue(followed)
+
+@job(topic="async")
+async def waits():
+    await plain.aenqueue()
+
+@job(topic="async")
+async def followed():
+    pass
+
+@job(topic="sync")
+def ticks():
+    Path("ticked").touch()
+"""
+SHOP = """
+import telemetry, tasks
+from opentelemetry import trace
+
+telemetry.configure()
+with trace.get_tracer("shop").start_as_current_span("request"):
+    tasks.plain.enqueue()
+    tasks.threaded.enqueue()
+    tasks.waits.enqueue()
+trace.get_tracer_provider().shutdown()
+"""
+POOLS = """
+[pools.one]
+topics = ["sync"]
+workers = 1
+[pools.two]
+topics = ["threads"]
+workers = 1
+mode = "threads"
+[pools.three]
+topics = ["async"]
+workers = 1
+mode = "async"
+"""
+
+
+class Spans:
+    """The spans that the receiver has been sent."""
+
+    def __init__(self, file: Path, port: str) -> None:
+        self._file = file
+        self.port = port
+
+    def all(self) -> list[dict]:
+        return [json.loads(line) for line in self._file.read_text().splitlines()] if self._file.exists() else []
+
+    def find(self, name: str, job: str = "") -> list[dict]:
+        return [span for span in self.all() if span["name"] == name and job in ("", span["job"].removeprefix("tasks."))]
+
+
+@pytest.fixture
+def start(project) -> Callable[..., tuple]:
+    """Start a receiver and a project with telemetry."""
+
+    def start(settings: str = "", more: str = "", preload: str = "true") -> tuple:
+        made = project(TASKS)
+        pools = POOLS.replace("workers = 1", f"workers = 1\npreload = {preload}")
+        (made.root / "telemetry.py").write_text(TELEMETRY)
+        (made.root / "shop.py").write_text(SHOP)
+        made.configure(f'[plugins.opentelemetry]\nsetup = "telemetry:configure"\n{settings}{pools}{more}')
+        receiver = made.start_python(str(RECEIVER), str(made.root / "spans"))
+        port = receiver.until_said("listens at ").rpartition(" ")[2]
+        return made, Spans(made.root / "spans", port)
+
+    return start
+
+
+@pytest.mark.parametrize("preload", ["true", "false"])
+def test_context_crosses_producers_forks_pools_retries_and_follow_ups(start, preload):
+    project, spans = start(preload=preload)
+    project.start("start", RECEIVER=spans.port).until_said(" ready: ")
+    shop = project.start_python("shop.py", RECEIVER=spans.port)
+    assert shop.wait() == 0, shop.output
+    project.until_empty("sync", "threads", "async")
+    assert spans.find("process sync") == [], "exported before the worker's end"
+    project.here("stop")
+
+    (request,) = spans.find("request")
+    sends = {span["job"]: span for span in spans.all() if span["name"].startswith("send") and span["parent"] == request["span"]}
+    for job, topic in {"threaded": "threads", "waits": "async"}.items():
+        (run,) = spans.find(f"process {topic}", job)
+        assert (run["parent"], run["links"]) == ("", [sends[f"tasks.{job}"]["span"]])
+        assert run["trace"] != request["trace"]
+    (waits,) = spans.find("process async", "waits")
+    (again,) = [span for span in spans.find("send sync") if span["parent"] == waits["span"]]
+    for origin in (sends["tasks.plain"], again):
+        runs = [span for span in spans.find("process sync", "plain") if span["links"] == [origin["span"]]]
+        assert sorted((run["attempt"], run["outcome"]) for run in runs) == [(1, "retry"), (2, "done")]
+    (threaded,) = spans.find("process threads")
+    (create,), (followed,) = spans.find("create async"), spans.find("process async", "followed")
+    assert (create["parent"], followed["links"]) == (threaded["span"], [create["span"]])
+
+
+def test_jobs_of_the_schedule_are_linked_to_the_housekeepers_spans_and_with_parent_in_its_traces(start):
+    project, spans = start("parent = true\n", '[schedule.tick]\njob = "tasks.ticks"\nevery = "1s"\n')
+    project.start("start", RECEIVER=spans.port).until_said(" ready: ")
+    project.until((project.root / "ticked").exists)
+    project.here("stop")
+    creates = {span["span"]: span for span in spans.find("create sync")}
+    runs = spans.find("process sync", "ticks")
+    assert runs
+    assert all(run["parent"] in creates and run["trace"] == creates[run["parent"]]["trace"] for run in runs)
