@@ -22,6 +22,7 @@ from jobs_core.backends.base import (
     Settlement,
 )
 from jobs_core.backends.documents import Guard, check
+from jobs_core.backends.flows import Part
 from jobs_core.backends.limits import Limit, Lines
 from jobs_core.errors import BackendError, BackendUnavailable
 
@@ -42,7 +43,7 @@ class RedisBackend(RedisOperatorCalls, BindsKeys):
     """The backend for one store on one server; the package's docstring says how it works."""
 
     name = "redis"
-    features = FEATURES | {"checkpoints", "limits", "fairness", "documents", "guards"}
+    features = FEATURES | {"checkpoints", "limits", "fairness", "flows", "documents", "guards"}
 
     def __init__(self, target: Target, options: BackendOptions) -> None:
         self._target = target
@@ -80,6 +81,13 @@ class RedisBackend(RedisOperatorCalls, BindsKeys):
         if not messages:
             return {}
         conflicts = self._store.push(messages, request)
+        if self._target.replicas:
+            with in_parts(True):
+                self._until_replicated()
+        return conflicts
+
+    def push_part(self, part: Part, messages: Sequence[Outgoing], request: str) -> Mapping[str, str]:
+        conflicts = self._store.push_part(part, messages, request)
         if self._target.replicas:
             with in_parts(True):
                 self._until_replicated()
@@ -142,7 +150,7 @@ class RedisBackend(RedisOperatorCalls, BindsKeys):
             self._forecast = UNKNOWN
             for topic in topics:
                 self._tokens.discard(topic)
-                if topic == deliveries[-1].topic:
+                if not deliveries or topic == deliveries[-1].topic:
                     break
         self._see(topics)
         for topic in reserved.inlets:

@@ -3,8 +3,8 @@
 =====================  ======  =================================================================================
 key                    type    what
 =====================  ======  =================================================================================
-{jobs}:job             hash    id → record: time of the push, priority, topic, unique key, perhaps key and limits, and the
-                               message byte for byte; a job is here from its push to its end
+{jobs}:job             hash    id → record: time of the push, priority, topic, unique key, perhaps key, limits and place in
+                               a flow, and the message byte for byte; a job is here from its push to its end
 {jobs}:ready:TOPIC     zset    id → position: by priority, then by the microsecond it became ready
 {jobs}:later:TOPIC     zset    id → when the job becomes due, in microseconds
 {jobs}:dead:TOPIC      zset    id → when it became a dead letter
@@ -24,7 +24,7 @@ key                    type    what
 {jobs}:ended:ID        string  the end of a job with a result, or of a cancelled one; expires after its time to live
 {jobs}:followers       zset    id → until when a client waits for the job's end
 {jobs}:end:ID          list    has an entry once a followed job has ended
-{jobs}:retired         zset    worker process of the previous release → when its lease expires: see need_schema_2 in lines.lua
+{jobs}:retired         zset    worker process of the previous release → when its lease expires: see need_schema in lines.lua
 {jobs}:line:TOPIC,L    zset    id → position, of the ready jobs of one line. L is the limits of its jobs, and in a fair topic
                                first "=rank length key". Here and below, the comma stands for a line break, which also
                                separates several limits; the rank is 9 - priority
@@ -54,6 +54,26 @@ key                    type    what
 {jobs}:document-names:KIND  zset  name → 0, to list them
 {jobs}:document-until:KIND  zset  name → when the document expires
 {jobs}:document-versions  hash  kind → how often its documents have changed
+{jobs}:waiting         set     topics with members of flows that wait
+{jobs}:waiting:TOPIC   zset    id → position, of members that wait for others
+{jobs}:needed:TOPIC    zset    id → when it became a dead letter, of members whose flow goes on if they are retried
+{jobs}:flow            hash    flow → packed state, counters and settings
+{jobs}:flow:FLOW       hash    what flows.lua calls the parts of a flow: n and a member's id → its packed node; g and a stage's
+                               name (none: the body) → its packed group; d, a list's name and a chunk's number → packed ids
+                               of up to 100 members that are after a target; t and an id → how many members will still take
+                               its result; x and an id → the member ended before the last part came
+{jobs}:flow-order:FLOW zset    id → number, of all members, or if there were more than 1,000, of those that have not ended
+{jobs}:flow-ended:FLOW hash    id → how a member has ended, unless there were more than 1,000
+{jobs}:flow-results:FLOW  hash id → result that a member will still take
+{jobs}:flow-dead:FLOW  zset    id → when it died, of members that can be retried
+{jobs}:flow-work:FLOW  list    packed steps that are left to be done: see carry_out in flows.lua
+{jobs}:flow-early:FLOW list    groups whose members had all ended before the last part came
+{jobs}:flows-ranked:R  zset    flow → when it was pushed; R is 0 for failed flows, 1 for open and running ones, 2 for others
+{jobs}:flows-working   zset    flow with steps in flow-work → since when
+{jobs}:flows-cancelled set     cancelled flows that have not ended yet
+{jobs}:flows-open      zset    flow without its last part → when it is dropped unless another part comes
+{jobs}:flows-kept      zset    flow that has ended → until when it is kept
+{jobs}:flows-failed    zset    flow with dead members → when to look whether they are to be dropped
 {jobs}:topics          set     topics that may hold jobs
 {jobs}:paused          set     paused topics
 {jobs}:wake:TOPIC      zset    the wake token: one member while an idle worker should look; that worker removes it.
@@ -93,3 +113,6 @@ class Keys:
 
     def end(self, job_id: str) -> str:
         return f"{self.base}:end:{job_id}"
+
+    def flow_end(self, flow_id: str) -> str:
+        return f"{self.base}:end:flow:{flow_id}"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from jobs_core.backends.base import Backend, Counts, JobRecord, State
 from jobs_core.backends.documents import Document
+from jobs_core.backends.flows import FlowStatus, MemberStatus
 from jobs_core.backends.limits import Limit, LimitState
 
 from . import advice
@@ -86,6 +87,35 @@ class RedisOperatorCalls(Backend):
     def fetch_result(self, job_id: str, timeout: float) -> JobRecord | None:
         return followed(self._store, self._waiting, job_id, timeout)
 
+    def flow(self, flow_id: str) -> FlowStatus | None:
+        return next(iter(self._store.flow([flow_id])), None)
+
+    def flows(self, most: int, offset: int = 0) -> list[FlowStatus]:
+        return self._store.flows(most, offset)
+
+    def flow_members(self, flow_id: str, most: int, offset: int = 0) -> list[MemberStatus]:
+        return self._store.flow_members(flow_id, most, offset)
+
+    def flow_results(self, flow_id: str, job_ids: Sequence[str]) -> list[tuple[str, bytes]]:
+        return self._store.flow_results(flow_id, job_ids)
+
+    def cancel_flow(self, flow_id: str, *, finale: bool = False) -> bool:
+        return self._store.cancel_flow(flow_id, finale=finale)
+
+    def retry_flow(self, flow_id: str) -> int:
+        return self._store.retry_flow(flow_id)
+
+    def wait_flow(self, flow_id: str, timeout: float) -> FlowStatus | None:
+        deadline = time.monotonic() + timeout
+        while True:
+            left = deadline - time.monotonic()
+            pause = min(LONGEST_FOLLOW, max(0.0, left))
+            if self._store.follow_flow(flow_id, pause + 1.0):
+                return self.flow(flow_id)
+            if left <= 0:
+                return None
+            _await_end(self._waiting, self._store.keys.flow_end(flow_id), pause)
+
     def advice(self) -> list[str]:
         return advice.advice(self._target, self._connection)
 
@@ -99,6 +129,9 @@ def followed(store: Store, waiting: ServerConnection, job_id: str, timeout: floa
         record = store.follow(job_id, pause + 1.0)
         if record is not None or left <= 0:
             return record
-        end = store.keys.end(job_id)
-        # The list keeps its entry, so that every process that waits for this job is told.
-        waiting.call("BLMOVE", end, end, "LEFT", "LEFT", f"{max(pause, 0.001):.3f}", timeout=pause + COMMAND_TIMEOUT)
+        _await_end(waiting, store.keys.end(job_id), pause)
+
+
+def _await_end(waiting: ServerConnection, end: str, pause: float) -> None:
+    """Wait up to `pause` seconds for an entry of a list. The list keeps it, so that every process that waits is told."""
+    waiting.call("BLMOVE", end, end, "LEFT", "LEFT", f"{max(pause, 0.001):.3f}", timeout=pause + COMMAND_TIMEOUT)

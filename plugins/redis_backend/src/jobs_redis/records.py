@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec.structs import replace
@@ -12,12 +12,15 @@ from jobs_core import UniqueKey
 from jobs_core.backend_kit import MAX_SECONDS
 from jobs_core.backends.base import ENDS, Answer, Delivery, JobRecord, Outcome, Outgoing, Retention, Settlement, State
 from jobs_core.backends.documents import Document
+from jobs_core.backends.flows import After, FlowState, FlowStatus, Member, MemberStatus, When
 from jobs_core.backends.limits import Limit, LimitState, Lines
 
 _MICRO = 1_000_000
 _DONE = Outcome.DONE
 _ANSWERS = {ord("s"): Answer.SETTLED, ord("a"): Answer.ALREADY}
 _PLAIN = (0, 0, 0, 0)
+_KINDS: dict[str, Literal["job", "stage", "all"]] = {"j": "job", "s": "stage", "a": "all"}
+_WHENS: dict[str, When] = {"d": "done", "e": "ended", "f": "failed"}
 
 
 def micro(seconds: float) -> int:
@@ -38,7 +41,7 @@ def plain(messages: Sequence[Outgoing]) -> list[Any] | None:
     group: list[Any] = [topic, priority, 0]
     groups = {(topic, priority): group}
     for one in messages:
-        if one.unique is not None or one.delay > 0 or one.chosen or one.limits or one.key:
+        if one.unique is not None or one.delay > 0 or one.chosen or one.limits or one.key or one.member is not None:
             return None
         if one.topic != topic or one.priority != priority:
             topic, priority = one.topic, one.priority
@@ -56,7 +59,7 @@ def plain(messages: Sequence[Outgoing]) -> list[Any] | None:
 def message(arguments: list[Any], outgoing: Outgoing, *, loosely: bool = False) -> None:
     """Append the four values of a message: see add in scripts/queue.lua."""
     unique = outgoing.unique
-    if outgoing.limits or outgoing.key:
+    if outgoing.limits or outgoing.key or outgoing.member is not None:
         _lined_message(arguments, outgoing, unique, loosely)
         return
     if unique is None:
@@ -71,14 +74,46 @@ def message(arguments: list[Any], outgoing: Outgoing, *, loosely: bool = False) 
 
 
 def _lined_message(arguments: list[Any], outgoing: Outgoing, unique: UniqueKey | None, loosely: bool) -> None:
-    """Append the four values of a message with a key or limits, whose record names them."""
+    """Append the four values of a message with a key, limits or a place in a flow, whose record names them."""
     topic, key = outgoing.topic.encode(), unique.key.encode() if unique else b""
     scope = "n" if unique is None else "t" if isinstance(unique.scope, float | int) else unique.scope[0]
-    lined = msgspec.msgpack.encode([outgoing.key, *outgoing.limits])
+    member = outgoing.member
+    if member is None:
+        lined = msgspec.msgpack.encode([outgoing.key, *outgoing.limits])
+    else:
+        lined, scope = _member(outgoing, member), scope.upper()
     head = f"{outgoing.priority} {len(topic)} {len(key)} {scope} {len(lined)}|".encode()
     replaces = int(unique is not None and unique.conflict == "replace")
     extra = _extra(outgoing, replaces, held_for(unique) if unique else 0) + "?" * loosely
     arguments += (outgoing.id, outgoing.topic, head + topic + key + lined + outgoing.payload, extra)
+
+
+def _member(outgoing: Outgoing, member: Member) -> bytes:
+    """Return what the record of a member of a flow says besides: see parse in scripts/common.lua."""
+    stage = False if member.stage is None else member.stage
+    after = [(each.target, each.kind[0], each.ended) for each in member.after]
+    place = msgspec.msgpack.encode((stage, after, member.when[0], member.inputs, member.label))
+    facts = msgspec.msgpack.encode((outgoing.key, *outgoing.limits, ">"))
+    head = msgspec.msgpack.encode((member.flow, micro(max(0.0, outgoing.delay))))
+    return b"".join((facts, head, place, _length(facts), _length(head)))
+
+
+def _length(part: bytes) -> bytes:
+    return b"\xce" + len(part).to_bytes(4, "big")
+
+
+def _member_facts(lined: bytes) -> tuple[list[str], Member]:
+    """Return key and limits of a member of a flow, and its place."""
+    facts, head = int.from_bytes(lined[-9:-5], "big"), int.from_bytes(lined[-4:], "big")
+    flow, _ = msgspec.msgpack.decode(lined[facts : facts + head])
+    return _lined.decode(lined[:facts])[:-1], place(flow, lined[facts + head :])
+
+
+def place(flow: str, packed: bytes) -> Member:
+    """Return the place of a member of a flow from its record."""
+    stage, after, when, inputs, label = msgspec.msgpack.decode(packed[:-10])
+    targets = tuple(After(target, _KINDS[kind], ended) for target, kind, ended in after)
+    return Member(flow, None if stage is False else stage, targets, _WHENS[when], tuple(inputs), label)
 
 
 def _extra(outgoing: Outgoing, replaces: int, timed: int) -> str:
@@ -141,7 +176,6 @@ def settlements(batch: Sequence[Settlement], retention: Callable[[str], Retentio
 
 def _settlement(settlement: Settlement, token: str, topic: str, retention: Callable[[str], Retention]) -> list[Any]:
     outcome = settlement.outcome
-    buries = outcome in (Outcome.DEAD, Outcome.EXPIRED)
     values: list[Any] = [
         settlement.id,
         token,
@@ -154,7 +188,7 @@ def _settlement(settlement: Settlement, token: str, topic: str, retention: Calla
         int(settlement.result is not None),
         settlement.result or b"",
         micro(max(0.0, settlement.result_ttl)),
-        retention(topic).dead_max if buries else 0,
+        _dead_max(settlement, topic, retention),
         int(settlement.cursor is not None),
         settlement.cursor or b"",
         _concerns(settlement),
@@ -164,6 +198,13 @@ def _settlement(settlement: Settlement, token: str, topic: str, retention: Calla
         for followup in settlement.followups:
             message(values, followup)
     return values
+
+
+def _dead_max(settlement: Settlement, topic: str, retention: Callable[[str], Retention]) -> int:
+    """Return how many dead letters are kept in the topic of a job that dies, or may die because it cannot join a flow."""
+    if settlement.outcome in (Outcome.DEAD, Outcome.EXPIRED):
+        return retention(topic).dead_max
+    return max((retention(one.topic).dead_max for one in settlement.followups if one.member is not None), default=0)
 
 
 def _concerns(settlement: Settlement) -> bytes:
@@ -185,12 +226,14 @@ def answers(letters: bytes, order: Sequence[int]) -> list[Answer]:
 
 # -- answers -----------------------------------------------------------------------------------------
 
-_shapes: dict[bytes, tuple[int, int, int, int]] = {}
+_FlowState = tuple[str, FlowState, str, int, tuple[int, int, int, int, int], float, float]
+_MemberState = tuple[str, str, str, str, bool, bool, str]
+_shapes: dict[bytes, tuple[int, int, int, int, bool]] = {}
 _lined = msgspec.msgpack.Decoder(list[str])
 
 
-def _unpacked(record: bytes) -> tuple[float, int, str, bytes, bytes]:
-    """Return time of the push, priority, topic, payload, and packed key and limits.
+def _unpacked(record: bytes) -> tuple[float, int, str, bytes, bytes, bool]:
+    """Return time of the push, priority, topic, payload, packed key and limits, and whether it is a member of a flow.
 
     Raises ValueError for a record that another program wrote.
     """
@@ -198,12 +241,13 @@ def _unpacked(record: bytes) -> tuple[float, int, str, bytes, bytes]:
     pushed, _, shape = head.partition(b" ")
     known = _shapes.get(shape)
     if known is None:
-        priority, topic_length, key_length, _, *lined = shape.split(b" ")
+        priority, topic_length, key_length, scope, *lined = shape.split(b" ")
         if len(_shapes) > _FEW:
             _shapes.clear()
         start = int(topic_length) + int(key_length)
-        known = _shapes[shape] = int(priority), int(topic_length), start + (int(lined[0]) if lined else 0), start
-    return int(pushed) / _MICRO, known[0], rest[: known[1]].decode(), rest[known[2] :], rest[known[3] : known[2]]
+        end = start + (int(lined[0]) if lined else 0)
+        known = _shapes[shape] = int(priority), int(topic_length), end, start, scope.isupper()
+    return int(pushed) / _MICRO, known[0], rest[: known[1]].decode(), rest[known[2] :], rest[known[3] : known[2]], known[4]
 
 
 def deliveries(found: Sequence[Any], strays: list[Settlement] | None = None) -> list[Delivery]:
@@ -218,13 +262,18 @@ def deliveries(found: Sequence[Any], strays: list[Settlement] | None = None) -> 
         attempt, redeliveries, crashes, deferrals, *cursor = found[n + 3] or _PLAIN
         token = found[n + 1].decode()
         try:
-            pushed, _, topic, payload, lined = _unpacked(found[n + 2])
+            pushed, _, topic, payload, lined, is_member = _unpacked(found[n + 2])
         except ValueError:  # passed on: its worker will find that it is not a message, and dead-letter it
-            pushed, topic, payload, lined = now, token.split(":", 2)[-1], found[n + 2], b""
+            pushed, topic, payload, lined, is_member = now, token.split(":", 2)[-1], found[n + 2], b"", False
         delivery = Delivery(found[n].decode(), topic, payload, token, attempt, redeliveries, crashes, deferrals, pushed, now)
         if cursor:
             delivery = replace(delivery, cursor=cursor[0])
-        if lined:
+        if lined and is_member:
+            (key, *limits), member = _member_facts(lined)
+            taken = cursor[1] if len(cursor) > 1 else ()
+            inputs = tuple((job_id.decode(), bytes(result)) for job_id, result in zip(taken[::2], taken[1::2], strict=True))
+            delivery = replace(delivery, key=key, limits=tuple(limits), flow=member.flow, inputs=inputs)
+        elif lined:
             key, *limits = _lined.decode(lined)
             delivery = replace(delivery, key=key, limits=tuple(limits))
             if limits and strays is not None and "\n" not in token:
@@ -248,15 +297,19 @@ def job_record(found: Sequence[Any], now: bytes) -> JobRecord | None:
     broker_now = int(now) / _MICRO
     state, job_id = State(found[0].decode()), found[1].decode()
     if state in (State.DONE, State.CANCELLED):
-        _, _, topic, at, has_result, result = found
-        kept = bytes(result) if has_result else None
-        return JobRecord(job_id, topic.decode(), state, since=int(at) / _MICRO, result=kept, broker_now=broker_now)
+        _, _, topic, at, has_result, result, reason = found
+        kept, since = bytes(result) if has_result else None, int(at) / _MICRO
+        return JobRecord(job_id, topic.decode(), state, since=since, reason=reason.decode(), result=kept, broker_now=broker_now)
     _, _, record, since, due, owner, cancel, cursor, limit, attempt, redeliveries, crashes, deferrals, reason, *errors = found
     try:
-        pushed_at, priority, topic, payload, lined = _unpacked(record)
+        pushed_at, priority, topic, payload, lined, is_member = _unpacked(record)
     except ValueError:
-        pushed_at, priority, topic, payload, lined = 0.0, 0, "", record, b""
-    key, *limits = _lined.decode(lined) if lined else ("",)
+        pushed_at, priority, topic, payload, lined, is_member = 0.0, 0, "", record, b"", False
+    member: Member | None = None
+    if is_member:
+        (key, *limits), member = _member_facts(lined)
+    else:
+        key, *limits = _lined.decode(lined) if lined else ("",)
     return JobRecord(
         id=job_id,
         topic=topic,
@@ -278,8 +331,25 @@ def job_record(found: Sequence[Any], now: bytes) -> JobRecord | None:
         cursor=cursor,
         key=key,
         limits=tuple(limits),
-        blocked_by=limit.decode(),
+        blocked_by=limit.decode() if state is State.LIMITED else "",
+        member=member,
+        waiting_for=tuple(msgspec.msgpack.decode(limit, type=list[str])) if state is State.WAITING else (),
     )
+
+
+def flow_status(packed: bytes, now: bytes) -> FlowStatus:
+    """Convert one state in the answer of flow_state.lua."""
+    flow_id, state, name, total, counts, created, ended = msgspec.msgpack.decode(packed, type=_FlowState)
+    waiting, active, done, dead, cancelled = counts
+    times = created / _MICRO, ended / _MICRO if ended else None, int(now) / _MICRO
+    return FlowStatus(flow_id, state, name, total, waiting, active, done, dead, cancelled, *times)
+
+
+def member_status(flow_id: str, packed: bytes, packed_place: bytes) -> MemberStatus:
+    """Convert one member in the answer of flow_members.lua."""
+    job_id, state, topic, stage, finale, stuck, reason = msgspec.msgpack.decode(packed, type=_MemberState)
+    member = place(flow_id, packed_place)
+    return MemberStatus(job_id, state, member.label, topic, stage, finale, member.after, member.when, stuck, reason)
 
 
 def rule(definition: Limit | None) -> str:

@@ -24,8 +24,9 @@ from jobs_core.backends.base import (
     State,
 )
 from jobs_core.backends.documents import MOST, PAGE, Document, Guard, too_many
+from jobs_core.backends.flows import MOST_LISTED, SLICE, FlowStatus, MemberStatus, Part, misplaced
 from jobs_core.backends.limits import Limit, LimitState, Lines, key_limit, name_of
-from jobs_core.errors import BackendError, BackendUnavailable, OwnerLost
+from jobs_core.errors import BackendError, BackendUnavailable, FlowLost, OwnerLost
 
 from . import records, scripts
 from .inlet import outgoing
@@ -36,8 +37,8 @@ from .scripts import Script, ScriptCall
 logger = logging.getLogger("jobs.redis")
 
 SCHEMA = 1
-"""The schema version of a new store, which jobs without keys and limits leave as it is."""
-NEWEST_SCHEMA = 2
+"""The schema version of a new store, which jobs without keys, limits and flows leave as it is."""
+NEWEST_SCHEMA = 3
 FORCED = b"\0force"
 """The same suffix as in `common.lua`."""
 LARGEST_RESERVE = 1000
@@ -54,6 +55,7 @@ INLET_BYTES = 4_000_000
 PURGED_AT_ONCE = 500
 FULL_KIND = -2
 """The answer of put_document.lua if the kind has as many documents as it may."""
+RETRIED_AT_ONCE = 100
 
 
 class Reserved(NamedTuple):
@@ -85,6 +87,7 @@ class Store:
         self._lease = micro(options.lease)
         self._cancelled_ttl = micro(options.cancelled_ttl)
         self._window = max(1, round(options.dedup_window * 1000))
+        self._bounds = f" {options.max_message}"
 
     def now(self) -> int | str:
         """Return the time for a script; empty, which means the server's clock, except in tests."""
@@ -122,7 +125,8 @@ class Store:
 
     def push(self, messages: Sequence[Outgoing], request: str) -> dict[str, str]:
         most = LARGEST_PUSH
-        if len(messages) > LARGEST_LINED_PUSH and any(message.limits or message.key for message in messages):
+        if len(messages) > LARGEST_LINED_PUSH and any(message.limits or message.key or message.member for message in messages):
+            _refuse_members(messages)
             most = LARGEST_LINED_PUSH
         if len(messages) <= most:
             return self._push(messages, request)
@@ -133,16 +137,32 @@ class Store:
                 conflicts |= self._push(part, f"{request}/{first}" if first else request)
         return conflicts
 
+    def push_part(self, part: Part, messages: Sequence[Outgoing], request: str) -> dict[str, str]:
+        for message in messages:
+            if message.member is None or message.member.flow != part.flow:
+                raise BackendError(f"{message.id} is in a part of flow {part.flow}, but is not a member of it")
+        arguments: list[Any] = [request, self._window, self._cancelled_ttl, len(messages)]
+        arguments += (part.flow, part.number, int(part.last), part.name, micro(part.ttl), micro(part.open_for))
+        for message in messages:
+            records.message(arguments, message)
+        kind, *answer = [text.decode() for text in self._run(scripts.PUSH_PART, *arguments)] or [""]
+        if kind == "lost":
+            raise FlowLost.of(part.flow, answer[0])
+        if kind == "refused":
+            raise BackendError(answer[0])
+        return dict(zip(answer[::2], answer[1::2], strict=True))
+
     def _push(self, messages: Sequence[Outgoing], request: str) -> dict[str, str]:
         if len(messages) == 1:
             (one,) = messages
-            if one.unique is None and one.delay <= 0 and not (one.chosen or one.limits or one.key):
+            if one.unique is None and one.delay <= 0 and not (one.chosen or one.limits or one.key or one.member):
                 answer = self._run(scripts.PUSH_ONE, request, self._window, one.topic, one.priority, one.id, one.payload)
                 return dict(_conflicts(answer)) if answer else {}
         plain = records.plain(messages)
         if plain is not None:
             answer = self._run(scripts.PUSH_PLAIN, request, self._window, *plain)
             return dict(_conflicts(answer)) if answer else {}
+        _refuse_members(messages)
         arguments: list[Any] = [request, self._window, self._cancelled_ttl, len(messages), ""]
         for message in messages:
             records.message(arguments, message)
@@ -211,7 +231,8 @@ class Store:
         self, owner: str, topics: Sequence[str], limit: int, request: str, startable: int | None = None
     ) -> ScriptCall:
         """Return the script call that reserves jobs; `reserved` reads its answer."""
-        arguments = (owner, request, self._lease, min(limit, LARGEST_RESERVE), "" if startable is None else startable, *topics)
+        bounds = self._bounds if startable is None else f"{startable}{self._bounds}"
+        arguments = (owner, request, self._lease, min(limit, LARGEST_RESERVE), bounds, *topics)
         return scripts.RESERVE, self.keys.base, self.now(), *arguments
 
     def reserved(self, owner: str, found: Any) -> Reserved:
@@ -229,7 +250,7 @@ class Store:
         return Reserved(deliveries, _seconds(due), [topic.decode() for topic in inlets], passed_over)
 
     def claim(self, owner: str, job_ids: Sequence[str], request: str) -> list[Delivery]:
-        found = self._run(scripts.CLAIM, owner, request, self._lease, *job_ids)
+        found = self._run(scripts.CLAIM, owner, request, self._lease, self.options.max_message, *job_ids)
         if not found:
             raise OwnerLost.of(owner)
         return records.deliveries(found)
@@ -281,8 +302,8 @@ class Store:
     def counts(self, topics: Sequence[str]) -> dict[str, Counts]:
         found = self._run(scripts.COUNTS, *topics)
         return {
-            topic: Counts(ready, scheduled, reserved, dead, None if age < 0 else age / 1e6, limited)
-            for topic, (ready, scheduled, reserved, dead, age, limited) in zip(topics, found, strict=True)
+            topic: Counts(ready, scheduled, reserved, dead, None if age < 0 else age / 1e6, limited, waiting)
+            for topic, (ready, scheduled, reserved, dead, age, limited, waiting) in zip(topics, found, strict=True)
         }
 
     def get(self, job_id: str) -> JobRecord | None:
@@ -310,7 +331,7 @@ class Store:
 
     def purge(self, topic: str, state: State) -> int:
         deleted = 0
-        while state in (State.READY, State.LIMITED, State.SCHEDULED, State.DEAD):
+        while state in (State.READY, State.LIMITED, State.SCHEDULED, State.WAITING, State.DEAD):
             count = int(self._run(scripts.PURGE, topic, state.value, PURGED_AT_ONCE))
             deleted += count
             if count < PURGED_AT_ONCE:
@@ -339,6 +360,7 @@ class Store:
         return [(key.decode(), count) for key, count in self._run(scripts.KEYS, topic, most)]
 
     def push_guarded(self, messages: Sequence[Outgoing], request: str, guard: Guard) -> dict[str, str] | None:
+        _refuse_members(messages)
         arguments: list[Any] = [request, self._window, self._cancelled_ttl, len(messages), ""]
         for message in messages:
             records.message(arguments, message)
@@ -388,6 +410,36 @@ class Store:
     def cancel(self, job_id: str, *, force: bool = False) -> State:
         return State(self._run(scripts.CANCEL, job_id, self._cancelled_ttl, int(force)).decode())
 
+    # -- flows -----------------------------------------------------------------------------------
+
+    def flow(self, flow_ids: Sequence[str]) -> list[FlowStatus]:
+        """Return the states of the flows that are known, in this order."""
+        now, *found = self._run(scripts.FLOW_STATE, *flow_ids)
+        return [records.flow_status(one, now) for one in found]
+
+    def flows(self, most: int, offset: int) -> list[FlowStatus]:
+        ids = self._run(scripts.LIST_FLOWS, most, offset)
+        return self.flow([flow_id.decode() for flow_id in ids])
+
+    def flow_members(self, flow_id: str, most: int, offset: int) -> list[MemberStatus]:
+        found = self._run(scripts.FLOW_MEMBERS, flow_id, min(most, MOST_LISTED), offset)
+        return [records.member_status(flow_id, one, place) for one, place in zip(found[::2], found[1::2], strict=True)]
+
+    def flow_results(self, flow_id: str, job_ids: Sequence[str]) -> list[tuple[str, bytes]]:
+        found = self._run(scripts.FLOW_RESULTS, flow_id, self.options.max_message, *job_ids)
+        return [(job_id.decode(), bytes(result)) for job_id, result in zip(found[::2], found[1::2], strict=True)]
+
+    def cancel_flow(self, flow_id: str, *, finale: bool) -> bool:
+        return bool(self._run(scripts.CANCEL_FLOW, flow_id, int(finale)))
+
+    def retry_flow(self, flow_id: str) -> int:
+        dead = [job_id.decode() for job_id in self._run(scripts.DEAD_MEMBERS, flow_id, SLICE)]
+        return sum(self.requeue(dead[first : first + RETRIED_AT_ONCE]) for first in range(0, len(dead), RETRIED_AT_ONCE))
+
+    def follow_flow(self, flow_id: str, seconds: float) -> bool:
+        """Return whether a flow rests or is unknown. After False, its rest is announced through `keys.flow_end(flow_id)`."""
+        return bool(self._run(scripts.FOLLOW_FLOW, flow_id, micro(seconds)))
+
     def follow(self, job_id: str, seconds: float) -> JobRecord | None:
         """Return the record of a job that has ended (state UNKNOWN if there is none), or None while it has not ended.
 
@@ -408,6 +460,12 @@ def in_parts(others: bool) -> Iterator[None]:
     except BackendUnavailable as error:
         error.nothing_sent = error.nothing_sent and not others
         raise
+
+
+def _refuse_members(messages: Sequence[Outgoing]) -> None:
+    for message in messages:
+        if message.member is not None:
+            raise misplaced(message.id, message.member)
 
 
 def _seconds(due: int) -> float:

@@ -46,8 +46,14 @@ elseif state == 'scheduled' then
   local later = redis.call('ZRANGEBYSCORE', LATER .. topic, from, '+inf', 'WITHSCORES', 'LIMIT', 0, offset + limit)
   for n = 1, #later, 2 do places[#places + 1] = { later[n], tonumber(later[n + 1]) } end
 elseif state == 'dead' then
-  local dead = redis.call('ZREVRANGE', DEAD .. topic, 0, -1 + offset + limit, 'WITHSCORES')
-  for n = 1, #dead, 2 do places[#places + 1] = { dead[n], tonumber(dead[n + 1]) } end
+  for _, letters in ipairs({ DEAD .. topic, NEEDED .. topic }) do
+    local dead = redis.call('ZREVRANGE', letters, 0, -1 + offset + limit, 'WITHSCORES')
+    for n = 1, #dead, 2 do places[#places + 1] = { dead[n], tonumber(dead[n + 1]) } end
+  end
+  table.sort(places, function(a, b) return a[2] > b[2] or (a[2] == b[2] and a[1] > b[1]) end)
+elseif state == 'waiting' then
+  local waits = redis.call('ZRANGE', WAITING .. topic, offset, offset + limit - 1, 'WITHSCORES')
+  for n = 1, #waits, 2 do places[offset + (n + 1) / 2] = { waits[n], place_time(waits[n + 1]) } end
 elseif state == 'reserved' then
   for _, owner in ipairs(redis.call('ZRANGE', OWNERS, 0, -1)) do
     local held = redis.call('HGETALL', HELD .. owner)
@@ -60,7 +66,8 @@ elseif state == 'reserved' then
 end
 
 local found = { whole(now) }
-for n = offset + 1, math.min(#places, offset + limit) do
+for n = offset + 1, offset + limit do
+  if not places[n] then break end
   local id, time, owner = unpack(places[n], 1, 3)
   local record = redis.call('HGET', JOBS, id)
   if record then

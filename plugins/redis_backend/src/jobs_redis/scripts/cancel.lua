@@ -1,4 +1,4 @@
--- Cancel a waiting job at once; for a reserved job, leave its owner a notice. Needs common, removal.
+-- Cancel a waiting job at once; for a reserved job, leave its owner a notice. Needs common, removal and flows.
 --
 -- ARGV     2 id   3 time to live of a cancelled job in microseconds   4 '1' if its worker may be replaced to end it
 -- Result   the job's state afterwards
@@ -16,9 +16,10 @@ local job = parse(record)
 although_full()
 if take_out(id, job) then
   finish(id, job, 'cancelled', tonumber(ARGV[3]))
+  carry_on()
   return 'cancelled'
 end
-if redis.call('ZSCORE', DEAD .. job.topic, id) then return 'dead' end
+if redis.call('ZSCORE', DEAD .. job.topic, id) or redis.call('ZSCORE', NEEDED .. job.topic, id) then return 'dead' end
 redis.call('SADD', CANCEL, id)
 if ARGV[4] == '1' then redis.call('SADD', CANCEL, id .. FORCED) end
 return 'reserved'

@@ -1,6 +1,6 @@
--- Reserve exactly these jobs in any state except dead, and renew the owner's lease. Needs common, unique and lines.
+-- Reserve exactly these jobs in any state except dead and waiting, and renew the owner's lease. Needs common, unique, lines, removal and flows.
 --
--- ARGV     2 owner   3 request   4 lease in microseconds   5 ... ids
+-- ARGV     2 owner   3 request   4 lease in microseconds   5 most bytes of results that a member of a flow takes   6 ... ids
 -- Result   {} if the owner is lost; else {now, 0, id, token, record, history, id, ...} as in reserve.lua
 -- Cost     O(ids x log of the queue); O(owners) for each job that another owner has reserved
 --
@@ -48,14 +48,14 @@ local function taken(id, job)
   return string.format('%.0f', tonumber(at))
 end
 
-for n = 5, #ARGV do
+for n = 6, #ARGV do
   local id = ARGV[n]
   local record = redis.call('HGET', JOBS, id)
   if record then
     local job, token = parse(record), redis.call('HGET', HELD .. owner, id)
     if not (again and token) then
-      local at = taken(id, job)
-      token = at and whole(number) .. ':' .. at .. ':' .. job.topic
+      local at = not (job.flow and flows().barred(id, job)) and taken(id, job)
+      token = at and whole(number) .. ':' .. at .. ':' .. job.topic .. (job.flow and '\n>' or '')
       if token then
         redis.call('HSET', HELD .. owner, id, token)
         redis.call('HINCRBY', RESERVED, job.topic, 1)
@@ -66,6 +66,7 @@ for n = 5, #ARGV do
       local at, history = #found, history_of(id)
       found[at + 1], found[at + 2], found[at + 3] = id, token, record
       found[at + 4] = { history[1], history[2], history[3], history[4], redis.call('HGET', CURSORS, id) or '' }
+      if job.flow then found[at + 4][6] = flows().inputs(job, tonumber(ARGV[5])) end
     end
   end
 end

@@ -18,8 +18,10 @@ local function place_time(score) return tonumber(score) % SPAN + EPOCH end
 
 -- A record is "pushed priority topic-length key-length scope|" .. topic .. unique key .. payload; scope is n(one),
 -- q(ueued), d(one) or t(ime). A job with a key or limits has another length before the | and, before the payload, so many
--- bytes: packed {key, limit, limit ...}; `line` is then the name of its line, its limits in lines of text. A value of any
--- other form (another program wrote it) counts as a payload, of the given topic.
+-- bytes: packed {key, limit, limit ...}; `line` is then the name of its line, its limits in lines of text. The last limit of
+-- a member of a flow is >, which limits nothing, and its scope is a capital letter; {flow, delay} follows, then its place:
+-- {stage, after, when, inputs, label}, with the lengths of the first two packed values behind it. A value of any other form
+-- (another program wrote it) counts as a payload, of the given topic.
 local function parse(record, topic)
   local pushed, priority, topic_length, key_length, scope, start = string.match(record, '^(%d+) (%d) (%d+) (%d+) (%a)|()')
   local lined
@@ -34,7 +36,13 @@ local function parse(record, topic)
     topic = string.sub(record, start, key_start - 1), key = string.sub(record, key_start, key_start + key_length - 1),
   }
   if lined then
-    local facts = cmsgpack.unpack(string.sub(record, key_start + key_length, key_start + key_length + lined - 1))
+    local own = string.sub(record, key_start + key_length, key_start + key_length + lined - 1)
+    local next_at, facts = cmsgpack.unpack_one(own)
+    if next_at > 0 then
+      local place_at, head = cmsgpack.unpack_one(own, next_at)
+      job.flow, job.delay, job.place, job.scope = head[1], head[2], string.sub(own, place_at + 1), string.lower(scope)
+      job.rest = string.sub(own, next_at + 1)
+    end
     job.tenant = table.remove(facts, 1)
     if #facts > 0 then job.line = table.concat(facts, '\n') end
   end

@@ -1,7 +1,7 @@
--- Count jobs by state. Needs common and lines.
+-- Count jobs by state. Needs common, lines and members.
 --
 -- ARGV     2 ... topics
--- Result   for each topic {ready, scheduled, reserved, dead, age of the oldest ready job in microseconds or -1, limited};
+-- Result   for each topic {ready, scheduled, reserved, dead, age of the oldest ready job in microseconds or -1, limited, waiting};
 --          due jobs and the entries of the inlet count as ready
 -- Cost     O(topics x log of the queues)
 
@@ -31,9 +31,10 @@ for n = 2, #ARGV do
     ready + due + redis.call('LLEN', INLET .. topic),
     redis.call('ZCARD', LATER .. topic) - due,
     tonumber(redis.call('HGET', RESERVED, topic) or 0),
-    redis.call('ZCARD', DEAD .. topic),
+    redis.call('ZCARD', DEAD .. topic) + redis.call('ZCARD', NEEDED .. topic),
     oldest and math.max(0, now - oldest) or -1,
     limited,
+    redis.call('ZCARD', WAITING .. topic),
   }
 end
 return found

@@ -1,9 +1,14 @@
--- Describe a job, for operators. Needs common and lines.
+-- Describe a job, for operators. Needs common, lines, removal and flows.
 
--- {state, id, record, since, due, owner, cancel, cursor, limit of a limited job, history ...}; numbers are microseconds, as
--- strings; a value that does not apply is empty.
+-- {state, id, record, since, due, owner, cancel, cursor, limit of a limited job or packed {target ...} of a waiting one,
+-- history ...}; numbers are microseconds, as strings; a value that does not apply is empty.
 local function describe(id, record, state, since, due, owner, limit)
   local cancel = redis.call('SISMEMBER', CANCEL, id)
+  if state == 'reserved' and cancel == 0 and redis.call('EXISTS', base .. 'flows-cancelled') == 1 then
+    local job = parse(record)
+    if job.flow and flows().barred(id, job) then cancel = 1 end
+  end
+  if state == 'waiting' then limit = cmsgpack.pack(flows().waiting_for(parse(record))) end
   local found = { state, id, record, since and whole(since) or '', due and whole(due) or '', owner or '', cancel }
   found[#found + 1] = redis.call('HGET', CURSORS, id) or ''
   found[#found + 1] = limit or ''
@@ -23,9 +28,9 @@ local function find(id)
   if not record then
     local ended = redis.call('GET', base .. 'ended:' .. id)
     if not ended then return {} end
-    local state, topic, at, till, has, result = unpack(cmsgpack.unpack(ended))
+    local state, topic, at, till, has, result, reason = unpack(cmsgpack.unpack(ended))
     if tonumber(till) <= now then return {} end
-    return { state, id, topic, at, has, result }
+    return { state, id, topic, at, has, result, reason or '' }
   end
   local job = parse(record)
   local topic = job.topic
@@ -40,7 +45,9 @@ local function find(id)
   local due = redis.call('ZSCORE', LATER .. topic, id)
   if due and tonumber(due) <= now then return describe(id, record, 'ready', tonumber(due)) end
   if due then return describe(id, record, 'scheduled', nil, tonumber(due)) end
-  local died = redis.call('ZSCORE', DEAD .. topic, id)
+  local died = redis.call('ZSCORE', DEAD .. topic, id) or redis.call('ZSCORE', NEEDED .. topic, id)
   if died then return describe(id, record, 'dead', tonumber(died)) end
+  local waits = job.flow and redis.call('ZSCORE', WAITING .. topic, id)
+  if waits then return describe(id, record, 'waiting', place_time(waits)) end
   return describe(id, record, 'reserved', nil, nil, holder_of(id))
 end

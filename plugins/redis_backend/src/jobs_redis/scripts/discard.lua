@@ -1,4 +1,4 @@
--- Move waiting jobs to the dead letters. Needs common, removal.
+-- Move waiting jobs to the dead letters. Needs common, removal and flows.
 --
 -- ARGV     2 reason   3 ... id, most dead letters of its topic
 -- Result   how many
@@ -15,4 +15,5 @@ for n = 3, #ARGV, 2 do
     count = count + 1
   end
 end
+carry_on()
 return count

@@ -1,4 +1,4 @@
--- Delete dead letters for good. Needs common, removal.
+-- Delete dead letters for good. Needs common, removal and flows.
 --
 -- ARGV     2 ... ids
 -- Result   how many
@@ -8,9 +8,10 @@ local count = 0
 for n = 2, #ARGV do
   local record = redis.call('HGET', JOBS, ARGV[n])
   local job = record and parse(record)
-  if job and redis.call('ZREM', DEAD .. job.topic, ARGV[n]) == 1 then
+  if job and redis.call('ZREM', DEAD .. job.topic, ARGV[n]) + redis.call('ZREM', NEEDED .. job.topic, ARGV[n]) > 0 then
     finish(ARGV[n], job, 'unknown', 0)
     count = count + 1
   end
 end
+carry_on()
 return count

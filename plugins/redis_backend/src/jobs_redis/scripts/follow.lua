@@ -5,7 +5,8 @@
 -- Cost     O(owners)
 
 local found = find(ARGV[2])
-if found[1] == 'ready' or found[1] == 'limited' or found[1] == 'scheduled' or found[1] == 'reserved' then
+if found[1] == 'ready' or found[1] == 'limited' or found[1] == 'scheduled' or found[1] == 'reserved'
+  or found[1] == 'waiting' then
   although_full()
   redis.call('DEL', base .. 'end:' .. ARGV[2]) -- left by an earlier end, if the job was requeued since
   redis.call('ZADD', FOLLOWERS, 'GT', now + ARGV[3], ARGV[2])

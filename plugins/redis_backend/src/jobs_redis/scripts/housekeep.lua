@@ -1,4 +1,4 @@
--- Do a bounded amount of periodic maintenance; several machines may do it. Needs common, removal, lines, due, document.
+-- Do a bounded amount of periodic maintenance; several machines may do it. Needs common, removal, lines, due, document, flows.
 --
 -- ARGV     2 lease   3 pause of housekeeping itself after which leases are extended   4 time to live of a cancelled job
 --          5 limit of each kind   6 ... topic, age at which its dead letters are dropped. All times in microseconds
@@ -13,6 +13,13 @@ although_full()
 -- takes the end of a limited job's token for a topic: its jobs and counts are then found under that name.
 local lined, reserved = redis.call('HGETALL', its.LINED), redis.call('HGETALL', RESERVED)
 for n = 1, #lined, 2 do redis.call('SADD', TOPICS, lined[n]) end
+for _, topic in ipairs(redis.call('SMEMBERS', WAITING_TOPICS)) do
+  if redis.call('EXISTS', WAITING .. topic, NEEDED .. topic) > 0 then
+    redis.call('SADD', TOPICS, topic)
+  else
+    redis.call('SREM', WAITING_TOPICS, topic)
+  end
+end
 for n = 1, #reserved, 2 do
   local name, count = reserved[n], reserved[n + 1]
   local topic, counted = string.match(name, '^([^\n]*)(\n.*)$')
@@ -51,7 +58,7 @@ for _, topic in ipairs(redis.call('SMEMBERS', TOPICS)) do
       dropped = dropped + #old
     end
   end
-  if redis.call('EXISTS', READY .. topic, LATER .. topic, DEAD .. topic, INLET .. topic) == 0
+  if redis.call('EXISTS', READY .. topic, LATER .. topic, DEAD .. topic, INLET .. topic, WAITING .. topic, NEEDED .. topic) == 0
     and redis.call('HEXISTS', its.LINED, topic) == 0
     and tonumber(redis.call('HGET', RESERVED, topic) or 0) <= 0 then
     redis.call('SREM', TOPICS, topic)
@@ -99,5 +106,12 @@ end
 redis.call('ZREMRANGEBYSCORE', FOLLOWERS, '-inf', now)
 local kinds = redis.call('HGETALL', VERSIONS)
 for n = 1, #kinds, 2 do drop_expired(kinds[n], math.min(limit, 2000)) end
-local more = readied >= limit or released >= limit or dropped >= limit or jobs >= limit
+
+-- Needs flow_keeping from here on.
+
+local more_flows = false
+if redis.call('EXISTS', flows().STATES) == 1 then more_flows = keep_flows(keep, limit) end
+carry_on()
+more_flows = more_flows or redis.call('EXISTS', flows().WORKING) == 1
+local more = more_flows or readied >= limit or released >= limit or dropped >= limit or jobs >= limit
 return { readied, released, dropped, more and 1 or 0, new }

@@ -62,7 +62,9 @@ local function lines()
       known.group = rank .. ' ' .. known.key
       line = string.sub(line, start + length)
     end
-    for limit in string.gmatch(line, '[^\n]+') do known.limits[#known.limits + 1] = limit end
+    for limit in string.gmatch(line, '[^\n]+') do
+      if limit == '>' then known.members = true else known.limits[#known.limits + 1] = limit end -- of members of flows
+    end
     parsed[line] = known
     return known
   end
@@ -382,8 +384,8 @@ local function lines()
   end
 
   -- Take slots and tokens of limits for `count` jobs; return them for the token of the reservation: "+interval limit" if a
-  -- token of its rate was taken, "-limit" for any other.
-  local function take(limits, count)
+  -- token of its rate was taken, "-limit" for any other. The last entry of the token of `members` of flows is ">".
+  local function take(limits, count, members)
     local taken = {}
     for n, limit in ipairs(limits) do
       local rule = definition(limit)
@@ -396,13 +398,21 @@ local function lines()
       if string.sub(limit, 1, 4) == 'key/' then limit = string.gsub(limit, '[%%\n]', { ['%'] = '%25', ['\n'] = '%0A' }) end
       taken[n] = rated and string.format('+%.17g ', rated) .. limit or '-' .. limit
     end
+    if members then taken[#taken + 1] = '>' end
     return '\n' .. table.concat(taken, '\n')
+  end
+
+  -- How many of the first jobs of an unlimited line can be taken at once: if it is the only open line, those before a position.
+  local function together(topic, key, before, most)
+    if redis.call('ZCARD', FILED .. topic) > 1 or redis.call('EXISTS', FAIR .. topic, OPENING .. topic) > 0 then return 1 end
+    if not before then return most end
+    return math.max(1, math.min(most, redis.call('ZCOUNT', key, '-inf', '(' .. whole(before))))
   end
 
   -- Free the slots of `count` reservations, and give their tokens back if the functions were not entered. `counted` is a token
   -- of the reservation, or its end from the first line break on.
   local function free(counted, count, unstarted)
-    for entry in string.gmatch(counted, '\n([^\n]+)') do
+    for entry in string.gmatch(counted, '\n([^\n>][^\n]*)') do
       local interval, limit = string.match(entry, '^%+(%S+) (.*)$')
       limit = limit or string.sub(entry, 2)
       if string.sub(limit, 1, 4) == 'key/' then limit = string.gsub(limit, '%%(%x%x)', { ['25'] = '%', ['0A'] = '\n' }) end
@@ -415,14 +425,15 @@ local function lines()
     end
   end
 
-  -- Releases that know no limits must not read the records of such jobs: open.lua refuses them from now on. Their workers that
-  -- run already lose their registration, and what they hold is released when their lease ends, if they have not settled it.
-  local function need_schema_2()
-    if tonumber(redis.call('HGET', META, 'schema') or 0) >= 2 then return end
-    redis.call('HSET', META, 'schema', 2)
+  -- Releases that know no limits (schema 1) or no flows (2) must not read the records of such jobs: open.lua refuses them from
+  -- now on. Their workers that run already lose their registration, and what they hold is released when their lease ends, if
+  -- they have not settled it.
+  local function need_schema(least)
+    if tonumber(redis.call('HGET', META, 'schema') or 0) >= least then return end
+    redis.call('HSET', META, 'schema', least)
     local owners = redis.call('ZRANGE', OWNERS, 0, -1, 'WITHSCORES')
     for n = 1, #owners, 2 do
-      if not redis.call('HGET', OWNER .. owners[n], 'schema') then
+      if tonumber(redis.call('HGET', OWNER .. owners[n], 'schema') or 1) < least then
         redis.call('ZREM', OWNERS, owners[n])
         redis.call('ZADD', base .. 'retired', owners[n + 1], owners[n])
       end
@@ -436,7 +447,7 @@ local function lines()
     head_of = head_of, fair = fair, line_for = line_for, parts_of = parts_of, key_limit = key_limit, limits_of = limits_of,
     definition = definition, blocker = blocker, score = score, put = put, drop = drop, best = best,
     best_opening = best_opening, served = served, shut = shut, reopen = reopen, changed = changed, stand = stand,
-    where = where, leave = leave, has_room = has_room, take = take, free = free, need_schema_2 = need_schema_2,
+    where = where, leave = leave, has_room = has_room, take = take, together = together, free = free, need_schema = need_schema,
   }
   return its_lines
 end

@@ -1,11 +1,12 @@
 -- Check whether there are jobs to run. Needs common.
 --
 -- ARGV     2 ... topics
--- Result   {1 if a topic has a ready job, microseconds until the next scheduled job is due or -1,
+-- Result   {1 if a topic has a ready job or a flow has work left, microseconds until the next scheduled job is due or -1,
 --          topics to which foreign producers have pushed ...}
 -- Cost     O(topics)
 
 local ready, due, found = 0, -1, {}
+if redis.call('EXISTS', base .. 'flows-working') == 1 then ready = 1 end -- a reserve goes on with the work of flows
 local paused = redis.call('EXISTS', PAUSED) == 1
 for n = 2, #ARGV do
   local topic = ARGV[n]

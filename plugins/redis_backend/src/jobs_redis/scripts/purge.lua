@@ -1,6 +1,6 @@
--- Delete a batch of a topic's jobs in one state for good. Needs common, removal, lines.
+-- Delete a batch of a topic's jobs in one state for good. Needs common, removal, lines and flows.
 --
--- ARGV     2 topic   3 state: ready, limited, scheduled or dead   4 limit
+-- ARGV     2 topic   3 state: ready, limited, scheduled, waiting or dead   4 limit
 -- Result   how many
 -- Cost     O(limit x log of the queue)
 
@@ -25,9 +25,14 @@ local function purge_lines(zset, most)
   return count
 end
 
-if ARGV[3] == 'limited' then return purge_lines(its.SHUT .. ARGV[2], tonumber(ARGV[4])) end
+local function ended(count)
+  carry_on()
+  return count
+end
 
-local places = { ready = READY, scheduled = LATER, dead = DEAD }
+if ARGV[3] == 'limited' then return ended(purge_lines(its.SHUT .. ARGV[2], tonumber(ARGV[4]))) end
+
+local places = { ready = READY, scheduled = LATER, waiting = WAITING, dead = DEAD }
 local line, limit = places[ARGV[3]] .. ARGV[2], tonumber(ARGV[4])
 local ids
 if ARGV[3] == 'scheduled' then
@@ -38,10 +43,15 @@ else
     local due = redis.call('ZRANGEBYSCORE', LATER .. ARGV[2], '-inf', now, 'LIMIT', 0, limit - #ids)
     for n = 1, #due do ids[#ids + 1] = due[n] end
   end
+  if ARGV[3] == 'dead' and #ids < limit then
+    local needed = redis.call('ZRANGE', NEEDED .. ARGV[2], 0, limit - #ids - 1)
+    for n = 1, #needed do ids[#ids + 1] = needed[n] end
+    if #needed > 0 then redis.call('ZREM', NEEDED .. ARGV[2], unpack(needed)) end
+  end
 end
 for _, id in ipairs(ids) do
   redis.call('ZREM', line, id)
-  redis.call('ZREM', LATER .. ARGV[2], id)
+  if ARGV[3] == 'ready' then redis.call('ZREM', LATER .. ARGV[2], id) end
   local record = redis.call('HGET', JOBS, id)
   if record then finish(id, parse(record), 'unknown', 0) end
 end
@@ -50,6 +60,6 @@ if ARGV[3] == 'ready' then -- those behind a limit, too
   for _, zset in ipairs({ its.FILED, its.FAIR, its.SHUT }) do
     if count < limit then count = count + purge_lines(zset .. ARGV[2], limit - count) end
   end
-  return count
+  return ended(count)
 end
-return #ids
+return ended(#ids)

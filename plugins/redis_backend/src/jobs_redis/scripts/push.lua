@@ -1,4 +1,4 @@
--- Store messages, once per request. Needs common, removal, queue.
+-- Store messages, once per request. Needs common, removal, queue and flows.
 --
 -- ARGV     2 request   3 milliseconds for which it is remembered   4 time to live of a cancelled job in microseconds
 --          5 number of messages   6 inlet topic, or empty   then four values a message: see add in queue.lua; with an
@@ -22,6 +22,7 @@ end
 
 redis.call('SET', remembered, '', 'PX', ARGV[3])
 local conflicts = add(7, count, tonumber(ARGV[4]))
+carry_on()
 if inlet ~= '' then redis.call('LTRIM', INLET .. inlet, count, -1) end
 if #conflicts == 0 then return '' end
 answer = cmsgpack.pack(conflicts)

@@ -1,4 +1,4 @@
--- Store jobs, as ready or scheduled ones. Needs common, removal and lines.
+-- Store jobs, as ready or scheduled ones, or as members of flows. Needs common, removal, lines and flows.
 
 local SOON = 5000000 -- a job due within 5 s wakes a waiting worker, which then waits for it; all look every 5 s anyway
 
@@ -17,7 +17,7 @@ local function take_key(id, key, timed, bounded, replaces, loosely, seen, cancel
       local record = redis.call('HGET', JOBS, holder)
       if record then
         local job = parse(record)
-        if not take_out(holder, job) then return holder end
+        if job.flow or not take_out(holder, job) then return holder end
         if bounded and job.scope == 'q' and till > 0 then ends = math.min(ends, till) end
         finish(holder, job, 'cancelled', cancelled_ttl)
       elseif not takes then
@@ -34,8 +34,9 @@ end
 -- "delay replaces timed chosen" (microseconds, 0 or 1, microseconds, 0 or 1), followed by ? to hold the key loosely.
 -- Return {id, holder, ...} of the messages whose key another job holds, and {id, id} of those with a chosen id that is known:
 -- in the queue, or of a job whose end is kept. Messages without a key are gathered and stored with few commands; a message
--- with a key is stored at once, because the next one may be refused by it, or replace it.
-local function add(first, count, cancelled_ttl)
+-- with a key is stored at once, because the next one may be refused by it, or replace it. Members of flows are added `by` a
+-- settled member {id, job}; one that cannot be in the flow becomes a dead letter.
+local function add(first, count, cancelled_ttl, by)
   local ids = {}
   for n = 0, count - 1 do ids[n + 1] = ARGV[first + 4 * n] end
   local known = call_with('HMGET', JOBS, ids)
@@ -58,13 +59,14 @@ local function add(first, count, cancelled_ttl)
     if there and chosen and not seen[id] then conflicts[#conflicts + 1], conflicts[#conflicts + 2] = id, id end
     if not there and not seen[id] then
       seen[id] = true
-      local record, delay, holder, key, own = whole(at) .. ' ' .. tail, 0, nil, '', nil
+      local record, delay, holder, key, own, member = whole(at) .. ' ' .. tail, 0, nil, '', nil, nil
       if extra ~= '' then
         local replaces, timed, loosely
         delay, replaces, timed, loosely = string.match(extra, '^(%d+) (%d) (%d+) %d(%??)$')
         local job = parse(record)
         own = job.tenant and lines().line_for(job)
-        if job.tenant then lines().need_schema_2() end
+        if job.tenant then lines().need_schema(job.flow and 3 or 2) end
+        member = job.flow and job
         delay, key, timed = tonumber(delay), job.key, tonumber(timed)
         if key ~= '' then
           local bounded, ends = timed > 0 and job.scope == 'q', nil
@@ -80,6 +82,8 @@ local function add(first, count, cancelled_ttl)
       end
       if holder then
         conflicts[#conflicts + 1], conflicts[#conflicts + 2] = id, holder
+      elseif member then
+        flows().join(id, record, member, by, by and by.most or 100000, at)
       elseif key ~= '' then
         redis.call('HSET', JOBS, id, record)
         redis.call('ZADD', line, where, id)
@@ -93,7 +97,7 @@ local function add(first, count, cancelled_ttl)
           gather(lined[topic], own, where, id)
         end
       end
-      if not holder then touched[topic] = touched[topic] or delay < SOON end
+      if not holder and not member then touched[topic] = touched[topic] or delay < SOON end
     end
   end
   if #records > 0 then call_with('HSET', JOBS, records) end

@@ -1,4 +1,4 @@
--- Release the jobs of a process that has died or stops, and forget it as an owner. Needs common, removal.
+-- Release the jobs of a process that has died or stops, and forget it as an owner. Needs common, removal and flows.
 --
 -- ARGV     2 owner   3 time to live of a cancelled job in microseconds   4 1 if this counts as a crash, else 0
 --          5 report for the history of charged jobs   6 how many are charged   7 ... their ids, then those of other
@@ -13,4 +13,6 @@ for n = 7, #ARGV do
   ran[ARGV[n]] = true
   if n < 7 + tonumber(ARGV[6]) then started[ARGV[n]] = true end
 end
-return release(ARGV[2], started, ARGV[5], tonumber(ARGV[4]), tonumber(ARGV[3]), ran)
+local count = release(ARGV[2], started, ARGV[5], tonumber(ARGV[4]), tonumber(ARGV[3]), ran)
+carry_on()
+return count

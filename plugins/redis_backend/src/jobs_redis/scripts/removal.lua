@@ -1,4 +1,7 @@
--- End jobs: done or cancelled, dead, or released. Needs common, unique and lines.
+-- End jobs: done or cancelled, dead, or released. Needs common, unique, lines and members. Scripts that end jobs need flows, too.
+
+local flows -- of flows.lua
+local ended_members = {} -- {id, job, state, reason, result, most dead letters} of members of flows that this script has ended
 
 local function tell_followers(id)
   if redis.call('ZREM', FOLLOWERS, id) == 1 then
@@ -8,41 +11,53 @@ local function tell_followers(id)
 end
 
 -- Forget a job that is in no list any more; keep its end for ttl microseconds if it was cancelled or has a result.
-local function finish(id, job, state, ttl, result)
+local function finish(id, job, state, ttl, result, reason)
   redis.call('HDEL', JOBS, id)
   redis.call('HDEL', HISTORY, id)
   redis.call('HDEL', CURSORS, id)
   redis.call('SREM', CANCEL, id, id .. FORCED)
   free_key(id, job)
   if ttl > 0 and (result or state == 'cancelled') then
-    local ended = cmsgpack.pack({ state, job.topic, whole(now), whole(now + ttl), result and 1 or 0, result or '' })
+    local ended = { state, job.topic, whole(now), whole(now + ttl), result and 1 or 0, result or '', reason }
+    ended = cmsgpack.pack(ended)
     redis.call('SET', base .. 'ended:' .. id, ended, 'PX', whole(math.max(1, math.ceil(ttl / 1000))))
   end
   tell_followers(id)
+  if job.flow then ended_members[#ended_members + 1] = { id, job, state, reason or '', result } end
+end
+
+-- Delete the oldest dead letters of a topic beyond the most that it keeps.
+local function trim(topic, most)
+  local surplus = redis.call('ZCARD', DEAD .. topic) - most
+  if surplus <= 0 then return end
+  local oldest = redis.call('ZRANGE', DEAD .. topic, 0, math.min(surplus, 100) - 1)
+  redis.call('ZREM', DEAD .. topic, unpack(oldest))
+  redis.call('HDEL', JOBS, unpack(oldest))
+  redis.call('HDEL', HISTORY, unpack(oldest))
+  redis.call('HDEL', CURSORS, unpack(oldest))
 end
 
 local buried = 0
--- Move a job that is in no list any more to the dead letters of its topic, of which the oldest make room.
+-- Move a job that is in no list any more to the dead letters of its topic, of which the oldest make room, except those that
+-- flows need.
 local function bury(id, job, history, reason, error, most)
   free_key(id, job)
   redis.call('SREM', CANCEL, id, id .. FORCED)
   history[5] = reason
   keep_history(id, history, error)
-  redis.call('ZADD', DEAD .. job.topic, now + buried, id)
+  redis.call('ZADD', (job.flow and NEEDED or DEAD) .. job.topic, now + buried, id)
   buried = buried + 1
-  local surplus = redis.call('ZCARD', DEAD .. job.topic) - most
-  if surplus > 0 then
-    local oldest = redis.call('ZRANGE', DEAD .. job.topic, 0, math.min(surplus, 100) - 1)
-    redis.call('ZREM', DEAD .. job.topic, unpack(oldest))
-    redis.call('HDEL', JOBS, unpack(oldest))
-    redis.call('HDEL', HISTORY, unpack(oldest))
-    redis.call('HDEL', CURSORS, unpack(oldest))
+  if job.flow then
+    ended_members[#ended_members + 1] = { id, job, 'dead', reason, false, most }
+  else
+    trim(job.topic, most)
   end
   tell_followers(id)
 end
 
--- Remove a waiting job from its list; return false if it is not waiting.
+-- Remove a queued job from its list; return false if it is in none.
 local function take_out(id, job)
+  if job.flow and redis.call('ZREM', WAITING .. job.topic, id) == 1 then return true end
   if job.tenant and lines().leave(id, job) then return true end
   return redis.call('ZREM', READY .. job.topic, id) == 1 or redis.call('ZREM', LATER .. job.topic, id) == 1
 end
@@ -60,7 +75,7 @@ local function release(owner, started, report, crash, cancelled_ttl, ran)
     if record then
       local job = parse(record, string.match(held[n + 1], ':%d+:([^\n]*)'))
       topics[job.topic] = (topics[job.topic] or 0) + 1
-      if redis.call('SISMEMBER', CANCEL, id) == 1 then
+      if redis.call('SISMEMBER', CANCEL, id) == 1 or (job.flow and flows().barred(id, job)) then
         finish(id, job, 'cancelled', cancelled_ttl)
       else
         if not started or started[id] then

@@ -1,10 +1,11 @@
 -- Reserve ready jobs, topics in order, and renew the owner's lease. Needs common, unique.
 --
--- ARGV     2 owner   3 request   4 lease in microseconds   5 limit   6 startable, or empty   7 ... topics
+-- ARGV     2 owner   3 request   4 lease in microseconds   5 limit   6 "startable bytes": startable or nothing, and most
+--          bytes of the results that a member of a flow takes   7 ... topics
 -- Result   {} if the owner is lost; else {now, seen, id, token, record, history, id, ...}; history is 0 or its
---          first four numbers, and the cursor of a resumable job; seen is {microseconds until the next scheduled job is due
+--          first four numbers, the cursor of a resumable job, and {id, result, ...} that a member of a flow takes; seen is {microseconds until the next scheduled job is due
 --          or -1, topics to which foreign producers have pushed ...}, and after these topics -1 if a job was passed over
---          because of startable; once the limit is reached, the other topics are not looked at
+--          because of startable; the time is 0 if flows have work left; once the limit is reached, the other topics are not looked at
 -- Cost     O(limit x log of the queue), and for at most 1000 due jobs a topic that become ready
 --
 -- A token is "number:position:topic": of the reservation, of the job before it, and the topic whose count includes it; and
@@ -19,11 +20,12 @@ end
 
 local found, seen = { whole(now), 0 }, { -1 }
 -- Most stores have none of these keys: check all of them with one command.
-local rare = redis.call('EXISTS', HISTORY, PAUSED, UNIQUE, CURSORS) > 0
+local rare = redis.call('EXISTS', HISTORY, PAUSED, UNIQUE, CURSORS, base .. 'flows-working') > 0
 local histories = rare and redis.call('EXISTS', HISTORY) == 1
 local paused = rare and redis.call('EXISTS', PAUSED) == 1
 local resumable = rare and redis.call('EXISTS', CURSORS) == 1
 local keyed = rare and redis.call('EXISTS', UNIQUE) == 1
+local working = rare and redis.call('EXISTS', base .. 'flows-working') == 1
 
 -- Add jobs to the result; return their records. An id without a record (keys were deleted by hand) is left out.
 local function hand_out(ids, tokens)
@@ -48,23 +50,9 @@ local function hand_out(ids, tokens)
   return records
 end
 
-if redis.call('HGET', OWNER .. owner, 'reserve') == request then
-  local number, order, again = redis.call('HGET', OWNER .. owner, 'number'), {}, {}
-  for n = 7, #ARGV do order[ARGV[n]] = n end
-  local held = redis.call('HGETALL', HELD .. owner)
-  for n = 1, #held, 2 do
-    local reservation, score, topic = string.match(held[n + 1], '^(%d+):(%d+):([^\n]*)')
-    if reservation == number then
-      again[#again + 1] = { held[n], held[n + 1], order[topic] or 0, tonumber(score) }
-    end
-  end
-  table.sort(again, function(a, b) return a[3] < b[3] or (a[3] == b[3] and a[4] < b[4]) end)
-  for _, one in ipairs(again) do hand_out({ one[1] }, { one[2] }) end
-  found[2] = { 0 } -- a repeated request does not look: there may be more jobs
-  return found
-end
-
-local number = redis.call('HINCRBY', META, 'reservations', 1)
+-- A repeated request is rare, and answered at the end.
+local repeated = redis.call('HGET', OWNER .. owner, 'reserve') == request
+local number = repeated and redis.call('HGET', OWNER .. owner, 'number') or redis.call('HINCRBY', META, 'reservations', 1)
 local left = tonumber(ARGV[5])
 
 -- Reserve jobs that were taken from the topic: {id, position, id ...}; `counted` is what they took of limits, or empty.
@@ -105,7 +93,7 @@ local function serve_plain(topic)
 end
 
 local n, last = 7, #ARGV
-while left > 0 and n <= last do
+while left > 0 and n <= last and not working and not repeated do
   local topic = ARGV[n]
   if not paused or redis.call('SISMEMBER', PAUSED, topic) == 0 then
     if redis.call('EXISTS', LATER .. topic, INLET .. topic, LINES .. topic) > 0 then break end
@@ -113,9 +101,65 @@ while left > 0 and n <= last do
   end
   n = n + 1
 end
-if left <= 0 or n > last then return finished() end
+if (left <= 0 or n > last) and not working and not repeated then return finished() end
 
--- Needs lines, due and serve from here on, which would cost most reserves more than all of the above.
+-- Needs lines, removal, flows, due and serve from here on, which would cost most reserves more than all of the above.
+
+local startable, most_bytes = string.match(ARGV[6], '^(%d*) (%d+)$')
+
+-- Add the results that members of flows take to their entries, from a place in the answer on.
+local function add_inputs(from)
+  for at = from, #found, 4 do
+    local job = string.sub(found[at + 1], -2) == '\n>' and parse(found[at + 2])
+    local inputs = job and job.flow and flows().inputs(job, tonumber(most_bytes)) or {}
+    if #inputs > 0 then
+      if found[at + 3] == 0 then found[at + 3] = { 0, 0, 0, 0 } end
+      found[at + 3][5] = found[at + 3][5] or ''
+      found[at + 3][6] = inputs
+    end
+  end
+end
+
+if repeated then
+  local order, again = {}, {}
+  for n = 7, #ARGV do order[ARGV[n]] = n end
+  local held = redis.call('HGETALL', HELD .. owner)
+  for n = 1, #held, 2 do
+    local reservation, score, topic = string.match(held[n + 1], '^(%d+):(%d+):([^\n]*)')
+    if reservation == number then
+      again[#again + 1] = { held[n], held[n + 1], order[topic] or 0, tonumber(score) }
+    end
+  end
+  table.sort(again, function(a, b) return a[3] < b[3] or (a[3] == b[3] and a[4] < b[4]) end)
+  for _, one in ipairs(again) do hand_out({ one[1] }, { one[2] }) end
+  add_inputs(3)
+  found[2] = { 0 } -- a repeated request does not look: there may be more jobs
+  return found
+end
+
+if working then
+  flows().proceed_others()
+  flows().flush()
+end
+
+-- Reserve members of flows, but end those whose flow was cancelled; return how many were reserved.
+local function hold_members(topic, taken, counted)
+  local kept, from, barred = {}, #found + 1, 0
+  for at = 1, #taken, 2 do
+    local record = redis.call('HGET', JOBS, taken[at])
+    local job = record and parse(record)
+    if job and job.flow and flows().barred(taken[at], job) then
+      finish(taken[at], job, 'cancelled', flows().flow_of(job.flow).s.cancelled_ttl, nil, 'its flow was cancelled')
+      barred = barred + 1
+    else
+      kept[#kept + 1], kept[#kept + 2] = taken[at], taken[at + 1]
+    end
+  end
+  if barred > 0 then lines().free(counted, barred, true) end
+  hold(topic, kept, counted)
+  add_inputs(from)
+  return #kept / 2
+end
 
 local bounds -- of what is taken from lines, once the reserve has met any
 
@@ -123,8 +167,8 @@ local function serve(topic)
   line_up_due(topic, 1000)
   local lined, exhausted, passed_over = redis.call('EXISTS', LINES .. topic) == 1, false, false
   if lined then
-    bounds = bounds or bounds_of(ARGV[6])
-    passed_over = serve_lines(topic, left, bounds, hold)
+    bounds = bounds or bounds_of(startable)
+    passed_over = serve_lines(topic, left, bounds, hold, hold_members)
     exhausted = bounds.exhausted
   else
     hold(topic, redis.call('ZPOPMIN', READY .. topic, left), '')
@@ -155,4 +199,6 @@ for n = n, last do
   end
 end
 if bounds and bounds.passed_over then seen[#seen + 1] = -1 end
+carry_on()
+if (working or its_flows) and redis.call('EXISTS', base .. 'flows-working') == 1 then seen[1] = 0 end
 return finished()

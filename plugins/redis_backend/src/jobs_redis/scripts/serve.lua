@@ -9,12 +9,12 @@ local function bounds_of(startable)
 end
 
 -- Reserve up to `left` jobs of a topic, from its plain line and from the others. Return whether one was passed over.
-local function serve_lines(topic, left, bounds, hold)
+local function serve_lines(topic, left, bounds, hold, hold_members)
   local its = lines()
   local rule, ready = its.fair(topic), READY .. topic
   local plain_limits, passed_over, skipped, skips = {}, false, {}, 0
   if rule then
-    its.need_schema_2()
+    its.need_schema(2)
     plain_limits[1] = its.key_limit(topic, '')
   end
   for _, limit in ipairs(redis.call('ZRANGEBYSCORE', its.OPENS .. topic, '-inf', now, 'LIMIT', 0, LOOKED_AT)) do
@@ -106,13 +106,21 @@ local function serve_lines(topic, left, bounds, hold)
         its.drop('', topic, line)
         skipped[skips] = { line, at }
       else
-        local first = redis.call('ZPOPMIN', key)
-        bounds.lined, left = bounds.lined + 1, left - 1
+        local members, count = its.parts_of(line).members, 1
+        if members and not rule and #limits == 0 then count = its.together(topic, key, plain_at, math.min(left, MOST_LINED)) end
+        local first = redis.call('ZPOPMIN', key, count)
+        count = #first / 2
+        bounds.lined = bounds.lined + count
         if slots then bounds.startable = bounds.startable - 1 end
-        local counted = its.take(limits, 1)
-        its.changed(topic, line, -1)
+        local counted = its.take(limits, count, members)
+        its.changed(topic, line, -count)
         if rule then its.served(topic, math.floor(first[2] / SPAN), its.parts_of(line).key or '') end
-        hold(topic, first, counted)
+        if members then
+          left = left - hold_members(topic, first, counted)
+        else
+          left = left - 1
+          hold(topic, first, counted)
+        end
       end
     end
   end

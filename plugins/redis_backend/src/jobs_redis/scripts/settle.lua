@@ -9,7 +9,7 @@
 --          What concerns limits is empty, or packed {whether the function ran, the job's limits from now on or false,
 --          {limit to close, microseconds, limit ...}}
 -- Result   one letter per settlement, groups first: s(ettled), a(lready settled by the same request), - (stale)
--- Cost     O(settlements)
+-- Cost     O(settlements), and what follows in flows, at most as much as flows.lua decides in one script
 
 local owner, request, cancelled_ttl = ARGV[2], ARGV[3], tonumber(ARGV[4])
 local held = HELD .. owner
@@ -23,11 +23,11 @@ local answers = {}
 local function answer(letter) answers[#answers + 1] = letter end
 
 local rare = redis.call('EXISTS', HISTORY, UNIQUE, CANCEL, FOLLOWERS, CURSORS) > 0
-local rest = {} -- {ids, end of their tokens} of acknowledged jobs that may have more than a record
+local rest = {} -- {ids, end of their tokens, whether to read their records} of acknowledged jobs that have more than a record
 
 -- Acknowledge: compare tokens, delete. History, keys, cancellations and followers are looked up only if there are any.
 local function done(topic, ids, tokens)
-  local current, gone = redis.call('HMGET', held, unpack(ids)), {}
+  local current, gone, read = redis.call('HMGET', held, unpack(ids)), {}, rare
   for n = 1, #ids do
     if current[n] and current[n] == tokens[n] then
       gone[#gone + 1] = ids[n]
@@ -40,13 +40,14 @@ local function done(topic, ids, tokens)
   redis.call('HDEL', held, unpack(gone))
   local line_break = string.find(topic, '\n', 1, true)
   if line_break then
-    rest[#rest + 1] = { gone, string.sub(topic, line_break) }
+    read = rare or string.sub(topic, -2) == '\n>' -- members of flows
+    rest[#rest + 1] = { gone, string.sub(topic, line_break), read }
     topic = string.sub(topic, 1, line_break - 1)
   elseif rare then
-    rest[#rest + 1] = { gone, '' }
+    rest[#rest + 1] = { gone, '', true }
   end
   redis.call('HINCRBY', RESERVED, topic, -#gone)
-  if not rare then redis.call('HDEL', JOBS, unpack(gone)) end
+  if not read then redis.call('HDEL', JOBS, unpack(gone)) end
 end
 
 local at = 6
@@ -70,18 +71,22 @@ local function keep_answers()
 end
 if #rest == 0 and ARGV[at] == '0' then return keep_answers() end
 
--- Needs removal and lines from here on: most acknowledgements do without, and would pay for it more than for all of the above.
+-- Needs removal, lines and flows from here on: most acknowledgements do without, and would pay for it more than for all of the above.
 
 for _, acknowledged in ipairs(rest) do
   local ids, counted = acknowledged[1], acknowledged[2]
   if counted ~= '' then lines().free(counted, #ids, false) end
-  local records = rare and redis.call('HMGET', JOBS, unpack(ids)) or {}
+  local records = acknowledged[3] and redis.call('HMGET', JOBS, unpack(ids)) or {}
   for n = 1, #records do
     if records[n] then finish(ids[n], parse(records[n]), 'done', 0) end
   end
+  if #ended_members > 0 then flows().proceed() end
 end
 
-if ARGV[at] == '0' then return keep_answers() end
+if ARGV[at] == '0' then
+  carry_on()
+  return keep_answers()
+end
 
 -- Needs queue from here on.
 
@@ -104,16 +109,12 @@ end
 
 -- Give a job other limits: write its record anew.
 local function limit_anew(id, record, job, limits)
-  local shape, rest = string.match(record, '^(%d+ %d %d+ %d+ %a)(.*)$')
-  local length, start = string.match(rest, '^ (%d+)|()')
-  local fixed = #job.topic + #job.key
-  start = start or 2
-  local payload = string.sub(rest, start + fixed + (tonumber(length) or 0))
-  local ours = cmsgpack.pack({ job.tenant or '', unpack(limits) })
-  redis.call('HSET', JOBS, id, shape .. ' ' .. #ours .. '|' .. job.topic .. job.key .. ours .. payload)
+  redis.call('HSET', JOBS, id, anew(record, job, limits))
   job.tenant = job.tenant or ''
+  if job.flow then limits = { unpack(limits) } end
+  if job.flow then limits[#limits + 1] = '>' end
   job.line = #limits > 0 and table.concat(limits, '\n') or nil
-  lines().need_schema_2()
+  lines().need_schema(2)
 end
 
 local function settle(id, token, topic, from)
@@ -147,14 +148,17 @@ local function settle(id, token, topic, from)
     local history = history_of(id)
     if outcome == 'dead' then history[1] = history[1] + counts end
     bury(id, job, history, reason, error, tonumber(ARGV[from + 8]))
-  elseif redis.call('SISMEMBER', CANCEL, id) == 1 then
+  elseif redis.call('SISMEMBER', CANCEL, id) == 1 or (job.flow and flows().barred(id, job)) then
     finish(id, job, 'cancelled', cancelled_ttl)
   else
     if concerns and concerns[2] and not job.broken then limit_anew(id, record, job, concerns[2]) end
     send_back(id, job, token, outcome, after, error)
   end
   local followups = tonumber(ARGV[from + 12])
-  if followups > 0 then add(from + 13, followups, cancelled_ttl) end
+  if followups > 0 then
+    add(from + 13, followups, cancelled_ttl, { id = id, job = job, most = tonumber(ARGV[from + 8]) })
+  end
+  if #ended_members > 0 then flows().proceed() end
 end
 
 for _ = 1, tonumber(ARGV[at]) do
@@ -168,4 +172,5 @@ for _ = 1, tonumber(ARGV[at]) do
   at = at + 16 + 4 * tonumber(ARGV[at + 16])
 end
 
+carry_on()
 return keep_answers()
