@@ -254,11 +254,48 @@ def test_check_reports_settings_without_effect_and_differences(stand, project, s
     assert "gone" not in text
 
 
-def test_check_refuses_limits_on_a_backend_without(stand, project):
-    stand.features = Stand.features - {"limits", "fairness"}
-    text = project.here("check", code=1)
-    assert "memory:// does not support limits: tasks.charge cannot be enqueued with its limit stripe" in text
-    assert "memory:// does not support fairness (topics.mail.fair)" in text
+WANTS = """
+from jobs_core import Flow, job
+
+@job(limits=("stripe", "stripe:{account}"))
+def charge(account): ...
+"""
+COMPUTES = """
+from jobs_core import job
+
+def own(account): return "stripe"
+
+@job(limits=own)
+def charge(account): ...
+"""
+HAS = r" \(sqlite://, redis:// or zmq\+tcp://\)"
+LACKING = {
+    "limits of a job": (WANTS, "", f"limits: tasks.charge cannot be enqueued with its limit stripe: .*{HAS}"),
+    "limits of a function": (COMPUTES, "", f"limits: tasks.charge computes its limits: leave them out, .*{HAS}"),
+    "defined limits": ("", "[limits.stripe]\nconcurrency = 1", f"limits: limits.stripe has no effect: remove it, .*{HAS}"),
+    "a fair topic": (
+        "", "topics.mail = {fair = true, max_per_key = 2}",
+        f"fairness: jobs with a key cannot be enqueued while topics.mail.fair = true with max_per_key = 2: .*{HAS}",
+    ),
+    "flows": (WANTS, "", r"flows: what Flow of tasks sends is refused: let each job enqueue the next, or choose .* \(\w+://"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("url", ["amqp://127.0.0.1:1", "redis+cluster://127.0.0.1:1"])
+@pytest.mark.parametrize("wanted", LACKING)
+def test_check_says_what_the_backend_lacks_and_which_ones_have_it_even_if_it_does_not_answer(project, url, wanted):
+    tasks, settings, says = LACKING[wanted]
+    (project.root / "tasks.py").write_text(tasks)
+    project.configure(settings, backend=f'backend = "{url}"')
+    text = project.here("check", code=None)
+    assert re.search(f"{re.escape(url.partition(':')[0])}:// does not support {says}", text), text
+
+
+def test_check_is_silent_about_features_that_nothing_uses(stand, project):
+    stand.features = Stand.features - {"limits", "fairness", "flows"}
+    (project.root / "tasks.py").write_text("from jobs_core import job\n\n@job\ndef plain(): ...\n")
+    project.configure("", backend='backend = "memory://stand"')
+    assert "does not support" not in project.here("check", code=None)
 
 
 # -- the same commands on backends that keep what they are told --------------------------------------

@@ -168,6 +168,7 @@ def test_the_table_of_backends_equals_their_features():
     from jobs_core.backends.base import ALL_FEATURES
     from jobs_core.backends.memory import MemoryBackend
     from jobs_core.backends.sqlite import SqliteBackend
+    from jobs_core.errors import HAVING
     from jobs_rabbitmq.backend import RabbitMQBackend
     from jobs_redis.backend import RedisBackend
     from jobs_redis.cluster import RedisClusterBackend
@@ -178,6 +179,9 @@ def test_the_table_of_backends_equals_their_features():
     rows = [line.strip("| ").split(" | ") for line in page.splitlines() if re.match(r"\| \w+ \| (yes|no) \|", line)]
     claimed = {name: [cell == "yes" for cell in cells] for name, *cells in rows}
     assert claimed == {name: [name in column.features for column in columns] for name in ALL_FEATURES}
+    shown = {"sqlite://": SqliteBackend, "redis://": RedisBackend, "zmq+tcp://": ZeromqBackend}
+    for feature, named in HAVING.items():  # errors name those that have it
+        assert named == (tuple(url for url, column in shown.items() if feature in column.features) or ("memory://",)), feature
 
 
 def test_no_file_names_a_machine_or_an_index():

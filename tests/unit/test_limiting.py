@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 import pytest
 from msgspec.structs import replace
 
-from jobs_core import App, JobDefinitionError, current_job, job, set_current_app
+from jobs_core import App, Flow, JobDefinitionError, chain, current_job, group, job, set_current_app
 from jobs_core.backends.base import BackendOptions
 from jobs_core.backends.limits import MOST_LIMITS, Limit, Lines, line_of_foreign
 from jobs_core.backends.memory import MemoryBackend, forget
 from jobs_core.config import Config, Pool, ScheduleEntry, Topic
 from jobs_core.config import Limit as Defined
-from jobs_core.errors import MessageError, NotSupported
+from jobs_core.errors import MessageError, NotSupported, elsewhere
 from jobs_core.limiting import define, defined_limits, defined_lines, uses
 from jobs_core.message import decode
 from jobs_core.plugins import Plugins
@@ -183,6 +183,36 @@ def test_a_backend_without_limits_refuses_them_and_names_the_fix():
     with pytest.raises(NotSupported, match=r"does not support limits: shop\.pay has limits \(a\): leave them out, or choose"):
         app.prepare(pay(limits="a").call(7))
     assert app.prepare(pay(limits=None).call(7))[0].limits == ()
+
+
+ELSEWHERE = {
+    "amqp://localhost": "amqp://",
+    "redis+cluster://localhost": "redis+cluster://",
+}
+
+
+@pytest.mark.parametrize("url", ELSEWHERE)
+def test_brokers_that_lack_a_feature_refuse_its_enqueue_and_name_backends_that_have_it(url):
+    app = App(Config(backend=url, topics={"default": Topic(fair=True, max_per_key=5)}))
+    has = r"choose a backend that has {} \(sqlite://, redis:// or zmq\+tcp://\): see"
+    with pytest.raises(NotSupported, match=f"does not support limits: .* leave them out, or {has.format('limits')}"):
+        app.prepare(pay(limits="a").call(7))
+    setting = r"topics\.default\.fair = true with max_per_key = 5: remove it"
+    with pytest.raises(NotSupported, match=f"does not support fairness: {setting}, or {has.format('fairness')}") as error:
+        app.prepare(pay(key="a").call(7))
+    assert str(error.value).startswith(ELSEWHERE[url])
+    set_current_app(app)
+    try:
+        for compose in (lambda flow: flow.add(pay().call(7)), lambda flow: flow.add(chain(pay().call(7)))):
+            refused = pytest.raises(NotSupported, match=r"does not support flows: .* choose a backend that has flows \(\w+://")
+            with refused, Flow() as flow:
+                compose(flow)
+        for work in (chain(pay().call(7)), group([pay().call(7)])):
+            with pytest.raises(NotSupported, match=r"does not support flows"):
+                work.enqueue()
+    finally:
+        set_current_app(None)
+        app.close()
 
 
 def test_a_backend_without_fairness_stores_keys_and_refuses_them_in_fair_topics():
@@ -364,6 +394,6 @@ def test_definitions_are_written_to_backends_that_keep_them_and_others_are_named
     config = Config(limits={"a": Defined(concurrency=1)}, topics={"b": Topic(fair=True)})
     define(WithoutLines("memory://limiting", BackendOptions()), config)
     assert [record.getMessage() for record in caplog.records] == [
-        'topics.b.fair has no effect: memory:// does not support fairness (see "Backends" in the documentation)',
-        'limits.a has no effect: memory:// does not support limits (see "Backends" in the documentation)',
+        f"topics.b.fair has no effect: memory:// does not support fairness: {elsewhere('fairness')}",
+        f"limits.a has no effect: memory:// does not support limits: {elsewhere('limits')}",
     ]

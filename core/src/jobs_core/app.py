@@ -43,6 +43,7 @@ from .errors import (
     ResultTimeout,
     ResultUnreadable,
     SignatureError,
+    elsewhere,
 )
 from .handle import JobHandle
 from .ids import new_id
@@ -83,8 +84,7 @@ CHECKPOINTS = (
 
 FLOWS = (
     "flows",
-    "its jobs cannot wait for one another: let each job enqueue the next (current_job().enqueue), or choose a backend that has "
-    'flows: see "Backends" in the documentation',
+    f"its jobs cannot wait for one another: let each job enqueue the next (current_job().enqueue), or {elsewhere('flows')}",
 )
 """The feature that flows, chains and groups need, and the advice where the backend lacks it."""
 

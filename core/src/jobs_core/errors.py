@@ -157,12 +157,26 @@ class FlowLost(BackendError):
         return cls(f"flow {flow} {why}: no member of it will run; push the whole flow again under a new id")
 
 
+HAVING = {
+    "limits": ("sqlite://", "redis://", "zmq+tcp://"),
+    "fairness": ("sqlite://", "redis://", "zmq+tcp://"),
+    "flows": ("memory://",),
+}
+"""Our backends with features that not all have, by the scheme of their URL: those of several processes, if there are any."""
+
+
+def elsewhere(feature: str) -> str:
+    """Return the advice to choose a backend that has a feature, by name."""
+    known = HAVING.get(feature)
+    named = f" ({', '.join(known[:-1])} or {known[-1]})" if known and known[1:] else f" ({known[0]})" if known else ""
+    return f'choose a backend that has {feature}{named}: see "Backends" in the documentation'
+
+
 class NotSupported(BackendError):
     """Raised when a call needs a `feature` that the configured backend does not have."""
 
     def __init__(self, feature: str, backend: str, fix: str = "") -> None:
-        advice = fix or 'choose a backend that does: see "Backends" in the documentation'
-        super().__init__(f"{backend} does not support {feature}: {advice}")
+        super().__init__(f"{backend} does not support {feature}: {fix or elsewhere(feature)}")
         self.feature = feature
         self.backend = backend
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from .backends.limits import Limit, Lines, name_of
-from .errors import NotSupported
+from .errors import NotSupported, elsewhere
 from .options import checked_limits
 from .units import format_rate, interval
 
@@ -27,7 +27,9 @@ UNEVEN = 0.02
 BOTH = frozenset({"limits", "fairness"})
 """The features that this module is about."""
 
-ELSE = 'or choose a backend that does: see "Backends" in the documentation'
+
+_OUT = f"leave them out, or {elsewhere('limits')}"
+_REMOVE = f"remove it, or {elsewhere('fairness')}"
 
 
 def line_of(message: Message, config: Config, backend: Backend) -> tuple[str, tuple[str, ...]]:
@@ -38,11 +40,16 @@ def line_of(message: Message, config: Config, backend: Backend) -> tuple[str, tu
     name = message.job or message.topic
     limits = tuple(checked_limits(name, message.limits or ()))
     if limits and "limits" not in backend.features:
-        raise NotSupported("limits", f"{backend.name}://", f"{name} has limits ({', '.join(limits)}): leave them out, {ELSE}")
+        raise NotSupported("limits", f"{backend.name}://", f"{name} has limits ({', '.join(limits)}): {_OUT}")
     key = message.key or ""
     if key and "fairness" not in backend.features and is_fair(config, message.topic):
-        raise NotSupported("fairness", f"{backend.name}://", f"topics.{message.topic}.fair = true: remove it, {ELSE}")
+        raise NotSupported("fairness", f"{backend.name}://", f"{fair_setting(config, message.topic)}: {_REMOVE}")
     return key, limits
+
+
+def fair_setting(config: Config, topic: str) -> str:
+    """Return what makes a topic fair, as it stands in the configuration."""
+    return f"topics.{topic}.fair = true" + (f" with max_per_key = {most}" if (most := config.topics[topic].max_per_key) else "")
 
 
 def is_fair(config: Config, topic: str) -> bool:
@@ -93,8 +100,8 @@ def define(backend: Backend, config: Config) -> None:
     fair = [f"topics.{name}.fair" for name in sorted(config.topics) if is_fair(config, name)]
     for feature, settings in (("fairness", fair), ("limits", [f"limits.{name}" for name in sorted(config.limits)])):
         if settings and feature not in backend.features:
-            line = '%s has no effect: %s:// does not support %s (see "Backends" in the documentation)'
-            logging.getLogger("jobs").warning(line, ", ".join(settings), backend.name, feature)
+            line = "%s has no effect: %s:// does not support %s: %s"
+            logging.getLogger("jobs").warning(line, ", ".join(settings), backend.name, feature, elsewhere(feature))
     if not BOTH.isdisjoint(backend.features):
         limits = defined_limits(config) if "limits" in backend.features else {}
         backend.define_limits(limits, defined_lines(config) if "fairness" in backend.features else {})

@@ -29,7 +29,7 @@ from .explain import misfit
 from .extensions import disable_fatal_plugins, reported
 from .formatting import count
 from .in_child import IMPORT_TIMEOUT, Say, TookTooLong, run_in_child
-from .limits_check import problems
+from .limits_check import lacking, problems
 from .main import OURS
 from .preflight import preflight, unused_results
 from .start import DAEMON_LOG
@@ -122,6 +122,8 @@ def _check_application(checks: _Checks, app: App, import_timeout: float) -> None
         loaded = inside.run("application", lambda: _application(app))
         say({"module": "", "loading": False})
         reachable = inside.run("backend", lambda: _backend(app))
+        if loaded:
+            inside.run("features", lambda: lacking(app))
         if reachable and loaded:
             inside.run("limits", lambda: problems(app))
             inside.run("messages", lambda: _messages(app))

@@ -1,13 +1,18 @@
-"""The part of `jobsctl check` about limits and fairness: settings without effect, and definitions that differ elsewhere."""
+"""The part of `jobsctl check` about limits, fairness and flows: what the backend lacks, settings without effect, and
+definitions that differ elsewhere.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from typing import Any
 
 from ..app import App
 from ..backends.base import Backend
 from ..backends.limits import Limit, LimitState
-from ..limiting import computes, defined_limits, described, is_fair, undefined, uses
+from ..errors import elsewhere
+from ..limiting import computes, defined_limits, described, fair_setting, is_fair, undefined, uses
 from . import output
 from .formatting import count
 
@@ -15,35 +20,63 @@ MOST_STATES = 1000
 """Most values of limits that are read for a check."""
 
 
+def lacking(app: App) -> Iterator[tuple[str, str]]:
+    """Yield what the application uses and its backend does not have, whether the backend can be reached or not."""
+    config, used = app.config, uses(app.registry)
+    backend = app.new_backend()
+    fair = sorted(name for name in config.topics if is_fair(config, name))
+    if fair and "fairness" not in backend.features:
+        setting = fair_setting(config, fair[0])
+        yield output.BAD, _lacks(backend, "fairness", f"jobs with a key cannot be enqueued while {setting}: remove it")
+    if "limits" not in backend.features:
+        if used:
+            limit, jobs = next(iter(used.items()))
+            yield output.BAD, _lacks(backend, "limits", f"{jobs[0]} cannot be enqueued with its limit {limit}: leave it out")
+        elif computes(app.registry):
+            yield output.BAD, _lacks(backend, "limits", f"{_computing(app)} computes its limits: leave them out")
+        elif config.limits:
+            yield output.WARN, _lacks(backend, "limits", f"limits.{next(iter(config.limits))} has no effect: remove it")
+    if "flows" not in backend.features and (where := _uses_flows(app)):
+        yield output.WARN, _lacks(backend, "flows", f"what {where} sends is refused: let each job enqueue the next")
+
+
+def _lacks(backend: Backend, feature: str, what: str) -> str:
+    return f"{backend.name}:// does not support {feature}: {what}, or {elsewhere(feature)}"
+
+
+def _computing(app: App) -> str:
+    return next(job.name for job in app.registry if computes([job]))
+
+
+def _uses_flows(app: App) -> str:
+    """Return a name from the modules with jobs that composes jobs, with its module; what other modules use is not known."""
+    from ..flows import Chain, Flow, Group, chain, group  # late: only a backend without flows needs them
+
+    composing = (Flow, Chain, Group, chain, group)
+    modules: dict[str, dict[str, Any]] = {}
+    for job in app.registry:
+        modules.setdefault(job.function.__module__, getattr(job.function, "__globals__", {}))
+    for name in app.config.modules:
+        modules.setdefault(name, vars(sys.modules[name]) if name in sys.modules else {})
+    for module, names in modules.items():
+        for name, value in list(names.items()):
+            if any(value is each for each in composing):
+                return f"{name} of {module}"
+    return ""
+
+
 def problems(app: App) -> Iterator[tuple[str, str]]:
     """Yield the findings about limits and fair topics; none if neither is used."""
     config, used = app.config, uses(app.registry)
-    fair = sorted(name for name in config.topics if is_fair(config, name))
+    fair = any(is_fair(config, name) for name in config.topics)
     for name, topic in config.topics.items():
         if topic.max_per_key is not None and not topic.fair:
             yield output.WARN, f"topics.{name}.max_per_key has no effect: it belongs to fair = true, which is not set"
     if not (used or config.limits or fair or computes(app.registry)):
         return
-    features, name = app.new_backend().features, app.new_backend().name
-    if fair and "fairness" not in features:
-        yield (
-            output.BAD,
-            f"{name}:// does not support fairness (topics.{fair[0]}.fair): remove it, or choose a backend that does: see "
-            '"Backends" in the documentation',
-        )
-    if "limits" not in features:
-        if used:
-            limit, jobs = next(iter(used.items()))
-            yield (
-                output.BAD,
-                f"{name}:// does not support limits: {jobs[0]} cannot be enqueued with its limit {limit}: choose a "
-                'backend that does: see "Backends" in the documentation',
-            )
-        elif config.limits:
-            yield output.WARN, f"{name}:// does not support limits: [limits.{next(iter(config.limits))}] has no effect"
-        return
-    yield from _names(app, used)
-    yield from app.operate(lambda backend: list(_stored(app, backend)))
+    if "limits" in app.new_backend().features:
+        yield from _names(app, used)
+        yield from app.operate(lambda backend: list(_stored(app, backend)))
 
 
 def _names(app: App, used: dict[str, list[str]]) -> Iterator[tuple[str, str]]:
