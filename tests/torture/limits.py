@@ -94,7 +94,7 @@ class LimitedStage(Supervision):
     """Limits in all."""
 
     def producing(self, count: int, batch: int) -> AbstractContextManager[Producing]:
-        return Producing(self.project.app(), self.ledger, count, batch=batch, pause=0.002, make=self._message)
+        return Producing(self.app, self.ledger, count, batch=batch, pause=0.002, make=self._message)
 
     def _message(self, number: int) -> Message:
         return new_message("tasks.work", "default", [SECONDS], {}, limits=self._limits(number // TOGETHER))

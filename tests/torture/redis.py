@@ -17,7 +17,7 @@ from jobs_core.testing.services.redis import RedisServer, cluster, sentinels, ur
 
 from ..support.project import until
 from ..support.proxy import Proxy
-from . import limits
+from . import flows, limits
 from .stage import LEASE, Row, SetUp, Stage
 from .supervised import Supervision
 from .troubles import flap, freeze_worker, in_turn, kill_busy_workers, kill_worker, lose_packets, lose_reply_to, slow_down
@@ -317,6 +317,7 @@ ROWS: dict[str, Row] = {
     "cluster nodes killed": _cluster(*map(kill_node, range(3))),
     "cluster slots moved": _cluster(*map(move_slot, ("jobs:default", "jobs") * 3)),
     "1,000 limits, every process killed": limits.row(supervised),
+    "10,000 flows, every process killed": flows.row(supervised),
 }
 
 EVERYTHING: tuple[Trouble, ...] = (

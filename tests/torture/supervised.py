@@ -63,6 +63,7 @@ class Supervision(Stage):
             project.configure(f"{toml}\npools.default.workers = 2\n{self.job_limits}", backend=f'backend = "{url}"')
             self.machines.append(Machine(project))
         self.project = self.machines[0].project
+        self.app = self.project.app()
         self.ledger = Ledger(directory)
         self.workers = []  # a stage of lone workers has some
         self.deaths: dict[int, float] = {}
@@ -112,22 +113,37 @@ class Supervision(Stage):
         kill(pid)
 
     def under_load(self, share: float = 0.25) -> None:
-        """Wait until a share of the jobs has run."""
-        patiently(lambda: self.ledger.runs() >= share * self.producer.count, self.ledger.runs)
+        """Wait until a share of the jobs has run, or all that were sent."""
+        self.patiently(lambda: self.ledger.runs() >= share * self.producer.count or self._is_over())
 
     def progress(self, jobs: int = 1) -> None:
         before = self.ledger.runs()
-        patiently(lambda: self.ledger.runs() >= min(before + jobs, self.producer.count), self.ledger.runs)
+        self.patiently(lambda: self.ledger.runs() >= before + jobs or self._is_over())
 
     def drain(self, patience: float) -> None:
         """Wait until no job is left in the queue."""
-        app = self.project.app()
-        patiently(
-            lambda: app.operate(_nothing_is_left),
-            self.ledger.runs,
-            patience,
-            lambda: f"{app.operate(lambda backend: backend.counts(['default']))}",
-        )
+        self.patiently(lambda: self.app.operate(_nothing_is_left), patience)
+
+    def _is_over(self) -> bool:
+        return self.producer.sent >= self.producer.count and self.app.operate(_nothing_is_left)
+
+    def tend(self) -> None:
+        """Do what an operator does meanwhile."""
+
+    def patiently(self, condition: Callable[[], bool], patience: float = 120.0) -> None:
+        """Wait until a condition holds; fail once no run has ended for `patience` seconds."""
+        last, since = self.ledger.runs(), time.monotonic()
+        while True:
+            self.tend()
+            with contextlib.suppress(BackendUnavailable):  # the broker may be on its way up
+                if condition():
+                    return
+            if (now := self.ledger.runs()) != last:
+                last, since = now, time.monotonic()
+            if time.monotonic() > since + patience:
+                counts = self.app.operate(lambda backend: backend.counts(["default"]))
+                raise AssertionError(f"no run has ended for {patience:g} s, after {last:,} runs: {counts}")
+            time.sleep(LOOK)
 
     def runs(self) -> list[Run]:
         """Return all runs, in the order of their starts."""
@@ -136,7 +152,7 @@ class Supervision(Stage):
     @contextlib.contextmanager
     def backend(self) -> Iterator[Backend]:
         """Yield a bare connection with an owner of its own."""
-        backend = self.project.app().new_backend()
+        backend = self.app.new_backend()
         backend.open(new_token())
         try:
             yield backend
@@ -147,26 +163,6 @@ class Supervision(Stage):
 def _nothing_is_left(backend: Backend) -> bool:
     counts = backend.counts(["default"])["default"]
     return not (counts.ready or counts.limited or counts.waiting or counts.scheduled or counts.reserved)
-
-
-def patiently(
-    condition: Callable[[], bool],
-    measure: Callable[[], int],
-    patience: float = 120.0,
-    tell: Callable[[], str] = lambda: "nothing runs",
-) -> None:
-    """Wait until a condition holds; fail once nothing has changed for `patience` seconds."""
-    last, since = measure(), time.monotonic()
-    while True:
-        try:
-            if condition():
-                return
-        except BackendUnavailable:  # the broker may be on its way up
-            pass
-        if (now := measure()) != last:
-            last, since = now, time.monotonic()
-        assert time.monotonic() < since + patience, f"{tell()} for {patience:g} s, after {last:,} runs"
-        time.sleep(LOOK)
 
 
 # -- runs ------------------------------------------------------------------------------------------
