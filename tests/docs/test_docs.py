@@ -181,7 +181,9 @@ def test_the_table_of_backends_equals_their_features():
     assert claimed == {name: [name in column.features for column in columns] for name in ALL_FEATURES}
     shown = {"sqlite://": SqliteBackend, "redis://": RedisBackend, "zmq+tcp://": ZeromqBackend}
     for feature, named in HAVING.items():  # errors name those that have it
-        assert named == (tuple(url for url, column in shown.items() if feature in column.features) or ("memory://",)), feature
+        assert named == (tuple(url for url, column in shown.items() if feature in column.features) or ("memory://",)), (
+            f"HAVING in errors.py: {feature}"
+        )
 
 
 def test_no_file_names_a_machine_or_an_index():

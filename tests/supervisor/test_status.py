@@ -67,6 +67,18 @@ def test_looking_does_not_hold_the_lock(project, board):
 # -- all is well ---------------------------------------------------------------------------------
 
 
+def test_jobs_that_a_limit_or_their_flow_holds_back_have_columns_if_there_are_any(project, board):
+    board.backlog.topics = {"email": TopicState(3, limited=1200, members=5)}
+    board.write()
+    with board.held():
+        text = status(project)
+    assert "in the topics: 3 ready, 1,200 limited, 5 waiting, 0 scheduled, 0 reserved, 0 dead\n" in text
+    assert rows(text, "Topics") == [
+        ["topic", "ready", "limited", "waiting", "scheduled", "reserved", "dead", "oldest"],
+        ["email", "3", "1,200", "5", "0", "0", "0"],
+    ]
+
+
 def test_everything_is_shown(project, board):
     busy = board.worker("h-1", done=1234, failed=3)
     ended = run("tasks.send", "email", ago=1)

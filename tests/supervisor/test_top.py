@@ -122,6 +122,16 @@ def test_one_page_for_a_pipe(project, board):
     assert "\x1b" not in done.stdout
 
 
+def test_jobs_that_a_limit_or_their_flow_holds_back_have_columns_if_there_are_any(project, board):
+    board.backlog.topics = {"email": TopicState(3, limited=1200), "default": TopicState(0, members=5)}
+    board.write()
+    with board.held():
+        text = project.here("top", "--once", "--interval", "0.05")
+    assert re.search(r"^topic +ready +limited +waiting +oldest +done/s", text, re.MULTILINE)
+    assert re.search(r"^email +3 +1,200 +0 +0 +0", text, re.MULTILINE)
+    assert re.search(r"^default +0 +0 +5 +0 +0", text, re.MULTILINE)
+
+
 def test_nothing_runs_is_exit_code_3(project):
     done = project.run("top", "--once")
     assert (done.returncode, done.stdout.count("\n")) == (3, 1)

@@ -160,7 +160,7 @@ class FlowLost(BackendError):
 HAVING = {
     "limits": ("sqlite://", "redis://", "zmq+tcp://"),
     "fairness": ("sqlite://", "redis://", "zmq+tcp://"),
-    "flows": ("memory://",),
+    "flows": ("redis://",),
 }
 """Our backends with features that not all have, by the scheme of their URL: those of several processes, if there are any."""
 

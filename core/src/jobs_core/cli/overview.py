@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from msgspec import Struct
 
 from ..events import TopicUnserved
 from ..scoreboard.reader import RunEntry
-from ..scoreboard.state import Board, ChildState, PoolState, SupervisorState, TopicState, WorkerView
+from ..scoreboard.state import Backlog, Board, ChildState, PoolState, SupervisorState, TopicState, WorkerView
 from ..scoreboard.view import TAKING, shown_state, silence, waits_for
 from .formatting import age, are, count, size
 
@@ -107,8 +107,11 @@ class Overview:
         lines = [f"{workers}; {ended['done']:,} done, {failed:,} failed so far"]
         backlog = self.board.backlog
         if backlog:
-            totals = {state: sum(getattr(topic, state) for topic in backlog.topics.values()) for state in _STATES}
-            lines.append("in the topics: " + ", ".join(f"{number:,} {state}" for state, number in totals.items()))
+            totals = [
+                f"{sum(getattr(topic, field) for topic in backlog.topics.values()):,} {state}"
+                for state, field in _columns(backlog).items()
+            ]
+            lines.append(f"in the topics: {', '.join(totals)}")
         return lines
 
     def ended(self) -> Counter[str]:
@@ -279,12 +282,11 @@ class Overview:
             return name not in backlog.alerts and name not in backlog.unserved, -(topic.oldest_age or 0.0), -topic.ready, name
 
         shown, rest = self._cut(sorted(backlog.topics.items(), key=rank))
-        limited = ("limited",) if any(topic.limited for topic in backlog.topics.values()) else ()
-        states = ("ready", *limited, *_STATES[1:])
+        states = _columns(backlog)
         rows = [
             (
                 clip(name, 28),
-                *(f"{getattr(topic, state):,}" for state in states),
+                *(f"{getattr(topic, state):,}" for state in states.values()),
                 "" if topic.oldest_age is None else age(topic.oldest_age),
                 ", ".join(
                     word
@@ -337,7 +339,17 @@ class Overview:
 
 _HELPERS = {"http": "probes and metrics are not served"}
 
-_STATES = ("ready", "scheduled", "reserved", "dead")
+
+def waiting_columns(topics: Collection[TopicState]) -> dict[str, str]:
+    """Return the columns for jobs that a limit or their flow holds back, if there are any, and their fields."""
+    columns = {"limited": "limited", "waiting": "members"}
+    return {column: field for column, field in columns.items() if any(getattr(topic, field) for topic in topics)}
+
+
+def _columns(backlog: Backlog) -> dict[str, str]:
+    """Return the states in which jobs are counted, each with its field."""
+    held = waiting_columns(backlog.topics.values())
+    return {"ready": "ready", **held, "scheduled": "scheduled", "reserved": "reserved", "dead": "dead"}
 
 
 def clip(text: str, width: int) -> str:

@@ -10,7 +10,7 @@ import sys
 import termios
 import time
 import tty
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from ..supervisor import pidfile
 from . import output
 from .common import Context, pass_context
 from .formatting import age, count, rate
-from .overview import Overview, Sheet, clip
+from .overview import Overview, Sheet, clip, waiting_columns
 from .rates import Meter, Rates
 from .status import here
 from .types import Number
@@ -116,20 +116,22 @@ class Page:
         backlog = self._board.backlog
         known = dict(backlog.topics) if backlog else {}
         known |= {name: TopicState() for name in self._rates.topics if name not in known}
-        graph = min(60, max(8, width - 60))
+        held = waiting_columns(known.values())
+        graph = min(60, max(8, width - 60 - 9 * len(held)))
         alerts = backlog.alerts if backlog else []
         ranked = sorted(known.items(), key=lambda each: self._rank(each[0], each[1], alerts))
-        rows = [self._topic(name, topic, graph) for name, topic in ranked[:most]]
+        rows = [self._topic(name, topic, held.values(), graph) for name, topic in ranked[:most]]
         left = len(ranked) - len(rows)
-        columns = ["topic", "ready", "oldest", "done/s", "failed/s", "peak", "last minute".ljust(graph)]
+        columns = ["topic", "ready", *held, "oldest", "done/s", "failed/s", "peak", "last minute".ljust(graph)]
         return Sheet("Topics", columns, rows, f"and {count(left, 'more topic')}" if left > 0 else "")
 
-    def _topic(self, name: str, topic: TopicState, graph: int) -> Sequence[Any]:
+    def _topic(self, name: str, topic: TopicState, held: Collection[str], graph: int) -> Sequence[Any]:
         done, failed = self._rates.topics.get(name, (0.0, 0.0))
         oldest = "" if topic.oldest_age is None else age(topic.oldest_age)
         shown = clip(name, 12) if not topic.paused else clip(name, 10) + " ⏸"
         peak, last_minute = rate(self._meter.peak(name)), self._meter.graph(name, graph)
-        return shown, f"{topic.ready:,}", oldest, rate(done), rate(failed), peak, last_minute
+        counts = [f"{getattr(topic, field):,}" for field in ("ready", *held)]
+        return shown, *counts, oldest, rate(done), rate(failed), peak, last_minute
 
     def _rank(self, name: str, topic: TopicState, alerts: list[str]) -> tuple[bool, float, float, str]:
         return name not in alerts, -(topic.oldest_age or 0.0), -sum(self._rates.topics.get(name, (0.0, 0.0))), name
