@@ -165,6 +165,8 @@ MUTANTS = [
     Mutant("what a member adds comes after its end", "store.py", "        if settlement.followups and outcome in ENDS:\n", "        self.members.proceed(at)\n        if settlement.followups and outcome in ENDS:\n"),
     Mutant("a job adds to the flow of others", "members.py", "if adder is None or adder.flow.part.flow != place.flow:", "if adder is None:"),
     Mutant("a refused addition is lost", "members.py", "            flow.add_dead(node)\n            self._store.make_dead(at, job, str(error))\n", "            self._store.end(at, job, State.UNKNOWN, 0)\n"),
+    Mutant("a stage that has ended does not grow", "flows.py", "            group.end = None  # nothing", "            # nothing"),
+    Mutant("a retried dead letter is delayed again", "members.py", "        job.delay = job.delay if job.node.left else 0.0  # an operator wants it now\n", ""),
     Mutant("a member of a cancelled flow adds", "members.py", "if adder.barred or node.barred:", "if False:"),
     Mutant("ready members start after a cancellation", "store.py", "(barred if job.barred else taken).append(job)", "taken.append(job)"),
     Mutant("a full worker is woken for flows", "backend.py", "(topics and self.store.members.work)", "self.store.members.work"),

@@ -280,6 +280,7 @@ class Flow:
     def _enrol(self, node: Node) -> None:
         for group in node.groups:
             group.left += 1
+            group.end = None  # nothing is after a stage that grows when it had ended: what is added next to it may be
         self.nodes[node.id] = node
         self.total += 1
         self.counts[Phase.WAITING] += 1

@@ -135,6 +135,7 @@ class Members:
         """Let a dead member run or wait again; its job is in no container."""
         assert job.node is not None
         job.state = State.WAITING
+        job.delay = job.delay if job.node.left else 0.0  # an operator wants it now
         job.node.flow.retry(job.node, _Host(self._store, at))
         self._queue(job.node.flow)
 

@@ -108,6 +108,21 @@ class FlowOperators(RigCase):
         assert worker.requeue([second]) == 1
         assert run(rig, worker, 9) == [second]
 
+    def test_a_retried_dead_letter_is_ready_at_once_whatever_its_delay(self, rig: Rig) -> None:
+        if not rig.has(*OPS, "delay"):
+            return
+        flow, worker = FlowRig(rig), rig.worker()
+        first = flow.add()
+        second = flow.add(after(first), delay=1000.0)
+        flow.push()
+        run(rig, worker, 1)
+        assert worker.discard([second], "not wanted") == 1
+        assert worker.requeue([second]) == 1
+        assert flow.state(second) is State.READY
+        run(rig, worker, 1, Outcome.DEAD)
+        assert flow.backend.retry_flow(flow.id) == 1
+        assert run(rig, worker, 9) == [second]
+
     def test_keys_count_waiting_members_as_queued_and_never_replace_a_member(self, rig: Rig) -> None:
         if not rig.has(*OPS, "unique"):
             return

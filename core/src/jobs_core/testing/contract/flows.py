@@ -294,6 +294,19 @@ class FlowCases(RigCase):
         assert run(rig, worker, 9) == [finale]
         assert flow.status().state == "done"
 
+    def test_a_stage_that_grows_after_its_end_ends_again(self, rig: Rig) -> None:
+        if not rig.has("flows"):
+            return
+        flow, worker = FlowRig(rig), rig.worker()
+        flow.add(stage="s", priority=1)
+        flow.add()
+        flow.push()
+        run(rig, worker, 1)
+        grown, joined = flow.job(stage="s"), flow.job(stage("s"))
+        rig.settle(worker, rig.take_one(worker), Outcome.DONE, followups=(grown, joined))
+        assert run(rig, worker, 9) == [grown.id]
+        assert run(rig, worker, 9) == [joined.id]
+
     def test_a_member_of_the_finale_adds_to_the_finale(self, rig: Rig) -> None:
         if not rig.has("flows", "browse"):
             return

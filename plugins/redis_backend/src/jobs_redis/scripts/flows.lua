@@ -693,6 +693,7 @@ flows = function()
     put(flow, node.name, node)
     for _, group in ipairs(groups_of(flow, node)) do
       group.left = group.left + 1
+      group.reported = false -- nothing is after a stage that grows when it had ended: what is added next to it may be
       changed(flow, group)
     end
     s.total, s.w = s.total + 1, s.w + 1
@@ -791,6 +792,7 @@ flows = function()
     if not node then return false end
     waits[job.topic] = waits[job.topic] or {}
     waits[job.topic][id] = place(job.priority, now)
+    if node.left == 0 then job.delay, jobs[id] = 0, job end -- an operator wants it now
     enter(flow, node, 'w')
     look(flow, node)
     touch(flow)
