@@ -20,7 +20,6 @@ from .concurrency import Concurrency
 from .crashes import Crashes
 from .documents import DocumentCases
 from .fairness import Fairness
-from .flow_machine import FlowMachine
 from .flow_operators import FlowOperators
 from .flows import FlowCases
 from .leases import Leases
@@ -32,6 +31,7 @@ from .ordering import Ordering
 from .pushing import Pushing
 from .rig import Rig
 from .settling import Settling
+from .together import Togetherness
 from .trouble import Trouble
 from .uniqueness import Uniqueness
 from .waiting import Waiting
@@ -58,7 +58,7 @@ class BackendContract(
     Crashes,
     Trouble,
     Machine,
-    FlowMachine,
+    Togetherness,
     Completeness,
 ):
     """The contract as a test class: subclass it, add the fixture `backend_url`, and run pytest. See the module's docstring."""
