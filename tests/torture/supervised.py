@@ -114,17 +114,18 @@ class Supervision(Stage):
 
     def under_load(self, share: float = 0.25) -> None:
         """Wait until a share of the jobs has run, or all that were sent."""
-        self.patiently(lambda: self.ledger.runs() >= share * self.producer.count or self._is_over())
+        self.patiently(lambda: self.ledger.runs() >= share * self.producer.count or self.is_over())
 
     def progress(self, jobs: int = 1) -> None:
         before = self.ledger.runs()
-        self.patiently(lambda: self.ledger.runs() >= before + jobs or self._is_over())
+        self.patiently(lambda: self.ledger.runs() >= before + jobs or self.is_over())
 
     def drain(self, patience: float) -> None:
         """Wait until no job is left in the queue."""
         self.patiently(lambda: self.app.operate(_nothing_is_left), patience)
 
-    def _is_over(self) -> bool:
+    def is_over(self) -> bool:
+        """Return whether all jobs have been sent, and none is left."""
         return self.producer.sent >= self.producer.count and self.app.operate(_nothing_is_left)
 
     def tend(self) -> None:
@@ -216,7 +217,7 @@ def _kill_helper(stage: Supervision, name: str) -> None:
     kill(until(pid))
 
 
-def kill_supervisor(stage: Supervision, *, with_workers: bool = False, failpoints: str = "") -> None:
+def kill_supervisor(stage: Supervision, *, with_workers: bool = False) -> None:
     """Kill a supervisor, whose workers then exit, and start the next, as systemd would."""
     machine = stage.next_machine()
     workers = {view.header.pid: view.header.start_ticks for view in machine.supervised.workers()}
@@ -232,7 +233,7 @@ def kill_supervisor(stage: Supervision, *, with_workers: bool = False, failpoint
         if not with_workers:
             stage.deaths |= dict.fromkeys(workers, now)
         time.sleep(0.005)  # between looks at processes that end
-    machine.start(failpoints)
+    machine.start()
 
 
 def kill_machine(stage: Supervision) -> None:
@@ -240,16 +241,26 @@ def kill_machine(stage: Supervision) -> None:
     kill_supervisor(stage, with_workers=True)
 
 
-def restart(stage: Supervision, *, failpoints: str = "") -> None:
+def restart(stage: Supervision) -> None:
     """Stop a supervisor, which finishes its running jobs, and start it again."""
-    machine = stage.next_machine()
+    _restart(stage.next_machine())
+
+
+def _restart(machine: Machine, failpoints: str = "") -> None:
     assert machine.supervised.stop() == 0, machine.supervised.process.output
     machine.start(failpoints)
 
 
 def with_failpoints(points: str) -> Act:
-    """Return the act of starting a supervisor again, each of whose workers dies at these fail points."""
-    return lambda stage: restart(stage, failpoints=points)
+    """Return the act of running a supervisor each of whose workers dies at these fail points, until two have died."""
+
+    def act(stage: Supervision) -> None:
+        machine = stage.next_machine()
+        _restart(machine, points)
+        stage.patiently(lambda: machine.supervised.process.output.count(" died ") >= 2 or stage.is_over())
+        _restart(machine)
+
+    return act
 
 
 def reload(stage: Supervision) -> None:
