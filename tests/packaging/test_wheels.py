@@ -47,7 +47,7 @@ BROKEN = {  # distribution: its module, and the report about it
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Wheels of the core, of some plugins and of the example backend."""
     directory = tmp_path_factory.mktemp("wheels")
-    plugins = [ROOT / "plugins" / name for name in ("redis_backend", "opentelemetry")]
+    plugins = [ROOT / "plugins" / name for name in ("redis_backend", "opentelemetry", "sentry")]
     members = [ROOT / "core", *plugins, ROOT / "examples" / "plugin_file_backend"]
     _pip("wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(directory), *map(str, members))
     return directory
@@ -160,6 +160,14 @@ def test_jobs_opentelemetry_needs_the_api_alone_and_records_nothing_without_an_s
     installed.configure("sqlite:///queue.db")
     with (installed.directory / "jobs.toml").open("a") as file:
         file.write("[plugins.opentelemetry]\n")
+    installed.works()
+
+
+def test_jobs_sentry_works_without_a_dsn(wheels, tmp_path):
+    installed = Installed(tmp_path, wheels, "jobs-core", "jobs-sentry")
+    installed.configure("sqlite:///queue.db")
+    with (installed.directory / "jobs.toml").open("a") as file:
+        file.write("[plugins.sentry]\nmonitors = true\n")
     installed.works()
 
 

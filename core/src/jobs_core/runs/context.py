@@ -12,11 +12,11 @@ from ..backends.base import Outcome, Outgoing
 from ..errors import CheckpointError, JobCancelled
 from ..handle import JobHandle
 from ..job_function import Call, Enqueuer, JobFunction
+from ..message import Message, PackedMessage, decode
 from .run import Run
 from .running import running
 
 if TYPE_CHECKING:
-    from ..message import Message
     from .in_flow import JobFlow
     from .progress import Progress
 
@@ -76,6 +76,17 @@ class JobContext:
     def message(self) -> Message:
         """Return the whole envelope."""
         return self._run.message
+
+    @property
+    def encrypted(self) -> bool:
+        """Return whether the arguments are encrypted in the queue: reports about the job must not show them."""
+        envelope = decode(self._run.delivery.payload, topic=self.topic, default_job=self.name)
+        return isinstance(envelope, PackedMessage) and envelope.body.key is not None
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments as they were sent, plain JSON, by the names of the parameters. For reports: it takes 10 µs."""
+        run = self._run
+        return run.job.arguments.named(run.message.args, run.message.kwargs)
 
     @property
     def cancelled(self) -> bool:
