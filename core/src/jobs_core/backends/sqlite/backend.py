@@ -21,9 +21,10 @@ from ..base import (
     Settlement,
 )
 from ..documents import Guard
+from ..flows import Part
 from ..limits import Limit, Lines
 from . import documents as documents_of
-from . import housekeeping, lines, owners, queue, requests, settling, views
+from . import flows, housekeeping, lines, owners, queue, requests, settling, views
 from .connection import Connection
 from .operators import SqliteOperatorCalls
 from .url import parse_url
@@ -37,7 +38,7 @@ class SqliteBackend(SqliteOperatorCalls, BindsKeys):
 
     name = "sqlite"
     # A file belongs to one application.
-    features = (FEATURES - {"prefix"}) | {"checkpoints", "limits", "fairness", "documents", "guards"}
+    features = (FEATURES - {"prefix"}) | {"checkpoints", "limits", "fairness", "flows", "documents", "guards"}
     wakes_to_cancel = True
 
     def __init__(self, url: str, options: BackendOptions) -> None:
@@ -77,6 +78,18 @@ class SqliteBackend(SqliteOperatorCalls, BindsKeys):
                 return None
             (conflicts,) = requests.push(tx, [requests.Push(messages, request)])
         return conflicts
+
+    def push_part(self, part: Part, messages: Sequence[Outgoing], request: str) -> Mapping[str, str]:
+        with self._connection.transaction() as tx:
+            return flows.push_part(tx, part, messages, request)
+
+    def cancel_flow(self, flow_id: str, *, finale: bool = False) -> bool:
+        with self._connection.transaction() as tx:
+            return flows.cancel_flow(tx, flow_id, finale=finale)
+
+    def retry_flow(self, flow_id: str) -> int:
+        with self._connection.transaction() as tx:
+            return flows.retry_flow(tx, flow_id)
 
     def push_loosely(self, messages: Sequence[Outgoing], request: str) -> Mapping[str, str]:
         with self._connection.transaction() as tx:

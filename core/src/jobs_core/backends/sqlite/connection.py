@@ -26,7 +26,7 @@ from ..limits import Limit
 from .netfs import network_type
 from .wakeup import WakeUp, pipe_of
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 MIGRATIONS: dict[int, tuple[str, ...]] = {
     1: ("CREATE TABLE checkpoint (seq INTEGER PRIMARY KEY, cursor BLOB NOT NULL)",),
     2: (
@@ -36,10 +36,25 @@ MIGRATIONS: dict[int, tuple[str, ...]] = {
         "ALTER TABLE owner ADD COLUMN latest REAL NOT NULL DEFAULT 0",
         "lines.sql",
     ),
+    3: (
+        "ALTER TABLE owner ADD COLUMN latest_before_4 REAL NOT NULL DEFAULT 0",
+        "INSERT INTO meta (key, value) VALUES ('members', -140737488355328)",
+        "flows.sql",
+    ),
 }
 """Statements, and names of scripts, from schema version N to N+1.
 
 They only add, so that processes of the previous release can continue.
+"""
+
+_EXCLUSIONS = {
+    3: ("latest", "excludes", ("last_housekeep",)),
+    4: ("latest_before_4", "excludes_before_4", ("last_housekeep", "last_housekept")),
+}
+"""How processes of releases before a schema are excluded.
+
+The column of `owner` that only later releases set, the column that is added with the constraints, and the keys of `meta` with
+the time of housekeeping that earlier releases write.
 """
 
 _EXCLUDED = "the queue file is used by a later jobs-core: upgrade jobs-core here"
@@ -65,9 +80,11 @@ class Transaction:
         "_connection",
         "_durable",
         "_wakes",
+        "barred",
         "call",
         "db",
         "definitions",
+        "flows",
         "gone",
         "now",
         "options",
@@ -90,6 +107,8 @@ class Transaction:
         self.definitions: dict[str, Limit | None] | None = None  # those that were looked up
         self.passed_over: tuple[str, ...] = ()  # owners whose reserve left a job behind, see `Backend.passed_over`
         self.rested: tuple[str, ...] = ()
+        self.flows: dict[int, bool] = {}  # by number: those that changed → whether nothing is left to run
+        self.barred: list[tuple[int, int]] = []  # tokens (or 0) and numbers of members of cancelled flows that a reserve found
 
     def __enter__(self) -> Transaction:
         self._connection.lock.acquire()
@@ -134,6 +153,11 @@ class Transaction:
         row = self.db.execute(sql, parameters).fetchone()
         return row[0] if row else None
 
+    def numbers(self, count: int, kind: str = "sequence") -> int:
+        """Allot sequence numbers to new jobs, or those of "members" of flows; return the number before the first of them."""
+        sql = "UPDATE meta SET value = value + ? WHERE key = ? RETURNING value"
+        return int(self.first(sql, (count, kind))) - count
+
     @property
     def excludes_older_releases(self) -> bool:
         """Return whether the file has been used in a way that releases without limits do not know."""
@@ -144,19 +168,25 @@ class Transaction:
         """Return whether the file has had a flow, of which releases without flows do not know."""
         return bool(self.first("SELECT value >= 4 FROM meta WHERE key = 'readable_by'"))
 
-    def exclude_older_releases(self) -> None:
-        """Let processes of releases without limits use the file no longer, because it has jobs that they would mishandle.
+    def exclude_older_releases(self, schema: int = 3) -> None:
+        """Let processes of releases before this schema use the file no longer, because it has jobs that they would mishandle.
 
         They check `readable_by` only when they connect. The constraints stop those that are connected: they cannot renew a
         lease, reserve, or keep house, and get an error with the constraint's name; what they hold, they can still settle.
         """
-        if not self.db.execute("UPDATE meta SET value = 3 WHERE key = 'readable_by' AND value < 3").rowcount:
+        sql = "UPDATE meta SET value = :schema WHERE key = 'readable_by' AND value < :schema"
+        if not self.db.execute(sql, {"schema": schema}).rowcount:
             return
-        self.db.execute("UPDATE owner SET latest = lease_until WHERE latest = 0")
-        kept = self.first("SELECT value FROM meta WHERE key = 'last_housekeep'")
-        for table, condition in (("owner", "lease_until <= latest"), ("meta", f"key <> 'last_housekeep' OR value <= {kept!r}")):
-            self.db.execute(f'ALTER TABLE {table} ADD COLUMN excludes INTEGER CONSTRAINT "{_EXCLUDED}" CHECK ({condition})')
-        self.db.execute("INSERT OR REPLACE INTO meta (key, value) SELECT 'owners', count(*) FROM owner")  # see owners.recount
+        latest, column, rounds = _EXCLUSIONS[schema]
+        self.db.execute(f"UPDATE owner SET {latest} = lease_until WHERE {latest} = 0")
+        kept = self.first("SELECT max(value) FROM meta WHERE key LIKE 'last_house%'")
+        these = ", ".join(map(repr, rounds))
+        for table, condition in (
+            ("owner", f"lease_until <= {latest}"),
+            ("meta", f"key NOT IN ({these}) OR value <= {kept!r}"),
+        ):
+            self.db.execute(f'ALTER TABLE {table} ADD COLUMN {column} INTEGER CONSTRAINT "{_EXCLUDED}" CHECK ({condition})')
+        self.db.execute("INSERT OR IGNORE INTO meta (key, value) SELECT 'owners', count(*) FROM owner")  # see owners.recount
 
 
 class Connection:
@@ -302,7 +332,7 @@ class Connection:
         self.take_lock("PRAGMA journal_mode = WAL")
         with Transaction(self) as tx:
             if self._version() == 0:  # unless another process was faster
-                for statement in (*_script("schema.sql"), *_script("lines.sql")):
+                for statement in (*_script("schema.sql"), *_script("lines.sql"), *_script("flows.sql")):
                     tx.db.execute(statement)
 
     def _migrate(self) -> None:

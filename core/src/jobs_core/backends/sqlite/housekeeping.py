@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 from ..base import Housekept
-from . import documents, limits, owners, queue, views
+from . import documents, flows, limits, owners, queue, removal, views
 from .connection import Transaction
 
 MOST_FREE_PAGES = 2000
@@ -23,7 +23,8 @@ def housekeep(tx: Transaction, limit: int) -> Housekept:
     owners.recount(tx)
     limits.forget_idle(tx, limit)
     documents.drop_expired(tx, limit)
-    return Housekept(readied, released, dropped, more=limit in (readied, released, dropped))
+    more = flows.housekeep(tx)
+    return Housekept(readied, released, dropped, more=more or limit in (readied, released, dropped))
 
 
 def _drop_old(tx: Transaction, limit: int) -> int:
@@ -37,10 +38,13 @@ def _drop_old(tx: Transaction, limit: int) -> int:
         "DELETE FROM ended WHERE id IN (SELECT id FROM ended WHERE until <= ? ORDER BY until LIMIT ?)", (tx.now, limit)
     ).rowcount
     for topic in views.topics_of(tx.db, "job", "dead_at IS NOT NULL"):
+        oldest = tx.now - tx.options.retention(topic).dead_keep
         dropped += tx.db.execute(
-            "DELETE FROM job WHERE seq IN (SELECT seq FROM job WHERE topic = ? AND dead_at <= ? ORDER BY dead_at LIMIT ?)",
-            (topic, tx.now - tx.options.retention(topic).dead_keep, limit),
+            "DELETE FROM job WHERE seq IN "
+            f"(SELECT seq FROM job WHERE topic = ? AND dead_at <= ? AND {removal.DISPENSABLE} ORDER BY dead_at LIMIT ?)",
+            (topic, oldest, limit),
         ).rowcount
+        dropped += flows.drop_letters(tx, topic, oldest, limit)
     return dropped
 
 

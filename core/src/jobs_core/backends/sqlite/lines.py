@@ -63,11 +63,23 @@ class Line(NamedTuple):
 # -- jobs --------------------------------------------------------------------------------------------
 
 
+def line_up(tx: Transaction, seqs: Sequence[int]) -> None:
+    """Make jobs ready that are not scheduled: in the plain line, or in the others."""
+    plain = tx.db.execute(
+        "INSERT INTO ready SELECT topic, rank, coalesce(ready_at, pushed_at), seq FROM job "
+        "WHERE seq IN (SELECT value FROM json_each(?)) AND key IS NULL AND coalesce(limits, '[]') = '[]'",
+        (json.dumps(seqs),),
+    ).rowcount
+    if plain < len(seqs):
+        enter(tx, seqs)
+
+
 def enter(tx: Transaction, seqs: Sequence[int]) -> None:
     """Put ready jobs with limits or a key into their lines; those without limits whose topic is not fair are plain."""
     sql = (
         "SELECT topic, rank, coalesce(ready_at, pushed_at), seq, coalesce(key, ''), coalesce(limits, '[]') FROM job "
-        "WHERE seq IN (SELECT value FROM json_each(?)) AND due IS NULL AND (key IS NOT NULL OR limits IS NOT NULL)"
+        "WHERE seq IN (SELECT value FROM json_each(?)) AND due IS NULL "
+        "AND (key IS NOT NULL OR coalesce(limits, '[]') <> '[]')"
     )
     plain: list[tuple[str, int, float, int]] = []
     lines: dict[Kind, list[Place]] = {}

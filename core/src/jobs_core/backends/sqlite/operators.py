@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from ..base import Backend, JobRecord, State
 from ..documents import Document, check
+from ..flows import FlowStatus, MemberStatus
 from ..limits import Limit, LimitState
 from . import documents as documents_of
+from . import flow_views, members, queue, removal, views
 from . import limits as limits_of
 from . import lines as lines_of
-from . import queue, removal, views
 from .connection import Connection, Transaction
 
+T = TypeVar("T")
+
 PURGED_AT_ONCE = 500
+_QUEUED = (State.READY, State.LIMITED, State.SCHEDULED, State.WAITING)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.001, 0.020
 
 
@@ -114,6 +120,14 @@ class SqliteOperatorCalls(Backend):
             return documents_of.delete(tx, kind, name, request, expected)
 
     def fetch_result(self, job_id: str, timeout: float) -> JobRecord | None:
+        def look(db: sqlite3.Connection) -> tuple[bool, JobRecord | None]:
+            record = views.ended(db, job_id, self._connection.options.now())
+            return record is not None, record
+
+        return self._wait_for(look, timeout)
+
+    def _wait_for(self, look: Callable[[sqlite3.Connection], tuple[bool, T | None]], timeout: float) -> T | None:
+        """Look at the tables until they have the answer (True, answer); return None after `timeout` seconds."""
         deadline = time.monotonic() + timeout
         version, pause = -1, _FIRST_PAUSE
         while True:
@@ -121,14 +135,36 @@ class SqliteOperatorCalls(Backend):
                 latest = db.execute("PRAGMA data_version").fetchone()[0]
                 if latest != version:
                     version = latest
-                    record = views.ended(db, job_id, self._connection.options.now())
-                    if record is not None:
-                        return record
+                    found, answer = look(db)
+                    if found:
+                        return answer
             left = deadline - time.monotonic()
             if left <= 0:
                 return None
             time.sleep(min(pause, left))
             pause = min(pause * 1.3, _LONGEST_PAUSE)
+
+    def flow(self, flow_id: str) -> FlowStatus | None:
+        with self._connection.reading() as db:
+            return flow_views.status(db, flow_id, self._connection.options.now())
+
+    def flows(self, most: int, offset: int = 0) -> list[FlowStatus]:
+        with self._connection.reading() as db:
+            return flow_views.listed(db, most, offset, self._connection.options.now())
+
+    def flow_members(self, flow_id: str, most: int, offset: int = 0) -> list[MemberStatus]:
+        with self._connection.snapshot() as db:
+            return flow_views.members(db, flow_id, most, offset, self._connection.options.now())
+
+    def flow_results(self, flow_id: str, job_ids: Sequence[str]) -> list[tuple[str, bytes]]:
+        with self._connection.snapshot() as db:
+            return flow_views.results(db, flow_id, job_ids, self._connection.options.max_message)
+
+    def wait_flow(self, flow_id: str, timeout: float) -> FlowStatus | None:
+        def look(db: sqlite3.Connection) -> tuple[bool, FlowStatus | None]:
+            return flow_views.at_rest(db, flow_id, self._connection.options.now())
+
+        return self._wait_for(look, timeout)
 
 
 def requeue(tx: Transaction, job_id: str) -> int:
@@ -139,21 +175,41 @@ def requeue(tx: Transaction, job_id: str) -> int:
         return 0
     seq, topic, dead_at = row
     if dead_at is not None:
-        forgotten = "dead_at = NULL, reason = NULL, attempt = 0, redeliveries = 0, crashes = 0, deferrals = 0"
-        tx.db.execute(f"UPDATE job SET {forgotten} WHERE seq = ?", (seq,))
+        if seq < 0:
+            return _retry(tx, seq)
+        revive(tx, json.dumps([seq]))
     queue.make_ready(tx, [seq], tx.now)
     tx.wake.add(topic)
+    return 1
+
+
+def revive(tx: Transaction, seqs: str) -> None:
+    """Make dead letters, given as a JSON array of sequence numbers, jobs that have never run."""
+    forgotten = "dead_at = NULL, reason = NULL, attempt = 0, redeliveries = 0, crashes = 0, deferrals = 0"
+    tx.db.execute(f"UPDATE job SET {forgotten} WHERE seq IN ({removal.THESE})", (seqs,))
+
+
+def _retry(tx: Transaction, seq: int) -> int:
+    """Let a dead member run, or wait again if what it waits for has not ended; return 0 if its flow was cancelled."""
+    if not members.can_retry(tx, seq):
+        return 0
+    seqs = json.dumps([seq])
+    revive(tx, seqs)
+    members.retry(tx, seqs)
     return 1
 
 
 def discard(tx: Transaction, job_id: str, reason: str) -> int:
     """Move a ready or scheduled job to the dead letters; return 1, or 0 if there is no such job."""
     record = views.get(tx.db, job_id, tx.now)
-    if record is None or record.state not in (State.READY, State.LIMITED, State.SCHEDULED):
+    if record is None or record.state not in _QUEUED:
         return 0
     seq, errors = tx.db.execute("SELECT seq, errors FROM job WHERE id = ?", (record.id,)).fetchone()
     removal.dequeue(tx, json.dumps([seq]))
     removal.make_dead(tx, seq, reason, errors, 0)
+    if seq < 0:
+        members.end(tx, seq, members.Phase.DEAD, reason=reason)
+        members.proceed(tx)
     return 1
 
 
@@ -162,16 +218,16 @@ def purge_some(tx: Transaction, topic: str, state: State) -> int:
     if state is State.RESERVED:
         return 0
     ids = views.some_ids(tx.db, topic, state, PURGED_AT_ONCE)
-    removal.end_queued(tx, ids, State.UNKNOWN, 0.0)
+    members.leave(tx, removal.end_queued(tx, ids, State.UNKNOWN, 0.0))
     return len(ids)
 
 
 def drop(tx: Transaction, job_ids: Sequence[str]) -> int:
     """Delete dead letters for good; return how many."""
-    return tx.db.execute(
-        "DELETE FROM job WHERE dead_at IS NOT NULL AND id IN (SELECT value FROM json_each(?))",
-        (json.dumps(list(job_ids)),),
-    ).rowcount
+    sql = "DELETE FROM job WHERE dead_at IS NOT NULL AND id IN (SELECT value FROM json_each(?)) RETURNING seq"
+    seqs = [seq for (seq,) in tx.db.execute(sql, (json.dumps(list(job_ids)),)).fetchall()]
+    members.leave(tx, json.dumps(seqs))
+    return len(seqs)
 
 
 def pause(tx: Transaction, topic: str) -> None:
@@ -193,7 +249,7 @@ def cancel(tx: Transaction, job_id: str, *, force: bool = False) -> State:
         if force:
             tx.db.execute("INSERT OR IGNORE INTO meta (key, value) VALUES ('force:' || ?, 1)", (job_id,))
         tx.call += (record.owner,) if record.owner else ()
-    elif record.state in (State.READY, State.LIMITED, State.SCHEDULED):
-        removal.end_queued(tx, [job_id], State.CANCELLED, tx.options.cancelled_ttl)
+    elif record.state in _QUEUED:
+        members.leave(tx, removal.end_queued(tx, [job_id], State.CANCELLED, tx.options.cancelled_ttl))
         return State.CANCELLED
     return record.state

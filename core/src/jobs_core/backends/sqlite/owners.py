@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 
 from ...errors import OwnerLost
 from ..base import Answer, Heartbeat, State
-from . import lines, queue, removal
+from . import lines, members, queue, removal
 from .connection import Transaction, among
 
 _HELD = """
@@ -21,8 +22,8 @@ _COUNT = "UPDATE meta SET value = value + ? WHERE key = 'owners'"
 def register(tx: Transaction, owner: str) -> None:
     """Register an owner, whose lease begins now."""
     _forget(tx, owner)
-    row = (owner, tx.now + tx.options.lease, float("inf"))
-    tx.db.execute("INSERT INTO owner (id, lease_until, latest) VALUES (?, ?, ?)", row)
+    row = (owner, tx.now + tx.options.lease, float("inf"), float("inf"))
+    tx.db.execute("INSERT INTO owner (id, lease_until, latest, latest_before_4) VALUES (?, ?, ?, ?)", row)
     tx.db.execute(_COUNT, (1,))
 
 
@@ -107,6 +108,7 @@ def release(
     cancelled_ids = [job_id for _, job_id, _, _, cancelled, _ in rows if cancelled]
     if cancelled_ids:
         removal.end(tx, cancelled_ids, State.CANCELLED, tx.options.cancelled_ttl)
+        members.leave(tx, json.dumps([seq for seq, _, _, _, cancelled, _ in rows if cancelled]))
     tx.wake.update(topic for _, _, topic, *_ in rows)
     return len(rows)
 
@@ -149,9 +151,11 @@ def begin_grace(tx: Transaction) -> None:
 def _note_housekeeping(tx: Transaction, at: float) -> float:
     """Store the time of housekeeping; return the time before.
 
-    A file that excludes older releases refuses their row, because they would keep house; then another row has the time.
+    A file that excludes older releases refuses the rows that they write, because they would keep house; then another row has
+    the time.
     """
     last = float(tx.first("SELECT value FROM meta WHERE key LIKE 'last_house%' ORDER BY key DESC LIMIT 1"))
-    if not tx.db.execute("UPDATE OR IGNORE meta SET value = ? WHERE key = 'last_housekeep'", (at,)).rowcount:
-        tx.db.execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('last_housekept', ?)", (at,))
+    excluded = "CASE WHEN value < 3 THEN 'last_housekeep' WHEN value < 4 THEN 'last_housekept' ELSE 'last_housekept_4' END"
+    sql = f"INSERT OR REPLACE INTO meta (key, value) SELECT {excluded}, ? FROM meta WHERE key = 'readable_by'"
+    tx.db.execute(sql, (at,))
     return last

@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
+from ...message import UniqueKey
 from ..base import Delivery, Outgoing, State
+from ..flows import SLICE
 from ..limits import Lines
-from . import lines, removal
+from . import joining, lines, members, removal
 from .connection import Transaction
 from .serving import Serving
 
@@ -31,6 +33,7 @@ _ROW = (
     "id, topic, payload, token, attempt, redeliveries, crashes, deferrals, pushed_at, unique_key, coalesce(cursor, key, limits)"
 )
 _RESERVED = "FROM reserved CROSS JOIN job USING (seq) LEFT JOIN checkpoint USING (seq)"
+_EXTRAS = f"SELECT seq, cursor, key, limits, slots {_RESERVED} WHERE token = ?"
 _RESERVED_NOW = f"SELECT {_ROW} {_RESERVED} WHERE token > ? ORDER BY token"
 _DELIVERY = f"SELECT {_ROW} {_RESERVED} WHERE token > ? AND owner = ? AND request = ? ORDER BY token"
 _RESERVE = """
@@ -49,9 +52,12 @@ ready jobs of the rank.
 # -- push --------------------------------------------------------------------------------------------
 
 
-def push(tx: Transaction, batches: Sequence[Sequence[Outgoing]], *, loosely: bool = False) -> list[dict[str, str]]:
-    """Store messages; return, for each batch, the id of each refused message, and of the job that holds its key or id."""
-    seq = _numbers(tx, sum(map(len, batches)))
+def push(tx: Transaction, batches: Sequence[Sequence[Outgoing]], *, loosely: bool = False, by: int = 0) -> list[dict[str, str]]:
+    """Store messages; return, for each batch, the id of each refused message, and of the job that holds its key or id.
+
+    Members of flows are added `by` a member that ends.
+    """
+    seq = tx.numbers(sum(map(len, batches)))
     rows: list[tuple[object, ...]] = []
     others: list[tuple[object, ...]] = []  # with a key or limits
     refused = []
@@ -67,11 +73,14 @@ def push(tx: Transaction, batches: Sequence[Sequence[Outgoing]], *, loosely: boo
                     if message.chosen and message.id not in added:
                         conflicts[message.id] = message.id
                     continue
-                holder = _take_key(tx, message, loosely, together) if message.unique else None
+                holder = take_key(tx, message, loosely, together)
                 if holder:
                     conflicts[message.id] = holder
                     continue
                 added.add(message.id)
+            if message.member is not None:
+                joining.join(tx, message, by)
+                continue
             seq += 1
             due = tx.now + _delay(tx, message) if message.delay > 0 else None
             key = message.unique.key if message.unique else None
@@ -108,12 +117,6 @@ def _insert_plain(tx: Transaction, rows: Sequence[tuple[object, ...]]) -> None:
     tx.db.execute("INSERT INTO ready SELECT topic, rank, pushed_at, seq FROM job WHERE seq >= ? AND due IS NULL", (rows[0][0],))
 
 
-def _numbers(tx: Transaction, count: int) -> int:
-    """Allot `count` sequence numbers to new jobs; return the number before the first of them."""
-    sql = "UPDATE meta SET value = value + ? WHERE key = 'sequence' RETURNING value"
-    return int(tx.first(sql, (count,))) - count
-
-
 def _is_known(tx: Transaction, message: Outgoing) -> bool:
     """Return whether a job of this id is in the queue, or, for a chosen id, whether the record of its end is kept."""
     if tx.first("SELECT EXISTS (SELECT 1 FROM job WHERE id = ?)", (message.id,)):
@@ -122,20 +125,54 @@ def _is_known(tx: Transaction, message: Outgoing) -> bool:
     return message.chosen and bool(tx.first(sql, (message.id, tx.now)))
 
 
-def _take_key(tx: Transaction, message: Outgoing, loosely: bool, together: Collection[str]) -> str | None:
-    """Give the message its unique key, or return the id of the job that holds it.
+def conflicts(tx: Transaction, messages: Sequence[Outgoing]) -> dict[str, str]:
+    """Return, for each message that a push would not add, its id and the id that is in its way."""
+    sql = "SELECT id FROM job WHERE id IN (SELECT value FROM json_each(?))"
+    found = {job_id: job_id for (job_id,) in tx.db.execute(sql, (json.dumps([message.id for message in messages]),))}
+    keys: dict[str, str] = {}
+    for message in messages:
+        if message.id in found:
+            continue
+        if message.chosen and _is_known(tx, message):
+            found[message.id] = message.id
+        elif message.unique:
+            first = keys.setdefault(message.unique.key, message.id)
+            held = _holder(tx, message.unique)
+            in_the_way = first if first != message.id else held[0] if held and not _replaces(tx, message.unique, held) else ""
+            if in_the_way:
+                found[message.id] = in_the_way
+    return found
+
+
+Held: TypeAlias = tuple[str, str, float | None]
+"""The id of the job that holds a key, with the scope and the time of the key."""
+
+
+def _holder(tx: Transaction, unique: UniqueKey) -> Held | None:
+    sql = "SELECT job_id, scope, until FROM unique_key WHERE key = ? AND (until IS NULL OR until > ?)"
+    held: Held | None = tx.db.execute(sql, (unique.key, tx.now)).fetchone()
+    return held
+
+
+def _replaces(tx: Transaction, unique: UniqueKey, held: Held, together: Collection[str] = ()) -> bool:
+    """Return whether a key is taken over from the job that holds it."""
+    takes = held[1].endswith("?") and held[0] not in together
+    return (unique.conflict == "replace" or takes) and _waits(tx, held[0])
+
+
+def take_key(tx: Transaction, message: Outgoing, loosely: bool = False, together: Collection[str] = ()) -> str | None:
+    """Give the message its unique key, if it has one, or return the id of the job that holds it.
 
     A loosely held key is taken over from a waiting job, unless both jobs are pushed together. A limit of the key is kept.
     """
     unique = message.unique
-    assert unique is not None
-    sql = "SELECT job_id, scope, until FROM unique_key WHERE key = ? AND (until IS NULL OR until > ?)"
-    held = tx.db.execute(sql, (unique.key, tx.now)).fetchone()
+    if unique is None:
+        return None
+    held = _holder(tx, unique)
     limit = None
     if held:
-        holder: str = held[0]
-        takes = held[1].endswith("?") and holder not in together
-        if (unique.conflict != "replace" and not takes) or not _waits(tx, holder):
+        holder = held[0]
+        if not _replaces(tx, unique, held, together):
             return holder
         limit = held[2] if held[1].startswith("queued") else None
         removal.end_queued(tx, [holder], State.CANCELLED, tx.options.cancelled_ttl)
@@ -184,8 +221,9 @@ def bind(tx: Transaction, messages: Sequence[Outgoing]) -> dict[str, str]:
 
 
 def _waits(tx: Transaction, job_id: str) -> bool:
-    """Return whether a job is ready or scheduled."""
-    sql = "SELECT dead_at IS NULL AND NOT EXISTS (SELECT 1 FROM reserved WHERE reserved.seq = job.seq) FROM job WHERE id = ?"
+    """Return whether a job is ready or scheduled, and no member of a flow."""
+    reserved = "EXISTS (SELECT 1 FROM reserved WHERE reserved.seq = job.seq)"
+    sql = f"SELECT seq > 0 AND dead_at IS NULL AND NOT {reserved} FROM job WHERE id = ?"
     return bool(tx.first(sql, (job_id,)))
 
 
@@ -216,13 +254,7 @@ def release(tx: Transaction, seqs: Sequence[int], unstarted: Sequence[int] = ())
 
     In a fair topic, the keys of those that were reserved, but not started, are served next.
     """
-    plain = tx.db.execute(
-        "INSERT INTO ready SELECT topic, rank, coalesce(ready_at, pushed_at), seq FROM job "
-        "WHERE seq IN (SELECT value FROM json_each(?)) AND key IS NULL AND limits IS NULL",
-        (json.dumps(seqs),),
-    ).rowcount
-    if plain < len(seqs):
-        lines.enter(tx, seqs)
+    lines.line_up(tx, seqs)
     if unstarted:
         lines.to_front(tx, unstarted)
 
@@ -231,7 +263,8 @@ def set_limits(tx: Transaction, seq: int, named: Sequence[str]) -> None:
     """Give a reserved job other limits."""
     if named:
         tx.exclude_older_releases()
-    tx.db.execute("UPDATE job SET limits = ? WHERE seq = ?", (json.dumps(named) if named else None, seq))
+    limits = json.dumps(named) if named or seq < 0 else None  # of a member of a flow, they are never NULL
+    tx.db.execute("UPDATE job SET limits = ? WHERE seq = ?", (limits, seq))
 
 
 # -- reserve ---------------------------------------------------------------------------------------
@@ -244,6 +277,7 @@ _TOPICS = """
 SELECT topic, NULL, NULL FROM paused
 UNION ALL SELECT topic, fair, max_per_key FROM topic_lines
            WHERE fair OR ready + limited > 0 OR EXISTS (SELECT 1 FROM opening WHERE opening.topic = topic_lines.topic)
+UNION ALL SELECT '', -1, NULL WHERE EXISTS (SELECT 1 FROM flow_work)
 """
 
 
@@ -251,12 +285,37 @@ def reserve(tx: Transaction, requests: Sequence[Reserving], most_bytes: int | No
     """Reserve jobs for one request after the other, each from its topics in order; see `requests.reserve`."""
     topics = list(dict.fromkeys([topic for _, wanted, *_ in requests for topic in wanted]))
     ready_due(tx, topics, max(READY_AT_ONCE, sum([limit for _, _, limit, *_ in requests])))
+    served = tx.db.execute(_TOPICS).fetchall()
+    if served and served[-1][1] == -1:
+        members.proceed(tx)
+        served = tx.db.execute(_TOPICS).fetchall()
+    answers = _reserve_all(tx, requests, served, most_bytes)
+    looks = SLICE
+    while tx.barred and looks > 0:
+        looks -= len(tx.barred)
+        _drop_barred(tx)
+        for n, asked in enumerate(requests):
+            if not answers[n]:
+                (answers[n],) = _reserve_all(tx, [asked], served, most_bytes)
+    if tx.barred:
+        _drop_barred(tx)
+    return answers
+
+
+def _drop_barred(tx: Transaction) -> None:
+    barred, tx.barred = tx.barred, []
+    members.drop_barred(tx, [token for token, _ in barred if token], [seq for token, seq in barred if not token])
+
+
+def _reserve_all(
+    tx: Transaction, requests: Sequence[Reserving], served: Sequence[tuple[str, int | None, int | None]], most_bytes: int | None
+) -> list[list[Delivery]]:
     empty: set[str] = set()
     lined: dict[str, Lines] = {}  # the rules of topics with lines, and of fair ones
-    for topic, fair, max_per_key in tx.db.execute(_TOPICS):
+    for topic, fair, max_per_key in served:
         if fair is None:
             empty.add(topic)
-        else:
+        elif topic:
             lined[topic] = Lines(bool(fair), max_per_key)
     taken = [_reserve(tx, asked, empty, lined) for asked in requests]
     count, last_token = sum([count for count, _ in taken]), max([token for _, token in taken])
@@ -300,10 +359,11 @@ def _reserve(tx: Transaction, asked: Reserving, empty: set[str], lined: Mapping[
 
 
 def reserve_these(tx: Transaction, owner: str, job_ids: Sequence[str], request: str) -> list[Delivery]:
-    """Reserve these jobs in any state except dead."""
+    """Reserve these jobs in any state except dead and waiting."""
     before = tx.first("SELECT max(token) FROM reserved") or 0
     sql = "SELECT seq FROM job WHERE id IN (SELECT value FROM json_each(?)) AND dead_at IS NULL"
-    these = json.dumps([row[0] for row in tx.db.execute(sql, (json.dumps(list(job_ids)),))])
+    found = [row[0] for row in tx.db.execute(sql, (json.dumps(list(job_ids)),)).fetchall()]
+    these = json.dumps([seq for seq in found if seq > 0 or members.may_start(tx, seq)])
     seqs = "SELECT value FROM json_each(?)"
     removal.dequeue(tx, these)
     held = tx.db.execute(f"DELETE FROM reserved WHERE seq IN ({seqs}) RETURNING slots", (these,)).fetchall()
@@ -337,7 +397,8 @@ def _deliveries(
     ]
     if strays:
         _unreserve(tx, strays)
-        gone = {row[3] for row in strays}
+    if strays or tx.barred:
+        gone = {row[3] for row in strays} | {token for token, _ in tx.barred}
         found = [delivery for delivery in found if delivery.token not in gone]
         rows = [row for row in rows if row[3] not in gone]
     keys = [(row[9], row[0]) for row in rows if row[9] is not None]
@@ -350,14 +411,16 @@ def _with_extras(tx: Transaction, row: tuple[Any, ...], strays: list[tuple[Any, 
     """Convert the row of a job with a cursor, a key or limits, which are read apart: columns would cost plain jobs more.
 
     A supervisor of a release without limits may have made a job with limits ready as a plain one, so that it holds no slots.
-    Such strays have to go to their line.
+    Such strays have to go to their line. Members of flows always have limits, perhaps none; those of a cancelled flow are
+    noted in `tx.barred`.
     """
-    cursor, key, named, slots = tx.db.execute(
-        f"SELECT cursor, key, limits, slots {_RESERVED} WHERE token = ?", (row[3],)
-    ).fetchone()
-    if strays is not None and named and slots is None:
+    seq, cursor, key, named, slots = tx.db.execute(_EXTRAS, (row[3],)).fetchone()
+    if strays is not None and slots is None and named not in (None, "[]"):
         strays.append(row)
-    fields = (*row[:9], tx.now, key or "", tuple(json.loads(named or "[]")), cursor or b"")
+    flow_id, barred, inputs = members.delivered(tx, seq) if seq < 0 else ("", False, ())
+    if barred:
+        tx.barred.append((row[3], seq))
+    fields = (*row[:9], tx.now, key or "", tuple(json.loads(named or "[]")), cursor or b"", flow_id, inputs)
     return Delivery(*fields)
 
 

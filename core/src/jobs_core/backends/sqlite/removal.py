@@ -10,17 +10,22 @@ from . import lines
 from .connection import Transaction
 
 THESE = "SELECT value FROM json_each(?)"
+DISPENSABLE = "(seq > 0 OR NOT EXISTS (SELECT 1 FROM flow_member WHERE flow_member.seq = job.seq AND phase < 5))"
+"""A condition for dead letters that no flow waits for, or is about to."""
+
 _MARKS = """
 SELECT EXISTS (SELECT 1 FROM unique_key WHERE scope <> 'time'), EXISTS (SELECT 1 FROM cancel),
        EXISTS (SELECT 1 FROM checkpoint)
 """
 
 
-def end_queued(tx: Transaction, job_ids: Sequence[str], state: State, ttl: float) -> None:
-    """Remove ready, scheduled or dead jobs; see `end`."""
+def end_queued(tx: Transaction, job_ids: Sequence[str], state: State, ttl: float) -> str:
+    """Remove ready, scheduled, waiting or dead jobs; see `end`. Return their sequence numbers as a JSON array."""
     sql = f"SELECT json_group_array(seq) FROM job WHERE id IN ({THESE})"
-    dequeue(tx, tx.first(sql, (json.dumps(list(job_ids)),)))
+    seqs: str = tx.first(sql, (json.dumps(list(job_ids)),))
+    dequeue(tx, seqs)
     end(tx, job_ids, state, ttl)
+    return seqs
 
 
 def dequeue(tx: Transaction, seqs: str) -> None:
@@ -45,15 +50,28 @@ def end(tx: Transaction, job_ids: Sequence[str], state: State, ttl: float, resul
     tx.db.execute(f"DELETE FROM job WHERE id IN ({THESE})", (these,))
 
 
+def cancel(tx: Transaction, seqs: str, reason: str) -> None:
+    """Remove jobs, given as a JSON array of sequence numbers, and keep a record that they were cancelled."""
+    row = (State.CANCELLED.value, tx.now, tx.now + tx.options.cancelled_ttl, reason, seqs)
+    tx.db.execute(f"INSERT OR REPLACE INTO ended SELECT id, topic, ?, ?, ?, ? FROM job WHERE seq IN ({THESE})", row)
+    delete(tx, seqs)
+
+
+def delete(tx: Transaction, seqs: str) -> None:
+    """Remove jobs, given as a JSON array of sequence numbers, without a record."""
+    forget_marks(tx, THESE, seqs)
+    tx.db.execute(f"DELETE FROM job WHERE seq IN ({THESE})", (seqs,))
+
+
 def make_dead(tx: Transaction, seq: int, reason: str, errors: bytes | None, counted: int) -> None:
-    """Move a job to the dead letters; drop the oldest ones beyond the limit."""
+    """Move a job to the dead letters; drop the oldest ones beyond the limit, except for those that flows need."""
     forget_marks(tx, THESE, json.dumps([seq]), keep_cursor=True)
     topic = tx.first(
         "UPDATE job SET dead_at = ?, due = NULL, reason = ?, errors = ?, attempt = attempt + ? WHERE seq = ? RETURNING topic",
         (tx.now, reason, errors, counted, seq),
     )
     tx.db.execute(
-        "DELETE FROM job WHERE seq IN (SELECT seq FROM job WHERE topic = ? AND dead_at IS NOT NULL "
+        f"DELETE FROM job WHERE seq IN (SELECT seq FROM job WHERE topic = ? AND dead_at IS NOT NULL AND {DISPENSABLE} "
         "ORDER BY dead_at DESC, seq DESC LIMIT 100 OFFSET ?)",
         (topic, tx.options.retention(topic).dead_max),
     )

@@ -1,21 +1,23 @@
--- The SQLite store, schema version 3. A job has a row in `job` from its push to its end; its state follows from this row
+-- The SQLite store, schema version 4. A job has a row in `job` from its push to its end; its state follows from this row
 -- and from other tables:
 --
 --   ready       a row in `ready`                     reserved    a row in `reserved`
 --   scheduled   `due` is set                         dead        `dead_at` is set
+--   waiting     a row in `flow_member` with its phase
 --   done with a result, or cancelled: no row in `job`, one in `ended`
 --
 -- Push, reserve and settle use only job, ready and reserved: push inserts into job and ready, reserve moves rows from
 -- ready to reserved without changing job, and settle deletes from reserved and job. Times are Unix seconds of this host.
 
-CREATE TABLE meta (             -- sequence: last number used; last_housekeep: its time; readable_by: oldest schema that may write
+CREATE TABLE meta (             -- sequence, members: last number used; last_house...: time of housekeeping; readable_by: oldest
+                                -- schema that may write
     key   TEXT PRIMARY KEY,
     value NUMERIC NOT NULL
 ) WITHOUT ROWID;
-INSERT INTO meta VALUES ('sequence', 0), ('last_housekeep', 0), ('readable_by', 1);
+INSERT INTO meta VALUES ('sequence', 0), ('members', -140737488355328), ('last_housekeep', 0), ('readable_by', 1);
 
 CREATE TABLE job (
-    seq          INTEGER PRIMARY KEY,           -- order of arrival, from meta.sequence, never reused
+    seq          INTEGER PRIMARY KEY,           -- order of arrival, never reused; negative for members of flows
     id           TEXT    NOT NULL UNIQUE,
     topic        TEXT    NOT NULL,
     rank         INTEGER NOT NULL,              -- minus the priority: ascending order is the order of service
@@ -32,7 +34,7 @@ CREATE TABLE job (
     errors       BLOB,                          -- a JSON array of the newest errors
     payload      BLOB    NOT NULL,              -- the message, byte for byte
     key          TEXT,                          -- in a fair topic, keys take turns
-    limits       TEXT                           -- a JSON array of the limits that it names
+    limits       TEXT                           -- a JSON array of the limits that it names; never NULL for members of flows
 );
 CREATE INDEX job_scheduled ON job (topic, due) WHERE due IS NOT NULL;
 CREATE INDEX job_dead ON job (topic, dead_at) WHERE dead_at IS NOT NULL;
@@ -60,7 +62,8 @@ CREATE TABLE owner (
     reserve_request TEXT NOT NULL DEFAULT '',   -- the last requests, to recognise a repeated one
     settle_request  TEXT NOT NULL DEFAULT '',
     settle_answers  BLOB,
-    latest          REAL NOT NULL DEFAULT 0     -- infinite, except for owners of releases without limits: see connection.py
+    latest          REAL NOT NULL DEFAULT 0,    -- infinite, except for owners of releases without limits: see connection.py
+    latest_before_4 REAL NOT NULL DEFAULT 0     -- likewise, except for owners of releases without flows
 ) WITHOUT ROWID;
 
 CREATE TABLE cancel (           -- reserved jobs that are to be cancelled
@@ -78,7 +81,7 @@ CREATE TABLE ended (            -- results, and records of cancelled jobs
     state  TEXT NOT NULL,
     at     REAL NOT NULL,
     until  REAL NOT NULL,
-    result BLOB
+    result BLOB                                 -- of a cancelled member of a flow: why
 ) WITHOUT ROWID;
 CREATE INDEX ended_until ON ended (until);
 
@@ -100,4 +103,4 @@ CREATE TABLE paused (
     topic TEXT PRIMARY KEY
 ) WITHOUT ROWID;
 
-PRAGMA user_version = 3;
+PRAGMA user_version = 4;

@@ -6,7 +6,7 @@ import json
 from typing import TypeAlias
 
 from ..limits import LOOKED_AT, Lines, key_limit
-from . import limits, lines
+from . import limits, lines, members
 from .connection import Transaction
 from .lines import Line, Place
 
@@ -120,7 +120,14 @@ class Serving:
         return taken
 
     def _reserve(self, seq: int, counted: list[str]) -> int:
-        """Reserve a job and count it; return 0 if it is gone, because a process of an older release has removed it."""
+        """Reserve a job and count it; return 0 if it is gone, because a process of an older release has removed it.
+
+        A member of a cancelled flow is not reserved, and removed later.
+        """
+        if seq < 0 and members.is_barred(self._tx, seq):
+            self._looks -= 1
+            self._tx.barred.append((0, seq))
+            return 0
         prices = limits.prices(self._tx, counted)
         cursor = self._tx.db.execute(_RESERVE_ONE, (*self._reservation, json.dumps(prices), seq))
         if not cursor.rowcount:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 
 from ..base import ENDS, Answer, Checkpoint, Outcome, Settlement, State
-from . import lines, queue, removal
+from . import lines, members, queue, removal
 from .connection import Transaction
 
 _AMONG = f"IN ({removal.THESE})"
@@ -14,6 +14,7 @@ _HELD = """
 SELECT seq, id, topic, errors, EXISTS (SELECT 1 FROM cancel WHERE cancel.seq = job.seq), slots
   FROM reserved JOIN job USING (seq) WHERE token = ? AND owner = ?
 """
+_FINAL = ENDS | {Outcome.CANCELLED}
 _STORE = "INSERT OR REPLACE INTO checkpoint (seq, cursor) VALUES (?, ?)"
 
 
@@ -37,6 +38,8 @@ def settle(tx: Transaction, settles: Sequence[tuple[str, Sequence[Settlement]]])
         else:
             done = frozenset(tokens) if gone else frozenset()
             answers.append([Answer.SETTLED if s.token in done else _settle_one(tx, owner, s) for s in settlements])
+    if tx.flows:
+        members.proceed(tx)
     return answers
 
 
@@ -49,10 +52,12 @@ def _delete_done(tx: Transaction, plain: Sequence[tuple[str, list[int | str]]]) 
     if len(tokens) < 2:
         return [False] * len(plain)
     these = json.dumps(tokens)
-    whole, holds = _are_theirs(tx, plain, these)
+    whole, holds, joined = _are_theirs(tx, plain, these)
     if not all(whole):
         these = json.dumps([token for (_, batch), ours in zip(plain, whole, strict=True) if ours for token in batch])
     seqs = f"SELECT seq FROM reserved WHERE token {_AMONG}"
+    if joined:
+        joined = tx.first(f"SELECT json_group_array(seq) FROM ({seqs} AND seq < 0)", (these,))
     removal.forget_marks(tx, seqs, these)
     tx.db.execute(f"DELETE FROM job WHERE seq IN ({seqs})", (these,))
     if holds:
@@ -60,24 +65,27 @@ def _delete_done(tx: Transaction, plain: Sequence[tuple[str, list[int | str]]]) 
         lines.free(tx, [slots for (slots,) in held])
     else:
         tx.db.execute(f"DELETE FROM reserved WHERE token {_AMONG}", (these,))
+    if joined:
+        members.enter(tx, joined, members.Phase.DONE)
     return whole
 
 
-def _are_theirs(tx: Transaction, plain: Sequence[tuple[str, list[int | str]]], these: str) -> tuple[list[bool], bool]:
-    """Return, for each batch, whether all its tokens are reservations of its owner, without repetitions; and if any has slots.
+def _are_theirs(
+    tx: Transaction, plain: Sequence[tuple[str, list[int | str]]], these: str
+) -> tuple[list[bool], bool, str | bool]:
+    """Return, for each batch, whether all its tokens are reservations of its owner, without repetitions.
 
-    `these` is a JSON array of all tokens.
+    And whether any has slots, and whether any is of a member of a flow. `these` is a JSON array of all tokens.
     """
     if len(plain) == 1:
         owner, tokens = plain[0]
-        sql = f"SELECT count(*), count(slots) FROM reserved WHERE owner = ? AND token {_AMONG}"
-        count, holds = tx.db.execute(sql, (owner, these)).fetchone()
-        return [count == len(tokens)], bool(holds)
-    rows = tx.db.execute(f"SELECT token, owner, slots FROM reserved WHERE token {_AMONG}", (these,)).fetchall()
-    held: dict[int | str, str] = {token: owner for token, owner, _ in rows}
-    return [[held.pop(token, None) for token in tokens].count(owner) == len(tokens) for owner, tokens in plain], any(
-        slots is not None for _, _, slots in rows
-    )
+        sql = f"SELECT count(*), count(slots), min(seq) FROM reserved WHERE owner = ? AND token {_AMONG}"
+        count, holds, lowest = tx.db.execute(sql, (owner, these)).fetchone()
+        return [count == len(tokens)], bool(holds), count > 0 and lowest < 0
+    rows = tx.db.execute(f"SELECT token, owner, slots, seq FROM reserved WHERE token {_AMONG}", (these,)).fetchall()
+    held: dict[int | str, str] = {row[0]: row[1] for row in rows}
+    whole = [[held.pop(token, None) for token in tokens].count(owner) == len(tokens) for owner, tokens in plain]
+    return whole, any(row[2] is not None for row in rows), any(row[3] < 0 for row in rows)
 
 
 def _settle_one(tx: Transaction, owner: str, settlement: Settlement) -> Answer:
@@ -86,28 +94,38 @@ def _settle_one(tx: Transaction, owner: str, settlement: Settlement) -> Answer:
         return Answer.STALE
     seq, job_id, topic, errors, cancelled, slots = row
     tx.db.execute("DELETE FROM reserved WHERE token = ?", (settlement.token,))
-    outcome = settlement.outcome
     if slots is not None:
         lines.free(tx, [slots], tokens=not settlement.ran)
     if settlement.close_limits:
         lines.close(tx, settlement.close_limits)
     if settlement.cursor is not None:
         tx.db.execute(_STORE, (seq, settlement.cursor))
-    if outcome is Outcome.DONE:
-        removal.end(tx, [job_id], State.DONE, settlement.result_ttl, settlement.result)
-    elif outcome is Outcome.CANCELLED:
-        removal.end(tx, [job_id], State.CANCELLED, settlement.result_ttl)
-    elif outcome in (Outcome.DEAD, Outcome.EXPIRED):
-        counted = int(settlement.counts and outcome is Outcome.DEAD)
-        removal.make_dead(tx, seq, settlement.reason or outcome.value, removal.note(errors, settlement.error), counted)
-    elif cancelled:
-        removal.end(tx, [job_id], State.CANCELLED, tx.options.cancelled_ttl)
+    if settlement.outcome in _FINAL or cancelled:
+        _end(tx, seq, job_id, errors, settlement)
     else:
         _queue_again(tx, seq, errors, settlement)
         tx.wake.add(topic)
-    if settlement.followups and outcome in ENDS:
-        queue.push(tx, [settlement.followups])
     return Answer.SETTLED
+
+
+def _end(tx: Transaction, seq: int, job_id: str, errors: bytes | None, settlement: Settlement) -> None:
+    """End a job with its follow-ups. What a member of a flow adds counts before its end does."""
+    outcome, reason, phase = settlement.outcome, "", members.Phase.GONE
+    if outcome is Outcome.DONE:
+        removal.end(tx, [job_id], State.DONE, settlement.result_ttl, settlement.result)
+        phase = members.Phase.DONE
+    elif outcome in (Outcome.DEAD, Outcome.EXPIRED):
+        counted = int(settlement.counts and outcome is Outcome.DEAD)
+        reason, phase = settlement.reason or outcome.value, members.Phase.DEAD
+        removal.make_dead(tx, seq, reason, removal.note(errors, settlement.error), counted)
+    else:
+        ttl = settlement.result_ttl if outcome is Outcome.CANCELLED else tx.options.cancelled_ttl
+        removal.end(tx, [job_id], State.CANCELLED, ttl)
+    if settlement.followups and outcome in ENDS:
+        queue.push(tx, [settlement.followups], by=seq)
+    if seq < 0:
+        result = settlement.result if outcome is Outcome.DONE else None
+        members.end(tx, seq, phase, reason=reason, result=result)
 
 
 def checkpoint(tx: Transaction, owner: str, checkpoints: Sequence[Checkpoint]) -> None:

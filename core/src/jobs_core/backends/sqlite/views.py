@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..base import Counts, JobRecord, State
+from . import places
+from .members import Phase
 
 _RECORD = """
-SELECT job.id, job.topic, payload, -job.rank, attempt, redeliveries, crashes, deferrals, pushed_at, due, dead_at, reason,
+SELECT job.id, job.topic, payload, -job.rank, attempt, redeliveries, crashes, deferrals, pushed_at, due, dead_at, job.reason,
        errors, ready.since, reserved.owner, reserved.at, cancel.seq, cursor, job.key, job.limits, lined.since, line.filed_under,
-       job.seq
+       phase, job.seq
   FROM job
   LEFT JOIN ready ON ready.topic = job.topic AND ready.rank = job.rank
         AND ready.since = coalesce(job.ready_at, job.pushed_at) AND ready.seq = job.seq
@@ -21,6 +23,7 @@ SELECT job.id, job.topic, payload, -job.rank, attempt, redeliveries, crashes, de
   LEFT JOIN checkpoint ON checkpoint.seq = job.seq
   LEFT JOIN lined ON lined.seq = job.seq
   LEFT JOIN line ON line.id = lined.line
+  LEFT JOIN flow_member ON flow_member.seq = job.seq
 """
 _BROWSE = {
     State.READY: """
@@ -31,6 +34,7 @@ _BROWSE = {
         SELECT seq FROM line JOIN lined ON line = line.id WHERE topic = :topic AND filed_under IS NOT NULL
          ORDER BY since, seq""",
     State.SCHEDULED: "SELECT seq FROM job WHERE topic = :topic AND due IS NOT NULL ORDER BY due, seq",
+    State.WAITING: "SELECT seq FROM flow_member WHERE topic = :topic AND phase < 2 ORDER BY seq",
     State.RESERVED: "SELECT seq FROM reserved JOIN job USING (seq) WHERE job.topic = :topic ORDER BY token",
     State.DEAD: "SELECT seq FROM job WHERE topic = :topic AND dead_at IS NOT NULL ORDER BY dead_at DESC, seq DESC",
 }
@@ -40,7 +44,7 @@ _READY_IN_ANY_ORDER = (
 )
 _LOOK = """
 SELECT EXISTS (SELECT 1 FROM ready WHERE topic = :topic), (SELECT min(due) FROM job WHERE topic = :topic AND due IS NOT NULL),
-       EXISTS (SELECT 1 FROM topic_lines WHERE topic = :topic)
+       EXISTS (SELECT 1 FROM topic_lines WHERE topic = :topic), EXISTS (SELECT 1 FROM flow_work)
  WHERE NOT EXISTS (SELECT 1 FROM paused WHERE topic = :topic)
 """
 _LOOK_AT_LINES = """
@@ -56,7 +60,8 @@ SELECT count(*), min(since),
        (SELECT count(*) FROM job WHERE topic = :topic AND due > :now),
        (SELECT count(*) FROM job WHERE topic = :topic AND dead_at IS NOT NULL),
        (SELECT ready FROM topic_lines WHERE topic = :topic), (SELECT limited FROM topic_lines WHERE topic = :topic),
-       (SELECT min(head_since) FROM line WHERE topic = :topic AND filed_under IS NULL)
+       (SELECT min(head_since) FROM line WHERE topic = :topic AND filed_under IS NULL),
+       (SELECT count(*) FROM flow_member WHERE topic = :topic AND phase < 2)
   FROM ready WHERE topic = :topic
 """
 
@@ -68,13 +73,13 @@ def look(db: sqlite3.Connection, topics: Sequence[str], now: float) -> tuple[boo
         row = db.execute(_LOOK, {"topic": topic}).fetchone()
         if row is None:
             continue
-        ready, due, lined = row
+        ready, due, lined, work = row
         if lined:
             open_line, opens_at, plain_limited = db.execute(_LOOK_AT_LINES, {"topic": topic}).fetchone()
             ready = open_line or (ready and not plain_limited)
             if opens_at is not None:
                 next_due = min(opens_at, next_due)
-        if ready:
+        if ready or work:
             return True, 0.0
         if due is not None:
             next_due = min(due, next_due)
@@ -86,12 +91,13 @@ def counts(db: sqlite3.Connection, topics: Sequence[str], now: float) -> dict[st
     reserved = dict(db.execute("SELECT topic, count(*) FROM reserved JOIN job USING (seq) GROUP BY topic").fetchall())
     found = {}
     for topic in topics:
-        ready, since, due, due_since, later, dead, lined, limited, head = db.execute(
+        ready, since, due, due_since, later, dead, lined, limited, head, waiting = db.execute(
             _COUNT, {"topic": topic, "now": now}
         ).fetchone()
         oldest = min((time for time in (since, due_since, head) if time is not None), default=None)
         age = None if oldest is None else max(0.0, now - oldest)
-        found[topic] = Counts(ready + due + (lined or 0), later, reserved.get(topic, 0), dead, age, limited or 0)
+        total = ready + due + (lined or 0)
+        found[topic] = Counts(total, later, reserved.get(topic, 0), dead, age, limited or 0, waiting)
     return found
 
 
@@ -99,6 +105,7 @@ def topics(db: sqlite3.Connection) -> list[str]:
     """Return every topic that holds jobs or is paused, sorted."""
     reserved = [row[0] for row in db.execute("SELECT DISTINCT topic FROM reserved JOIN job USING (seq)")]
     waiting = [*topics_of(db, "ready"), *topics_of(db, "line"), *topics_of(db, "job", "due IS NOT NULL")]
+    waiting += topics_of(db, "flow_member", "phase < 2")
     return sorted({*waiting, *topics_of(db, "job", "dead_at IS NOT NULL"), *paused(db), *reserved})
 
 
@@ -132,11 +139,14 @@ def get(db: sqlite3.Connection, job_id: str, now: float) -> JobRecord | None:
     """Return everything known about a job; None if it is unknown."""
     row = db.execute(f"{_RECORD} WHERE job.id = ?", (job_id,)).fetchone()
     if row:
-        return _record(row, now)
+        return _record(db, row, now)
     row = db.execute("SELECT id, topic, state, at, result FROM ended WHERE id = ? AND until > ?", (job_id, now)).fetchone()
     if row is None:
         return None
-    return JobRecord(row[0], row[1], State(row[2]), since=row[3], result=row[4], broker_now=now)
+    job_id, topic, state, since, result = row
+    if state == State.CANCELLED.value:
+        return JobRecord(job_id, topic, State.CANCELLED, since=since, reason=result or "", broker_now=now)
+    return JobRecord(job_id, topic, State(state), since=since, result=result, broker_now=now)
 
 
 def find_ids(db: sqlite3.Connection, prefix: str, limit: int, now: float) -> list[str]:
@@ -167,7 +177,7 @@ def browse(db: sqlite3.Connection, topic: str, state: State, limit: int, offset:
     seqs = [row[-1] for row in db.execute(f"{sql} LIMIT :limit OFFSET :offset", facts)]
     rows = db.execute(f"{_RECORD} WHERE job.seq IN (SELECT value FROM json_each(?))", (json.dumps(seqs),)).fetchall()
     place = {seq: n for n, seq in enumerate(seqs)}
-    return [_record(row, now) for row in sorted(rows, key=lambda row: place[row[-1]])]
+    return [_record(db, row, now) for row in sorted(rows, key=lambda row: place[row[-1]])]
 
 
 def some_ids(db: sqlite3.Connection, topic: str, state: State, limit: int) -> list[str]:
@@ -179,21 +189,33 @@ def some_ids(db: sqlite3.Connection, topic: str, state: State, limit: int) -> li
     return [job_id for (job_id,) in db.execute(sql, (json.dumps(seqs),))]
 
 
-def _record(row: tuple[Any, ...], now: float) -> JobRecord:
-    (job_id, topic, payload, priority, attempt, redeliveries, crashes, deferrals, pushed_at, due, dead_at, reason, errors,
-     ready_since, owner, reserved_at, cancel, cursor, key, limits, lined_since, filed_under, _) = row  # fmt: skip
+def states(db: sqlite3.Connection, seqs: Sequence[int], now: float) -> dict[int, State]:
+    """Return the states of jobs by sequence number."""
+    rows = db.execute(f"{_RECORD} WHERE job.seq IN (SELECT value FROM json_each(?))", (json.dumps(seqs),))
+    return {row[-1]: _state(row, now)[0] for row in rows}
+
+
+def _state(row: tuple[Any, ...], now: float) -> tuple[State, float | None]:
+    """Return the state of a job, and since when it is in it."""
+    due, dead_at, since, owner, reserved_at, lined_since, filed_under, phase = (row[n] for n in (9, 10, 13, 14, 15, 20, 21, 22))
     if dead_at is not None:
-        state, since = State.DEAD, dead_at
-    elif due is not None and due > now:
-        state, since = State.SCHEDULED, None
-    elif due is not None:
-        state, since = State.READY, due
-    elif owner is not None:
-        state, since = State.RESERVED, reserved_at
-    elif lined_since is not None:
-        state, since = State.LIMITED if filed_under is not None else State.READY, lined_since
-    else:
-        state, since = State.READY, ready_since
+        return State.DEAD, dead_at
+    if due is not None:
+        return (State.SCHEDULED, None) if due > now else (State.READY, due)
+    if owner is not None:
+        return State.RESERVED, reserved_at
+    if lined_since is not None:
+        return State.LIMITED if filed_under is not None else State.READY, lined_since
+    if phase is not None and phase < Phase.ACTIVE:
+        return State.WAITING, row[8]
+    return State.READY, since
+
+
+def _record(db: sqlite3.Connection, row: tuple[Any, ...], now: float) -> JobRecord:
+    (job_id, topic, payload, priority, attempt, redeliveries, crashes, deferrals, pushed_at, due, _, reason, errors,
+     _, owner, _, cancel, cursor, key, limits, _, filed_under, _, seq) = row  # fmt: skip
+    state, since = _state(row, now)
+    member = places.place_of(db, seq) if seq < 0 else None
     return JobRecord(
         id=job_id,
         topic=topic,
@@ -216,4 +238,6 @@ def _record(row: tuple[Any, ...], now: float) -> JobRecord:
         key=key or "",
         limits=tuple(json.loads(limits)) if limits else (),
         blocked_by=filed_under or "",
+        member=member,
+        waiting_for=places.waiting_for(db, member) if member and state is State.WAITING else (),
     )
