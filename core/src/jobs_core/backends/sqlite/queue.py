@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 from ...message import UniqueKey
 from ..base import Delivery, Outgoing, State
-from ..flows import SLICE
+from ..flows import SLICE, misplaced
 from ..limits import Lines
 from . import joining, lines, members, removal
 from .connection import Transaction
@@ -55,7 +55,7 @@ ready jobs of the rank.
 def push(tx: Transaction, batches: Sequence[Sequence[Outgoing]], *, loosely: bool = False, by: int = 0) -> list[dict[str, str]]:
     """Store messages; return, for each batch, the id of each refused message, and of the job that holds its key or id.
 
-    Members of flows are added `by` a member that ends.
+    Members of flows are added `by` a job that ends, given by its number; a push that is no end refuses them.
     """
     seq = tx.numbers(sum(map(len, batches)))
     rows: list[tuple[object, ...]] = []
@@ -79,6 +79,8 @@ def push(tx: Transaction, batches: Sequence[Sequence[Outgoing]], *, loosely: boo
                     continue
                 added.add(message.id)
             if message.member is not None:
+                if by is None:
+                    raise misplaced(message.id, message.member)
                 joining.join(tx, message, by)
                 continue
             seq += 1
