@@ -10,6 +10,7 @@ from jobs_core.app import set_current_app
 from jobs_core.backends.base import Answer, Outcome, Settlement
 from jobs_core.backends.flows import After, FlowStatus, MemberStatus
 from jobs_core.backends.memory import MemoryBackend, forget
+from jobs_core.backends.sqlite import SqliteBackend
 from jobs_core.cli.exits import Exit
 from jobs_core.cli.flow_tree import MOST_BESIDE, held_up, tree
 from jobs_core.ids import new_token
@@ -161,7 +162,8 @@ def test_list_show_and_topics_know_waiting_jobs(shop, project):
     assert project.here("purge", "default", "--yes").endswith("6 jobs deleted\n")
 
 
-def test_backends_without_flows_say_so(project):
+def test_backends_without_flows_say_so(project, monkeypatch):
+    monkeypatch.setattr(SqliteBackend, "features", SqliteBackend.features - {"flows"})
     for line in (["flows"], ["flow", "show", "0198"], ["list", "default", "--state", "waiting"]):
         assert "does not support flows" in project.here(*line, code=Exit.FAILED)
 
