@@ -7,7 +7,7 @@ import pytest
 
 from jobs_core import App, Flow, ended, group
 from jobs_core.app import set_current_app
-from jobs_core.backends.base import Answer, Outcome, Settlement
+from jobs_core.backends.base import Answer, Operable, Outcome, Settlement
 from jobs_core.backends.flows import After, FlowStatus, MemberStatus
 from jobs_core.backends.memory import MemoryBackend, forget
 from jobs_core.backends.sqlite import SqliteBackend
@@ -164,6 +164,8 @@ def test_list_show_and_topics_know_waiting_jobs(shop, project):
 
 def test_backends_without_flows_say_so(project, monkeypatch):
     monkeypatch.setattr(SqliteBackend, "features", SqliteBackend.features - {"flows"})
+    for call in ("flow", "flows"):
+        monkeypatch.setattr(SqliteBackend, call, getattr(Operable, call))
     for line in (["flows"], ["flow", "show", "0198"], ["list", "default", "--state", "waiting"]):
         assert "does not support flows" in project.here(*line, code=Exit.FAILED)
 

@@ -52,7 +52,9 @@ ready jobs of the rank.
 # -- push --------------------------------------------------------------------------------------------
 
 
-def push(tx: Transaction, batches: Sequence[Sequence[Outgoing]], *, loosely: bool = False, by: int = 0) -> list[dict[str, str]]:
+def push(
+    tx: Transaction, batches: Sequence[Sequence[Outgoing]], *, loosely: bool = False, by: int | None = None
+) -> list[dict[str, str]]:
     """Store messages; return, for each batch, the id of each refused message, and of the job that holds its key or id.
 
     Members of flows are added `by` a job that ends, given by its number; a push that is no end refuses them.
