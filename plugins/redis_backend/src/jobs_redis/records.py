@@ -253,8 +253,8 @@ def _unpacked(record: bytes) -> tuple[float, int, str, bytes, bytes, bool]:
 def deliveries(found: Sequence[Any], strays: list[Settlement] | None = None) -> list[Delivery]:
     """Convert the answer of reserve.lua, from its third value on; the first is the broker's time.
 
-    `strays` gets the settlements that return jobs with limits from the plain line, where a housekeeper of the previous
-    release has put them, to their own.
+    `strays` gets the settlements that return jobs with limits, and members of flows, to their own lines from the plain one,
+    where a housekeeper of the previous release has put them.
     """
     now = int(found[0]) / _MICRO
     made = []
@@ -276,7 +276,7 @@ def deliveries(found: Sequence[Any], strays: list[Settlement] | None = None) -> 
         elif lined:
             key, *limits = _lined.decode(lined)
             delivery = replace(delivery, key=key, limits=tuple(limits))
-            if limits and strays is not None and "\n" not in token:
+            if (limits or is_member) and strays is not None and "\n" not in token:
                 strays.append(Settlement(delivery.id, token, Outcome.RELEASE, ran=False))
                 continue
         made.append(delivery)

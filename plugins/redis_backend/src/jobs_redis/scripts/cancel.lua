@@ -20,6 +20,7 @@ if take_out(id, job) then
   return 'cancelled'
 end
 if redis.call('ZSCORE', DEAD .. job.topic, id) or redis.call('ZSCORE', NEEDED .. job.topic, id) then return 'dead' end
-redis.call('SADD', CANCEL, id)
-if ARGV[4] == '1' then redis.call('SADD', CANCEL, id .. FORCED) end
+local mark = cancel_mark(id, job)
+redis.call('SADD', CANCEL, mark)
+if ARGV[4] == '1' then redis.call('SADD', CANCEL, mark .. FORCED) end
 return 'reserved'

@@ -3,7 +3,7 @@
 -- {state, id, record, since, due, owner, cancel, cursor, limit of a limited job or packed {target ...} of a waiting one,
 -- history ...}; numbers are microseconds, as strings; a value that does not apply is empty.
 local function describe(id, record, state, since, due, owner, limit)
-  local cancel = redis.call('SISMEMBER', CANCEL, id)
+  local cancel = redis.call('SISMEMBER', CANCEL, cancel_mark(id, parse(record)))
   if state == 'reserved' and cancel == 0 and redis.call('EXISTS', base .. 'flows-cancelled') == 1 then
     local job = parse(record)
     if job.flow and flows().barred(id, job) then cancel = 1 end

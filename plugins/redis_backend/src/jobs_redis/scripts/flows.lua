@@ -27,7 +27,7 @@ flows = function()
   local NODE = { 'phase', 'left', 'stuck', 'bad', 'lost', 'order', 'finale', 'when', 'stage', 'takes', 'nf', 'nt', 'ef', 'et' }
   local GROUP = { 'finale', 'left', 'bad', 'gone', 'reported', 'seal', 'nf', 'nt', 'ef', 'et' }
 
-  local budget = 700 -- what this script may still decide; a start or a removal costs more than a look
+  local budget = 1000 -- what this script may still decide; a start or a removal costs more than a look
 
   -- == What is kept: one hash a flow, read on demand and written by flush ==
 
@@ -300,7 +300,7 @@ flows = function()
     local id = id_of(node)
     enter(flow, node, phase, job, reason)
     if job then
-      job.flow = nil -- its flow knows
+      job.told = true -- its flow knows
       finish(id, job, 'cancelled', flow.s.cancelled_ttl, nil, reason)
       jobs[id] = nil
     end

@@ -12,6 +12,9 @@ redis.call('ZADD', OWNERS, now + ARGV[3], owner)
 local cancelled = {}
 for _, id in ipairs(redis.call('SMEMBERS', CANCEL)) do
   local job = id:sub(-#FORCED) == FORCED and id:sub(1, -#FORCED - 1) or id
+  if string.sub(id, 1, 1) == '>' and redis.call('HEXISTS', HELD .. owner, job) == 0 then -- of a member of a flow
+    id, job = string.sub(id, 2), string.sub(job, 2)
+  end
   if redis.call('HEXISTS', HELD .. owner, job) == 1 then cancelled[#cancelled + 1] = id end
 end
 if redis.call('EXISTS', base .. 'flows-cancelled') == 1 then

@@ -3,6 +3,10 @@
 local WAITING, NEEDED = base .. 'waiting:', base .. 'needed:' -- that wait for others; and dead ones for which others wait
 local WAITING_TOPICS = base .. 'waiting'
 
+-- The entry of a reserved job in CANCEL. A housekeeper of the first release, which can outlive its workers during an update, would
+-- end a member without its flow's knowledge: so it is not to find the id of a member there.
+local function cancel_mark(id, job) return job.flow and '>' .. id or id end
+
 -- The record of a job with other limits; `alone` if it is in no flow any more.
 local function anew(record, job, limits, alone)
   local shape, rest = string.match(record, '^(%d+ %d %d+ %d+ %a)(.*)$')

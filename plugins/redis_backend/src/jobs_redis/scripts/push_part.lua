@@ -87,6 +87,6 @@ else
   redis.call('ZADD', its.OPEN, now + planned.s.open_for, id)
 end
 its.touch(planned)
-if count > 300 then its.limit(math.max(100, 700 - count)) end
+if count > 300 then its.limit(math.max(100, 1000 - count)) end
 carry_on()
 return {}

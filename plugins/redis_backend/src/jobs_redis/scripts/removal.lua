@@ -15,7 +15,8 @@ local function finish(id, job, state, ttl, result, reason)
   redis.call('HDEL', JOBS, id)
   redis.call('HDEL', HISTORY, id)
   redis.call('HDEL', CURSORS, id)
-  redis.call('SREM', CANCEL, id, id .. FORCED)
+  local mark = cancel_mark(id, job)
+  redis.call('SREM', CANCEL, mark, mark .. FORCED)
   free_key(id, job)
   if ttl > 0 and (result or state == 'cancelled') then
     local ended = { state, job.topic, whole(now), whole(now + ttl), result and 1 or 0, result or '', reason }
@@ -23,7 +24,7 @@ local function finish(id, job, state, ttl, result, reason)
     redis.call('SET', base .. 'ended:' .. id, ended, 'PX', whole(math.max(1, math.ceil(ttl / 1000))))
   end
   tell_followers(id)
-  if job.flow then ended_members[#ended_members + 1] = { id, job, state, reason or '', result } end
+  if job.flow and not job.told then ended_members[#ended_members + 1] = { id, job, state, reason or '', result } end
 end
 
 -- Delete the oldest dead letters of a topic beyond the most that it keeps.
@@ -42,7 +43,8 @@ local buried = 0
 -- flows need.
 local function bury(id, job, history, reason, error, most)
   free_key(id, job)
-  redis.call('SREM', CANCEL, id, id .. FORCED)
+  local mark = cancel_mark(id, job)
+  redis.call('SREM', CANCEL, mark, mark .. FORCED)
   history[5] = reason
   keep_history(id, history, error)
   redis.call('ZADD', (job.flow and NEEDED or DEAD) .. job.topic, now + buried, id)
@@ -75,7 +77,7 @@ local function release(owner, started, report, crash, cancelled_ttl, ran)
     if record then
       local job = parse(record, string.match(held[n + 1], ':%d+:([^\n]*)'))
       topics[job.topic] = (topics[job.topic] or 0) + 1
-      if redis.call('SISMEMBER', CANCEL, id) == 1 or (job.flow and flows().barred(id, job)) then
+      if redis.call('SISMEMBER', CANCEL, cancel_mark(id, job)) == 1 or (job.flow and flows().barred(id, job)) then
         finish(id, job, 'cancelled', cancelled_ttl)
       else
         if not started or started[id] then

@@ -148,7 +148,7 @@ local function settle(id, token, topic, from)
     local history = history_of(id)
     if outcome == 'dead' then history[1] = history[1] + counts end
     bury(id, job, history, reason, error, tonumber(ARGV[from + 8]))
-  elseif redis.call('SISMEMBER', CANCEL, id) == 1 or (job.flow and flows().barred(id, job)) then
+  elseif redis.call('SISMEMBER', CANCEL, cancel_mark(id, job)) == 1 or (job.flow and flows().barred(id, job)) then
     finish(id, job, 'cancelled', cancelled_ttl)
   else
     if concerns and concerns[2] and not job.broken then limit_anew(id, record, job, concerns[2]) end
