@@ -1,4 +1,4 @@
-"""Flows while workers, the housekeeper and the server are killed: each member runs, none too early, and each end counts once."""
+"""Flows, while workers, housekeeper and server are killed: each member runs, none too early, and each end counts once."""
 
 from __future__ import annotations
 
