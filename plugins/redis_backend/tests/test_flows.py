@@ -15,8 +15,8 @@ from jobs_core.backends.base import BackendOptions, Outcome, Outgoing, Settlemen
 from jobs_core.backends.flows import After, Member, Part
 from jobs_core.errors import BackendError, OwnerLost
 from jobs_core.ids import new_id, new_token
-from jobs_core.testing.contract.flow_machine import FlowMachine
 from jobs_core.testing.contract.rig import Rig
+from jobs_core.testing.contract.together import Togetherness
 from jobs_redis import scripts
 from jobs_redis.backend import RedisBackend
 from jobs_redis.transport.connection import ServerConnection, connector
@@ -135,7 +135,7 @@ def small_steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     forget()
 
 
-class TestSmallSteps(FlowMachine):
+class TestSmallSteps(Togetherness):
     """The state machine of the contract, with steps that decide for one member."""
 
     @pytest.fixture
