@@ -81,7 +81,7 @@ def cancel_flow(tx: Transaction, flow_id: str, *, finale: bool = False) -> bool:
 
 
 _RUNNING = """
-  FROM reserved JOIN flow_member USING (seq) WHERE reserved.seq < 0 AND flow = :flow AND (:cancelled = 1 OR NOT finale)
+  FROM reserved CROSS JOIN flow_member USING (seq) WHERE reserved.seq < 0 AND flow = :flow AND (:cancelled = 1 OR NOT finale)
 """
 
 
@@ -100,13 +100,16 @@ def _cancel(tx: Transaction, n: int, refuses: str, *, finale: bool) -> None:
     members.note_work(tx, n, members.SWEEP)
 
 
+_DEAD = """
+SELECT count(*), json_group_array(seq) FROM (
+       SELECT seq FROM flow CROSS JOIN flow_member INDEXED BY flow_member_dead ON flow = n
+        WHERE flow.id = ? AND cancelled = 0 AND phase = 4 LIMIT ?)
+"""
+
+
 def retry_flow(tx: Transaction, flow_id: str) -> int:
     """Requeue the dead members of a flow, at most SLICE; return how many."""
-    sql = (
-        "SELECT count(*), json_group_array(seq) FROM (SELECT seq FROM flow JOIN flow_member ON flow = n "
-        "WHERE flow.id = ? AND cancelled = 0 AND phase = 4 LIMIT ?)"
-    )
-    count, seqs = tx.db.execute(sql, (flow_id, SLICE)).fetchone()
+    count, seqs = tx.db.execute(_DEAD, (flow_id, SLICE)).fetchone()
     operators.revive(tx, seqs)
     members.retry(tx, seqs)
     return int(count)
@@ -116,7 +119,7 @@ def retry_flow(tx: Transaction, flow_id: str) -> int:
 
 _OLD_LETTERS = """
 SELECT count(*), json_group_array(seq) FROM (
-       SELECT seq FROM flow JOIN flow_member ON flow = n
+       SELECT seq FROM flow CROSS JOIN flow_member INDEXED BY flow_member_dead ON flow = n
         WHERE dead > 0 AND cancelled = 0 AND failed_at <= :oldest AND phase = 4 AND topic = :topic LIMIT :most)
 """
 _DROPPED_AT_ONCE = 100

@@ -21,9 +21,13 @@ _FLOW = """
 SELECT flow.n, id, open_until IS NULL, cancelled, body, opening, ended FROM flow JOIN flow_group ON flow_group.n = body
 """
 _KNOWN = """
-SELECT job.id, seq, phase, flow_member.finale, coalesce(label, ''), coalesce(flow_member.seal, 4 * seq)
-  FROM flow_member JOIN job USING (seq) LEFT JOIN flow_group ON flow_group.n = stage
+SELECT flow_member.id, seq, phase, flow_member.finale, coalesce(label, ''), coalesce(flow_member.seal, 4 * seq)
+  FROM {0} LEFT JOIN flow_group ON flow_group.n = stage WHERE {1}
 """
+_OF_IDS = _KNOWN.format(
+    "json_each(?) AS named CROSS JOIN job ON job.id = named.value CROSS JOIN flow_member USING (seq)", "flow_member.flow = ?"
+)
+_OF_NUMBER = _KNOWN.format("flow_member", "seq = ?")
 _INSERT_JOB = """
 INSERT INTO job (seq, id, topic, rank, pushed_at, unique_key, payload, key, limits) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
@@ -107,7 +111,7 @@ def join(tx: Transaction, message: Outgoing, by: int) -> None:
     if flow is None or flow.id != place.flow:
         _insert_stranger(tx, message)
         return
-    adder = KnownMember(*tx.db.execute(f"{_KNOWN} WHERE seq = ?", (by,)).fetchone()) if _is_stored(tx, by) else _last(tx, by)
+    adder = KnownMember(*tx.db.execute(_OF_NUMBER, (by,)).fetchone())
     joining = Joining(tx, flow, [message], adder)
     try:
         (planned,) = joining.plan()
@@ -119,16 +123,6 @@ def join(tx: Transaction, message: Outgoing, by: int) -> None:
     seq = joining.add([planned])
     if flow.cancelled == 1 or (flow.cancelled and not adder.finale):
         members.remove(tx, json.dumps([seq]), Phase.GONE, members.CANCELLED)
-
-
-def _is_stored(tx: Transaction, seq: int) -> bool:
-    return bool(tx.first("SELECT EXISTS (SELECT 1 FROM job WHERE seq = ?)", (seq,)))
-
-
-def _last(tx: Transaction, seq: int) -> KnownMember:
-    """Return a member whose job was removed in this transaction, and which has not entered its last phase yet."""
-    sql = _KNOWN.replace("JOIN job USING (seq)", "").replace("job.id", "id")
-    return KnownMember(*tx.db.execute(f"{sql} WHERE seq = ?", (seq,)).fetchone())
 
 
 def _insert_stranger(tx: Transaction, message: Outgoing) -> None:
@@ -169,8 +163,8 @@ class Joining:
         self._stages = self._find_stages(labels - {""})
 
     def _find_members(self, ids: set[str]) -> dict[str, KnownMember]:
-        sql = f"{_KNOWN} WHERE job.id IN (SELECT value FROM json_each(?)) AND flow_member.flow = ?"
-        found = {row[0]: KnownMember(*row) for row in self._tx.db.execute(sql, (json.dumps([*ids]), self.flow.n))}
+        rows = self._tx.db.execute(_OF_IDS, (json.dumps([*ids]), self.flow.n))
+        found = {row[0]: KnownMember(*row) for row in rows}
         return found | {self._by.id: self._by} if self._by else found
 
     def _find_stages(self, labels: set[str]) -> dict[str, Stage]:

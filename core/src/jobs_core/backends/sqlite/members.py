@@ -251,12 +251,14 @@ def is_barred(tx: Transaction, seq: int) -> bool:
 
 
 def drop_barred(tx: Transaction, tokens: Sequence[int], seqs: Sequence[int]) -> None:
-    """Remove members of cancelled flows that a reserve came upon: reserved ones by token, others that left their line."""
+    """Remove members of cancelled flows that a reserve came upon: reserved ones by token, others that left their line.
+
+    Callers `proceed` later.
+    """
     sql = "DELETE FROM reserved WHERE token IN (SELECT value FROM json_each(?)) RETURNING seq, slots"
     reserved = tx.db.execute(sql, (json.dumps(tokens),)).fetchall()
     lines.free(tx, [slots for _, slots in reserved if slots is not None], tokens=True)
     remove(tx, json.dumps([*(seq for seq, _ in reserved), *seqs]), Phase.GONE, CANCELLED)
-    proceed(tx)
 
 
 def remove(tx: Transaction, seqs: str, phase: Phase, reason: str) -> None:

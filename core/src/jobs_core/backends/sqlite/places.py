@@ -13,8 +13,9 @@ WAITING_FOR = 10
 
 _MEMBER = "SELECT flow.id, place, inputs FROM flow_member JOIN flow ON n = flow WHERE seq = ?"
 _TARGETS = """
-SELECT job.id, phase FROM job JOIN flow_member USING (seq)
- WHERE job.id IN (SELECT value FROM json_each(:targets)) AND flow = :flow AND phase IN (0, 1, 2, 4)
+SELECT job.id, phase
+  FROM json_each(:targets) AS target CROSS JOIN job ON job.id = target.value CROSS JOIN flow_member USING (seq)
+ WHERE flow = :flow AND phase IN (0, 1, 2, 4)
 """
 _STAGES = """
 SELECT label, ended FROM flow_group WHERE flow = :flow AND label IN (SELECT value FROM json_each(:targets))

@@ -290,7 +290,8 @@ def reserve(tx: Transaction, requests: Sequence[Reserving], most_bytes: int | No
     topics = list(dict.fromkeys([topic for _, wanted, *_ in requests for topic in wanted]))
     ready_due(tx, topics, max(READY_AT_ONCE, sum([limit for _, _, limit, *_ in requests])))
     served = tx.db.execute(_TOPICS).fetchall()
-    if served and served[-1][1] == -1:
+    carries_on = bool(served) and served[-1][1] == -1
+    if carries_on:
         members.proceed(tx)
         served = tx.db.execute(_TOPICS).fetchall()
     answers = _reserve_all(tx, requests, served, most_bytes)
@@ -303,6 +304,8 @@ def reserve(tx: Transaction, requests: Sequence[Reserving], most_bytes: int | No
                 (answers[n],) = _reserve_all(tx, [asked], served, most_bytes)
     if tx.barred:
         _drop_barred(tx)
+    if tx.flows:
+        members.proceed(tx, 0 if carries_on else SLICE)
     return answers
 
 
