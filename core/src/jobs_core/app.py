@@ -62,6 +62,7 @@ from .uninterrupted import at_fork, let_in, uninterrupted
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
+    from .following import JobProgress
     from .placeholders import Taken
 
 T = TypeVar("T")
@@ -216,7 +217,7 @@ class App:
 
         def retention(topic: str) -> Retention:
             settings = self.config.topic(topic)
-            return Retention(float(settings.dead_keep), settings.dead_max)
+            return Retention(float(settings.dead_keep), settings.dead_max, settings.done_max)
 
         scheme = urls.scheme(self.backend_url)
         return BackendOptions(
@@ -688,6 +689,18 @@ class App:
     def find(self, job_id: str) -> JobRecord | None:
         """Return everything the backend knows about a job; None if it never existed, or finished without a stored result."""
         return self.operate(lambda backend: backend.get(job_id))
+
+    def progress(self, job_id: str) -> JobProgress:
+        """Return what a job last told; see `JobHandle.progress`."""
+        from .following import progress_of  # late: most producers follow no job
+
+        record = self.find(job_id)
+        told = self.payloads.unpack_note(job_id, record.notes.progress) if record is not None and record.notes.progress else b""
+        return progress_of(job_id, record, told, self)
+
+    async def aprogress(self, job_id: str) -> JobProgress:
+        """`progress` from an event loop."""
+        return await self._in_thread(lambda: self.progress(job_id), shared=False)
 
     def read(self, record: JobRecord) -> Message:
         """Return the message of a record with its arguments; raises MessageError."""

@@ -126,6 +126,9 @@ class Topic(Section, frozen=True, kw_only=True):
     default_job: Text | None = None  # the job that receives plain JSON from foreign producers
     dead_keep: Seconds = Duration(30 * 86400)  # dead letters older than this are dropped
     dead_max: NonNegativeInt = 100_000  # the largest number of dead letters; the oldest beyond it are dropped
+    keep_done: Seconds = Duration(0)  # how long done jobs stay to be looked at, with arguments and timeline; 0: not at all
+    done_max: NonNegativeInt = 10_000  # the largest number of done jobs; the oldest beyond it are dropped
+    keep_logs: bool = False  # keep what a job logs and prints with the job: the newest 200 lines, 64 kB
     alert_above: PositiveInt | None = None  # alert while more jobs than this are ready
     alert_age: Seconds | None = None  # alert while the oldest ready job is older than this, or a limit is full for longer
     fair: bool = False  # jobs of different `key` take turns, within each priority

@@ -212,7 +212,7 @@ CONTEXT: Final = _table(
     ("defer delay snooze", Word("raise Snooze to run later", code="raise Snooze(60)")),
     (
         "update_state update_progress save_meta",
-        Word("no progress is kept; write a log line, which carries the job's id", code='print("half")'),
+        Word("tell how far the job is; handle.progress() and jobsctl show it", code='current_job().progress(3, 10, "page 3")'),
     ),
 )
 """Attributes of `current_job()`."""

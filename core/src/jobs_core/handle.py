@@ -11,6 +11,9 @@ from .backends.base import State
 from .errors import NotAwaitable
 from .units import DurationLike, seconds
 
+if TYPE_CHECKING:
+    from .following import JobProgress
+
 T = TypeVar("T")
 
 
@@ -24,6 +27,10 @@ class Follower(Protocol):
     def result(self, handle: JobHandle[T], timeout: float | None) -> T: ...
 
     async def aresult(self, handle: JobHandle[T], timeout: float | None) -> T: ...
+
+    def progress(self, job_id: str) -> JobProgress: ...
+
+    async def aprogress(self, job_id: str) -> JobProgress: ...
 
 
 def _seconds(timeout: DurationLike | None) -> float | None:
@@ -71,6 +78,18 @@ class JobHandle(Struct, Generic[T], eq=False):
     async def aresult(self, timeout: DurationLike | None = None) -> T:
         """Wait for the result without blocking the event loop; see `result`."""
         return await self._follower.aresult(self, _seconds(timeout))
+
+    def progress(self) -> JobProgress:
+        """Return what the job last told with `current_job().progress()`.
+
+        Iterate over it, with `for` or `async for`, to follow the job until it has ended: `async for progress in
+        handle.progress()`. Raises PayloadError if it is encrypted with a key that is not here.
+        """
+        return self._follower.progress(self.id)
+
+    async def aprogress(self) -> JobProgress:
+        """`progress` without blocking the event loop."""
+        return await self._follower.aprogress(self.id)
 
     if not TYPE_CHECKING:  # a type checker refuses `await handle` by itself
 

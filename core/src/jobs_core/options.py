@@ -126,6 +126,8 @@ class Policy(Struct, frozen=True):
     step_timeout: float | None = None
     pack_cursor: Callable[[str, bytes], bytes] | None = None  # packs the cursor of the job with this id
     sign_result: Callable[[str, str, bytes], bytes] | None = None  # signs the result of a flow's member, by flow and job id
+    pack_note: Callable[[str, bytes], bytes] | None = None  # packs the progress and the log lines of the job with this id
+    keep_done: float = 0.0  # seconds for which the job is kept when it is done
 
 
 def parse(where: str, given: dict[str, Any]) -> JobOptions:
@@ -597,6 +599,7 @@ def policy(options: JobOptions, topic: str, config: Config) -> Policy:
         limits=options.limits or (),
         resumable=resumable,
         step_timeout=first(options.step_timeout) or None,
+        keep_done=float(settings.keep_done),
     )
 
 

@@ -31,9 +31,10 @@ from ..message import UniqueKey
 from .documents import ABSENT, Document, Guard
 from .flows import FlowStatus, Member, MemberStatus, Part
 from .limits import Limit, LimitState, Lines
+from .notes import NONE, Note, Notes
 
 INTERFACE_VERSION: Final = 2
-"""The interface described here. Version 2 added limits, fairness, checkpoints, flows and documents, all of it optional."""
+"""The interface described here. Version 2 added limits, fairness, checkpoints, flows, documents and notes, all optional."""
 
 OLDEST_INTERFACE: Final = 1
 """Plugins from this version on are loaded; one that declares no version is of version 1."""
@@ -72,6 +73,8 @@ ALL_FEATURES: Final = FEATURES | {
     "flows",  # jobs wait for one another: see backends/flows.py; implies fencing, dedup and atomic_followups
     "documents",  # small named values with compare-and-set: see backends/documents.py
     "guards",  # with documents: push_guarded compares the version of a document in the step that pushes
+    "notes",  # a running job tells its progress and log lines, and each of its runs leaves an entry: see backends/notes.py
+    "history",  # with notes, results and browse: done jobs are kept for a time if they are settled with a timeline
 }
 """All features that a backend can list in `Backend.features`."""
 
@@ -185,6 +188,8 @@ class Settlement(Struct, frozen=True, gc=False):
     limits: tuple[str, ...] | None = None  # release, defer, retry: the limits of the job from now on
     close_limits: tuple[tuple[str, float], ...] = ()  # limits to close, each for a number of seconds from now
     cursor: bytes | None = None  # release, defer, retry, dead: the cursor to store; None leaves the stored one as it is
+    notes: Note | None = None  # the last notes of the run, with the same id and token; done: only together with `timeline`
+    timeline: bytes = b""  # an entry about the run, to be kept with the job; done: the job itself is kept for `result_ttl`
 
 
 class Checkpoint(Struct, frozen=True, gc=False):
@@ -251,13 +256,16 @@ class JobRecord(Struct, frozen=True):
     cursor: bytes = b""
     member: Member | None = None
     waiting_for: tuple[str, ...] = ()  # waiting: a few of the ids and stages that it still waits for, dead ones first
+    notes: Notes = NONE  # `browse` leaves the lines out
+    timeline: tuple[bytes, ...] = ()  # oldest first
 
 
 class Retention(Struct, frozen=True):
-    """The limits on the dead letters of a topic: their age and their number."""
+    """The limits on the dead letters of a topic, their age and their number; and on the number of its done jobs."""
 
     dead_keep: float = 30 * 86400.0
     dead_max: int = 100_000
+    done_max: int = 10_000  # only of done jobs that were settled with a timeline
 
 
 class BackendOptions(Struct, frozen=True):
@@ -315,7 +323,9 @@ class Operable:
         raise self._lacks("lookup")
 
     def browse(self, topic: str, state: State, limit: int, offset: int = 0) -> list[JobRecord]:
-        """List the jobs of a topic in one state in the order in which they will run; dead letters newest first.
+        """List the jobs of a topic in one state in the order in which they will run; dead letters and done jobs newest first.
+
+        With `history`, done jobs are those that were settled with a timeline; without it, there are none.
 
         Called by: `jobsctl list`, `jobsctl dead`, `jobsctl check`. Atomicity: one consistent view a call.
         Blocks: for a round trip. Raises: NotSupported (browse), BackendUnavailable.
@@ -806,6 +816,14 @@ class Backend(Operable, abc.ABC):
         Blocks: for a round trip. Raises: NotSupported (checkpoints), BackendUnavailable, BackendError.
         """
         raise self._lacks("checkpoints")
+
+    def note(self, notes: Sequence[Note]) -> None:
+        """Store what reserved jobs have told; ignore notes whose token is stale. A repeated call adds no line twice.
+
+        Called by: couriers while jobs tell something, at most twice a second. Atomicity: each note in one step.
+        Blocks: for a round trip. Raises: NotSupported (notes), BackendUnavailable, BackendError.
+        """
+        raise self._lacks("notes")
 
     @abc.abstractmethod
     def heartbeat(self) -> Heartbeat:

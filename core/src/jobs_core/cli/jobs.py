@@ -14,31 +14,43 @@ from ..errors import MessageError, NotSupported, PayloadError, PayloadStoreUnava
 from ..escapes import in_one_line, one_line
 from ..payloads import HIDDEN, describe
 from ..units import format_duration, shown_time
-from . import output
+from . import output, timeline
 from .common import Context, fail, json_option, pass_context
 from .exits import Exit
 from .explain import QUEUED_OR_RUNNING
 from .formatting import size
+from .searching import Search, found, search_options
 from .topics import doubt
 from .types import DURATION, JOB_ID, LIMIT, TOPIC
 
 LONGEST_WAIT = 30.0
 """Longest wait of one request for a result, in seconds."""
 
-_STATES = [state.value for state in (State.READY, State.LIMITED, State.WAITING, State.SCHEDULED, State.RESERVED, State.DEAD)]
+_STATES = [
+    state.value
+    for state in (State.READY, State.LIMITED, State.WAITING, State.SCHEDULED, State.RESERVED, State.DEAD, State.DONE)
+]
 
 
 @click.command("list")
 @click.argument("topic", type=TOPIC)
 @click.option("--state", type=click.Choice(_STATES), default="ready", show_default=True, help="The state of the jobs to list.")
 @click.option("--limit", type=LIMIT, default=50, show_default=True, help="List at most this many.")
+@search_options
 @json_option
 @pass_context
-def list_command(context: Context, topic: str, state: str, limit: int, as_json: bool) -> None:
-    """List the jobs of TOPIC in one state, next to run first."""
+def list_command(context: Context, topic: str, state: str, limit: int, as_json: bool, search: Search) -> None:
+    """List the jobs of TOPIC in one state, next to run first; dead and done ones newest first.
+
+    Done jobs are those of topics with keep_done. With a filter, the first 10,000 jobs are searched.
+    """
     if reason := context.operate(lambda backend: doubt(context, backend, topic)):
         output.echo(f"jobs: {reason}", err=True)
-    records = context.operate(lambda backend: _browse(backend, topic, State(state), limit))
+
+    def browse(backend: Backend, most: int, offset: int) -> list[JobRecord]:
+        return _browse(backend, topic, State(state), most, offset)
+
+    records = found(context, browse, search, limit)
     if as_json:
         output.json([as_data(context, record) for record in records])
         return
@@ -49,12 +61,14 @@ def list_command(context: Context, topic: str, state: str, limit: int, as_json: 
     output.table(["id", "job", "priority", "attempt", "age", "owner or due"], rows, empty=f"no {state} jobs in {topic}")
 
 
-def _browse(backend: Backend, topic: str, state: State, limit: int) -> list[JobRecord]:
+def _browse(backend: Backend, topic: str, state: State, limit: int, offset: int) -> list[JobRecord]:
     if state is State.LIMITED and state not in backend.queued_states:
         raise NotSupported("limits", f"{backend.name}://")
     if state is State.WAITING and state not in backend.queued_states:
         raise NotSupported("flows", f"{backend.name}://")
-    return backend.browse(topic, state, limit)
+    if state is State.DONE and "history" not in backend.features:
+        raise NotSupported("history", f"{backend.name}://")
+    return backend.browse(topic, state, limit, offset)
 
 
 @click.command("show")
@@ -62,7 +76,7 @@ def _browse(backend: Backend, topic: str, state: State, limit: int) -> list[JobR
 @json_option
 @pass_context
 def show_command(context: Context, job_id: str, as_json: bool) -> None:
-    """Show everything known about a job: message, state, history."""
+    """Show everything known about a job: state, progress, timeline, message, log, errors."""
     record = context.find(job_id)
     if as_json:
         output.json(as_data(context, record))
@@ -77,12 +91,20 @@ def show(context: Context, record: JobRecord) -> None:
     errors = data.pop("errors", [])
     unreadable = data.pop("unreadable", None)
     cursor = msgspec.json.encode(data.pop("cursor")).decode() if record.cursor else None
+    told = data.pop("progress", None)
+    lines, runs = data.pop("log", []), data.pop("timeline", [])
     facts = {_label(key): value for key, value in data.items() if value or key == "attempt"}
-    output.facts({"job": message.get("job"), **facts, "cursor": cursor, "result": _shown_result(context, record)})
+    progress = timeline.shown(told) if told else None
+    output.facts(
+        {"job": message.get("job"), **facts, "progress": progress, "cursor": cursor, "result": _shown_result(context, record)}
+    )
+    output.block("timeline", "\n".join(timeline.lines_of(record, runs, errors)))
     if unreadable:
         output.block("message, as received", f"{unreadable}\n{record.payload[:2000]!r}")
     elif message:
         output.block("message", msgspec.json.format(msgspec.json.encode(message), indent=2).decode())
+    if lines:
+        output.block("log", "\n".join(map(timeline.shown_line, lines)))
     for error in errors:
         _show_error(dict(error))
 
@@ -224,6 +246,12 @@ def as_data(context: Context, record: JobRecord) -> dict[str, Any]:
             data["message"] = _message(context, record)
         except MessageError as error:
             data["unreadable"] = str(error)
+    if record.notes.progress:
+        data["progress"] = timeline.read(context, record, record.notes.progress)
+    if record.notes.lines:
+        data["log"] = [timeline.read(context, record, line) for line in record.notes.lines]
+    if record.timeline:
+        data["timeline"] = [msgspec.json.decode(entry) for entry in record.timeline]
     data["errors"] = [msgspec.json.decode(error) for error in record.errors]
     return data
 
@@ -248,7 +276,7 @@ def name_of(context: Context, record: JobRecord) -> str:
 
 def attempt(record: JobRecord) -> int:
     """Return the number of the running or next attempt, as in log lines; of the last one, if the job has ended."""
-    return record.attempt + (record.state in QUEUED_OR_RUNNING)
+    return record.attempt + (record.state in QUEUED_OR_RUNNING or (record.state is State.DONE and bool(record.timeline)))
 
 
 def age(record: JobRecord) -> str:

@@ -152,6 +152,20 @@ class Payloads:
         """Return a cursor as it was encoded; raise PayloadError if it cannot be read."""
         return self._unpacked(stored, _of_cursor(job_id), job_id)
 
+    # -- progress and log lines --------------------------------------------------------------------
+
+    def note_packer(self, encrypts: bool) -> Callable[[str, bytes], bytes] | None:
+        """Return the function that packs what a job tells, by the job's id; None if that is stored as it is."""
+        return self._pack_note if encrypts else None
+
+    def _pack_note(self, job_id: str, note: bytes) -> bytes:
+        kid, data = self._keys.encrypt(note, _of_note(job_id))
+        return msgspec.json.encode(_PackedResult(Body(data=data, key=kid)))
+
+    def unpack_note(self, job_id: str, stored: bytes) -> bytes:
+        """Return a progress or a log line as it was encoded; raise PayloadError if it cannot be read."""
+        return self._unpacked(stored, _of_note(job_id), job_id)
+
     # -- bodies ------------------------------------------------------------------------------------
 
     def _body(self, data: bytes, about: bytes, encrypts: bool) -> Body | None:
@@ -259,3 +273,7 @@ def _of_result(job_id: str) -> bytes:
 
 def _of_cursor(job_id: str) -> bytes:
     return f"cursor\0{job_id}".encode()
+
+
+def _of_note(job_id: str) -> bytes:
+    return f"note\0{job_id}".encode()

@@ -102,6 +102,28 @@ class JobContext:
         flag = self._run.stop_flag
         return flag is not None and flag.stopping
 
+    # -- notes ---------------------------------------------------------------------------------------
+
+    def progress(self, done: float, total: float | None = None, text: str = "") -> None:
+        """Tell how far the job is: `done` of `total`, and what it does. `handle.progress()` and `jobsctl show` show it.
+
+        It is sent twice a second at most, so a job may call this for every row. Raises ValueError for numbers that are not
+        finite or below 0, and RuntimeError if the run has ended. Any thread of the job may call it.
+        """
+        from .notebook import tell_progress  # late: only jobs that tell something need it
+
+        tell_progress(self._run, done, total, text)
+
+    def log(self, text: str) -> None:
+        """Keep a line with the job, which `jobsctl show` and `jobsctl follow` show: the newest 200, 64 kB together.
+
+        A line of more than 2,000 characters loses its middle. Raises RuntimeError if the run has ended. Any thread of the job
+        may call it.
+        """
+        from .notebook import tell_line  # late, as above
+
+        tell_line(self._run, "info", text)
+
     # -- resumable jobs ------------------------------------------------------------------------------
 
     @overload

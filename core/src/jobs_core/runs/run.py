@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ..options import Policy
     from ..registry import AnyJob
     from .failure import Failure
+    from .notebook import Notebook
     from .progress import Progress
 
 
@@ -21,19 +22,23 @@ Ending: TypeAlias = "tuple[Settlement, Run | None]"
 
 
 class Stops(Protocol):
-    """The part of a worker that its runs know: whether it has been told to stop."""
+    """The part of a worker that its runs know: whether it has been told to stop, and where they tell about themselves."""
 
     @property
     def stopping(self) -> bool: ...
+
+    @property
+    def notebook(self) -> Notebook | None: ...
 
 
 class StopFlag:
     """The same, for a real worker; all its runs share one."""
 
-    __slots__ = ("stopping",)
+    __slots__ = ("notebook", "stopping")
 
-    def __init__(self) -> None:
+    def __init__(self, notebook: Notebook | None = None) -> None:
         self.stopping = False
+        self.notebook = notebook  # None if the backend keeps no notes
 
 
 class Run:

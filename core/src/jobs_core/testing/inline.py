@@ -31,6 +31,7 @@ from ..plugins import Plugins
 from ..registry import AnyJob
 from ..runs import context
 from ..runs.failure import PLUMBING
+from ..runs.notebook import Notebook
 from ..runs.run import Run
 from ..stamp import Stamp
 from ..units import DurationLike, count, times
@@ -52,7 +53,8 @@ MOST_RUNS = 10_000
 class _StopAfter:
     """A worker that is told to stop after a number of steps of its jobs, or never."""
 
-    def __init__(self, steps: int | None) -> None:
+    def __init__(self, steps: int | None, notebook: Notebook | None = None) -> None:
+        self.notebook = notebook
         self._left = steps
         self._run: Run | None = None
 
@@ -86,10 +88,12 @@ class JobsQueue:
         self._backend = backend
         self._backend.open(f"drain-{new_token()}")
         self._decoder = Decoder(self.app)
+        self._decoder.keeps_history = True
         self._middleware = Middleware(self.app.plugins, None)
         self._loop = LoopRunner()
         self._undo: list[Callable[[], None]] = []
-        self._stop = _StopAfter(None)
+        self._notebook = Notebook(lambda: None)
+        self._stop = _StopAfter(None, self._notebook)
 
     def close(self) -> None:
         """Forget everything that was enqueued."""
@@ -226,7 +230,7 @@ class JobsQueue:
         if isinstance(topics, str):  # a sequence too, of topics with names of one letter, which would all be empty
             raise TypeError(f"drain: expected a list of topics, got a string: write drain([{topics!r}])")
         runs = 0
-        self._stop = _StopAfter(stop_after)
+        self._stop = _StopAfter(stop_after, self._notebook)
         while (limit is None or runs < limit) and not (runs and self._stop.stopping):
             deliveries = self._backend.reserve(list(topics) or self._backend.topics(), 1, new_token())
             if not deliveries:
@@ -288,6 +292,7 @@ class JobsQueue:
         error = self._execute(run)[1]
         assert run.settlement is not None
         end = run.settlement if run.owed is None else PendingEnd(run.settlement, run.owed).completed()
+        ((end, _),) = self._notebook.with_notes([(end, run)])
         self._backend.settle([replace(end, close_limits=())], new_token())  # limits hold no test up
         return error
 

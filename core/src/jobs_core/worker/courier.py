@@ -22,6 +22,7 @@ from ..failpoints import failpoint
 from ..ids import new_token
 from ..limiting import BOTH
 from ..runs import failure
+from ..runs.notebook import Notebook
 from ..runs.outcome import decide
 from ..runs.run import Ending, Run, StopFlag
 from ..scoreboard.layout import Phase
@@ -95,7 +96,8 @@ class Courier:
         self._settings = settings
         self._listener = listener
         self._board = board
-        self._settlements = Settlements(backend, board, decoder.discarder)
+        self._notebook = Notebook(self.wake)
+        self._settlements = Settlements(backend, board, decoder.discarder, self._notebook)
         self._spinning = Spinning()
         self._too_fast = TooFast()
         self._reservations = Reservations(executor, isolation, settings.largest_batch, watched=board is not NOWHERE)
@@ -103,7 +105,7 @@ class Courier:
         self._interruptions = Interruptions(self._reservations, executor, settings.timeout_grace)
         self._outage = Outage(settings.lease)
         self._lease = Lease(settings.lease, self._run_queue, polls="cancel" in backend.features and not backend.wakes_to_cancel)
-        decoder.keeps_limits = "limits" in backend.features
+        decoder.know(backend.features)
         self._has_lines = not BOTH.isdisjoint(backend.features)
         self._passed_over = False  # jobs with limits were left behind, because no slot was free
         self._next_housekeeping = self._next_cleaning = 0.0
@@ -115,10 +117,9 @@ class Courier:
         self._may_have_work = True
         self._quiet = settings.starts_quiet  # reserves no new jobs
         self._stopping = self._told_stopping = False
-        self._stop_flag = StopFlag()  # for the jobs
-        self._checkpoint_fails = False
+        self._stop_flag = StopFlag(self._notebook if decoder.keeps_notes else None)  # for the jobs
+        self._checkpoint_fails = self._told_unclosed = False
         self._stop_at = NEVER
-        self._told_unclosed = False
         self._reopened = 0
         self._thread = threading.Thread(target=self._main, name="jobs-courier")
 
@@ -265,6 +266,8 @@ class Courier:
                 self._settings.cleans()
         if now >= self._reservations.checkpoints.due:
             self._checkpoint(now)
+        if self._notebook.runs and now >= self._notebook.due:
+            self._note(now)
         if self._run_queue.parked and now <= self._run_queue.leased_until:
             self._run_queue.parked = False
             self._executor.submit(())
@@ -289,6 +292,7 @@ class Courier:
         for run in stale:
             self._board.note(run, "stale")
             log_stale(run)
+            self._notebook.forget(run)
             self._board.settled(((None, run),))
         self._conclude(ours)
         self._board.publish()
@@ -368,6 +372,27 @@ class Courier:
             return
         self._checkpoint_fails = False
         checkpoints.stored()
+
+    def _note(self, now: float) -> None:
+        """Store what running jobs tell; a backend that refuses it must not stop the worker."""
+        notebook = self._notebook
+        notes = notebook.take(now)
+        try:
+            if notes:
+                failpoint("note.before")
+                self._backend.note(notes)
+                failpoint("note.after")
+        except (BackendUnavailable, OwnerLost):
+            notebook.failed(now)
+            raise
+        except BackendError as error:
+            if not notebook.fails:
+                notebook.fails = True
+                text = "the progress and log lines of jobs cannot be stored, and are lost from now on: %s"
+                boundary.log(logger, logging.WARNING, text, error)
+        else:
+            notebook.fails = False
+        notebook.stored()
 
     def _note_too_fast(self, run: Run) -> None:
         self._board.note_too_fast(run)
@@ -618,6 +643,7 @@ class Courier:
         self.owner = f"{old.partition('+')[0]}+{self._reopened}"
         self._reservations.forget()
         self._settlements.clear()
+        self._notebook.runs.clear()
         self._board.settled((None, run) for run in self._pending_ends.clear())
         self._reserve_request = None
         self._may_have_work = True
@@ -646,6 +672,8 @@ class Courier:
 
     def _sleep_in_backend(self, collect: float) -> None:
         sleep, timeout = next_wake_up(self._situation(collect))
+        if self._notebook.runs:
+            timeout = max(0.0, min(timeout, self._notebook.due - time.monotonic()))
         if sleep is Sleep.WAIT:
             self._backend.wait((), timeout)
         elif sleep is Sleep.DRAIN:

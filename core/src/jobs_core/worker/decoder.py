@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Collection
 from typing import Any
 
 from msgspec.structs import replace
@@ -24,6 +25,7 @@ from ..runs.outcome import unrun
 from ..runs.progress import Progress, place_of
 from ..runs.run import Run
 from ..units import count
+from .kept_runs import KeptRuns
 from .on_end import policy_of, with_on_dead
 from .pending_ends import PendingEnd
 
@@ -54,8 +56,15 @@ class Decoder:
         self._policies: dict[tuple[AnyJob, str], Policy] = {}
         self._late_policies: dict[tuple[AnyJob, str], Policy] = {}
         self.keeps_limits = False  # whether the backend does
+        self.keeps_notes = self.keeps_history = False  # the same for notes and done jobs
+        self._told_unkept = False
         self.met_limits = False  # whether a delivery had limits
         self._given_back: set[str] = set()  # ids of jobs that were given back under their limits, the latest of them
+
+    def know(self, features: Collection[str]) -> None:
+        """Note what the backend keeps, before the first delivery."""
+        self.keeps_limits = "limits" in features
+        self.keeps_notes, self.keeps_history = "notes" in features, "history" in features
 
     def accept(self, delivery: Delivery) -> Run | Settlement | PendingEnd:
         """Return a run that is ready to start, or the settlement of a delivery that cannot run."""
@@ -156,7 +165,20 @@ class Decoder:
         rules = policy_of(self._app, job, topic)
         if limits_keys(self._config, topic):
             rules = self._late(job, topic, rules)
+        if rules.keep_done:
+            rules = self._kept(rules, topic)
         self._policies[(job, topic)] = rules
+        return rules
+
+    def _kept(self, rules: Policy, topic: str) -> Policy:
+        """Return the policy of a job that is kept when it is done, if it can be."""
+        if self.keeps_history and rules.acks == "late":
+            return replace(rules, on_end=KeptRuns(rules.on_end, rules.keep_done))
+        if not self._told_unkept:
+            self._told_unkept = True
+            reason = 'jobs with acks="early" have left the queue before they run' if self.keeps_history else "it has no history"
+            line = "topics.%s.keep_done: done jobs are not kept by this backend: %s"
+            boundary.log(logger, logging.WARNING, line, topic, reason)
         return rules
 
     def _late(self, job: AnyJob, topic: str, policy: Policy, why: str = "has limits") -> Policy:

@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -225,6 +225,9 @@ def capture(raw_fd: int) -> None:
         sys.stderr = Printed(2, "<stderr>")
 
 
+keeps: Callable[[Run, str, str], None] | None = None
+"""Keeps a printed line with the job that prints it, by run, level and text; set in workers of topics with `keep_logs`."""
+
 partial: dict[tuple[int, str | int], tuple[Run | None, str]] = {}
 """Unfinished lines by stream and run (else thread), so that the lines of two jobs do not mix."""
 
@@ -337,6 +340,8 @@ def _log(run: Run | None, lines: Iterable[str]) -> None:
         line = line.rstrip()
         if not line:
             continue
+        if keeps is not None and run is not None:
+            keeps(run, "print", line)
         for start in range(0, len(line), LONGEST_LINE):
             part = line[start : start + LONGEST_LINE]
             handler.handle(logs.record_of(part, logging.INFO, logs.OUTPUT, job_context=context))

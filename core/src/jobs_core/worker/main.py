@@ -32,6 +32,7 @@ from .courier import Courier
 from .decoder import Decoder
 from .executors.base import Executor
 from .isolation import Isolation
+from .kept_logs import kept_logs, kept_topics
 from .middleware import Middleware
 from .run_queue import RunQueue
 from .settings import CourierSettings, Listener
@@ -214,7 +215,8 @@ class Worker(Listener):
         jobs_begin()
         self.courier.start()
         try:
-            self._executor.main()
+            with kept_logs(kept_topics(self._app.config, self.info.topics)):
+                self._executor.main()
         finally:
             jobs_end()
             self.courier.stop()

@@ -88,6 +88,9 @@ def policy_of(app: App, job: AnyJob, topic: str) -> Policy:
         rules = replace(rules, pack_result=pack)
     if rules.resumable:
         rules = replace(rules, pack_cursor=app.payloads.cursor_packer(encrypts(job.options, topic, app.config)))
+    pack_note = app.payloads.note_packer(encrypts(job.options, topic, app.config))
+    if pack_note is not None:
+        rules = replace(rules, pack_note=pack_note)
     if app.signer:
         rules = replace(rules, sign_result=app.signer.sign_result)
     done, dead = _follower(app, job.on_done), _follower(app, job.on_dead or _configured(app, job, topic))

@@ -10,19 +10,30 @@ from ..errors import BackendError
 from ..failpoints import failpoint
 from ..ids import new_token
 from ..payloads.discarding import Discarder
+from ..runs.notebook import Notebook
 from ..runs.run import Ending, Run
 from ..scoreboard.writer import NOWHERE, Scoreboard
+
+NOTEBOOK = Notebook(lambda: None)
+"""The notebook of settlements whose runs tell nothing."""
 
 
 class Settlements:
     """The settlements that the courier has to send, in the order in which they came. Only the courier uses it."""
 
-    def __init__(self, backend: Backend, board: Scoreboard = NOWHERE, discarder: Discarder | None = None) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        board: Scoreboard = NOWHERE,
+        discarder: Discarder | None = None,
+        notebook: Notebook = NOTEBOOK,
+    ) -> None:
         self.unsent: list[Ending] = []  # not sent yet, or sent and not answered
         self.acknowledged: list[Run] = []  # early, as the backend has confirmed: only this worker can run them
         self.late: list[Outgoing] = []  # follow-ups of jobs that were acknowledged before they ran
         self._backend = backend
         self._discarder = discarder
+        self._notebook = notebook
         self._board = board
         self._sent: tuple[str, int] | None = None  # unanswered request, and the number of its settlements
         self._pushed: tuple[str, int] | None = None  # the same for late follow-ups
@@ -50,6 +61,8 @@ class Settlements:
             self._push_late()
         while self.unsent:
             if self._sent is None:
+                if self._notebook.runs:
+                    self.unsent = self._notebook.with_notes(self.unsent)
                 self._sent = new_token(), len(self.unsent)
             request, count = self._sent
             batch = self.unsent[:count]

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from ..base import ALL_FEATURES, Answer, BackendOptions, Checkpoint, Delivery, Heartbeat, Housekept, Outgoing, Settlement
 from ..documents import Guard
 from ..flows import Part
+from ..notes import Note
 from .operators import MemoryOperatorCalls
 from .store import MemoryStore
 
@@ -108,6 +109,10 @@ class MemoryBackend(MemoryOperatorCalls):
     def checkpoint(self, checkpoints: Sequence[Checkpoint]) -> None:
         with self.store.lock:
             self.store.checkpoint(self._owner, checkpoints)
+
+    def note(self, notes: Sequence[Note]) -> None:
+        with self.store.lock:
+            self.store.tell(self._owner, notes)
 
     def heartbeat(self) -> Heartbeat:
         with self.store.lock:

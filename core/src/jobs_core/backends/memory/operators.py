@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from msgspec.structs import replace
+
 from ..base import Backend, BackendOptions, Counts, JobRecord, State
 from ..documents import Document, check
 from ..flows import SLICE, FlowStatus, MemberStatus
 from ..limits import Limit, LimitState, Lines
+from ..notes import Notes
 from .records import Job, Moment
 from .store import MemoryStore
 
@@ -35,6 +38,8 @@ class MemoryOperatorCalls(Backend):
     def browse(self, topic: str, state: State, limit: int, offset: int = 0) -> list[JobRecord]:
         with self.store.lock:
             now = self._options.now()
+            if state is State.DONE:
+                return [_without_lines(record) for record in self.store.done_jobs(now, topic)[offset : offset + limit]]
             jobs = [job for job in self.store.jobs.values() if job.topic == topic and job.seen_state is state]
             if state is State.SCHEDULED:
                 jobs.sort(key=lambda job: (job.due, job.seq))
@@ -44,7 +49,7 @@ class MemoryOperatorCalls(Backend):
                 jobs.sort(key=lambda job: (job.ready_at, job.seq))
             else:
                 jobs.sort(key=lambda job: (job.rank, job.ready_at, job.seq))
-            return [job.record(now) for job in jobs[offset : offset + limit]]
+            return [_without_lines(job.record(now)) for job in jobs[offset : offset + limit]]
 
     def find_ids(self, prefix: str, limit: int) -> list[str]:
         with self.store.lock:
@@ -219,6 +224,10 @@ class MemoryOperatorCalls(Backend):
 
         with self.store.lock:
             return self.flow(flow_id) if self.store.wait_until(is_at_rest, timeout) else None
+
+
+def _without_lines(record: JobRecord) -> JobRecord:
+    return replace(record, notes=Notes(record.notes.progress)) if record.notes.lines else record
 
 
 def _count(jobs: list[Job], now: float) -> Counts:

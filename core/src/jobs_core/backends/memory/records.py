@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..base import KEPT_ERRORS, Answer, BackendOptions, JobRecord, Outgoing, State
+from ..notes import MOST_RUNS, NONE, Note, Notes, seen_after, with_note
 
 if TYPE_CHECKING:
     from ..flows import Member
@@ -52,8 +53,11 @@ class Job:
     line: Line | None = None  # while it is ready; None in the plain line
     member: Member | None = None
     node: Node | None = None  # its place in its flow
+    notes: Notes = NONE
     reason = ""
+    seen = (0, 0)  # the token of the run that noted last, and the number of its lines
     slots: tuple[str, ...] = ()  # limits in which its reservation counts
+    timeline: tuple[bytes, ...] = ()
     tokens: tuple[tuple[str, float], ...] = ()  # of rates: taken with the reservation, with their interval
 
     def __init__(self, seq: int, message: Outgoing, now: float) -> None:
@@ -90,6 +94,15 @@ class Job:
         if error:
             self.errors = (*self.errors, error)[-KEPT_ERRORS:]
 
+    def tell(self, note: Note | None, timeline: bytes = b"") -> None:
+        """Add what a run has told, and its entry in the timeline."""
+        if note is not None:
+            seen = self.seen[1] if self.seen[0] == self.token else 0
+            self.notes = with_note(self.notes, note, seen)
+            self.seen = self.token, seen_after(note, seen)
+        if timeline:
+            self.timeline = (*self.timeline, timeline)[-MOST_RUNS:]
+
     def record(self, now: float, *, ended: bool = False, result: bytes | None = None, reason: str = "") -> JobRecord:
         """Return the record of this job, as operators see it; that of its end has no payload and no cursor."""
         scheduled = self.state is State.SCHEDULED and not self.is_due(now)
@@ -118,6 +131,8 @@ class Job:
             blocked_by=self.line.filed if self.line is not None else "",
             member=self.member,
             waiting_for=self.node.waiting_for(WAITING_FOR) if self.node and self.state is State.WAITING else (),
+            notes=NONE if ended else self.notes,
+            timeline=() if ended else self.timeline,
         )
 
 

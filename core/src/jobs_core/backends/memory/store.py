@@ -19,6 +19,7 @@ from ..base import ENDS, Answer, Checkpoint, Delivery, Heartbeat, Housekept, Job
 from ..documents import Guard
 from ..flows import SLICE, Part, misplaced
 from ..limits import Limit, Lines
+from ..notes import NONE, Note
 from .documents import Documents
 from .flows import CANCELLED, Node
 from .limits import Limits
@@ -50,6 +51,7 @@ class MemoryStore:
         self._scheduled: list[tuple[float, int, Job]] = []  # a heap; stale entries are skipped
         self._ended: dict[str, tuple[float, JobRecord]] = {}  # id → (time until which it is kept, record of an ended job)
         self._ended_due: list[tuple[float, str]] = []  # a heap of these times
+        self.done: dict[str, dict[str, None]] = defaultdict(dict)  # by topic: ids of the done jobs that are kept, oldest first
         self._unique: dict[str, tuple[str, float | None]] = {}  # key → (job id, end of the key's time or limit)
         self._pushes: dict[str, tuple[float, dict[str, str]]] = {}  # request → (its time, its answer)
         self._sequence = itertools.count(1)
@@ -446,22 +448,23 @@ class MemoryStore:
         del owner.held[job.id]
         outcome = settlement.outcome
         if not job.plain:
-            self._free(job, back=not settlement.ran)
-            job.cancel = job.cancel or job.barred
-            if job.node is not None:
-                job.node.result = settlement.result if outcome is Outcome.DONE else None
+            self._leave_limits_and_flow(job, settlement)
         if settlement.close_limits:
             for limit, seconds in settlement.close_limits:
                 self.limits.close(limit, at.now + seconds, at.now)
         if settlement.cursor is not None:
             job.cursor, job.plain = settlement.cursor, False
         if outcome is Outcome.DONE:
-            self.end(at, job, State.DONE, settlement.result_ttl, settlement.result)
+            if settlement.result_ttl:
+                self._end_kept(at, job, settlement)
+            else:
+                self.end(at, job, State.DONE, 0.0)
         elif outcome is Outcome.CANCELLED:
             self.end(at, job, State.CANCELLED, settlement.result_ttl)
         elif outcome in (Outcome.DEAD, Outcome.EXPIRED):
             job.attempt += settlement.counts and outcome is Outcome.DEAD
             job.note(settlement.error)
+            job.tell(settlement.notes, settlement.timeline)
             self.make_dead(at, job, settlement.reason or outcome.value)
         elif job.cancel:
             self.end(at, job, State.CANCELLED, at.options.cancelled_ttl)
@@ -473,6 +476,13 @@ class MemoryStore:
             self.members.proceed(at)
         return Answer.SETTLED
 
+    def _leave_limits_and_flow(self, job: Job, settlement: Settlement) -> None:
+        """Free what a job that is not plain holds besides its reservation, and keep its result for its flow."""
+        self._free(job, back=not settlement.ran)
+        job.cancel = job.cancel or job.barred
+        if job.node is not None:
+            job.node.result = settlement.result if settlement.outcome is Outcome.DONE else None
+
     def checkpoint(self, owner_id: str, checkpoints: Iterable[Checkpoint]) -> None:
         owner = self.owners.get(owner_id)
         for checkpoint in checkpoints if owner else ():
@@ -480,8 +490,16 @@ class MemoryStore:
             if job is not None and job.token == checkpoint.token:
                 job.cursor, job.plain = checkpoint.cursor, False
 
+    def tell(self, owner_id: str, notes: Iterable[Note]) -> None:
+        owner = self.owners.get(owner_id)
+        for note in notes if owner else ():
+            job = owner.held.get(note.id) if owner else None
+            if job is not None and job.token == note.token:
+                job.tell(note)
+
     def _queue_again(self, now: float, job: Job, settlement: Settlement) -> None:
         """Queue a job again after a release, a retry or a deferral."""
+        job.tell(settlement.notes, settlement.timeline)
         if settlement.limits is not None:
             job.limits, job.plain = settlement.limits, False
         if settlement.outcome is Outcome.RELEASE:
@@ -494,7 +512,33 @@ class MemoryStore:
             job.deferrals += 1
         self.place(job, now, settlement.after)
 
-    def end(self, at: Moment, job: Job, state: State, ttl: float, result: bytes | None = None, reason: str = "") -> None:
+    def _end_kept(self, at: Moment, job: Job, settlement: Settlement) -> None:
+        """End a job that is done, and keep its result; with a timeline, the job itself, too."""
+        if not settlement.timeline:
+            self.end(at, job, State.DONE, settlement.result_ttl, settlement.result)
+            return
+        job.tell(settlement.notes, settlement.timeline)
+        self.end(at, job, State.DONE, settlement.result_ttl, settlement.result, kept=True)
+        done = self.done[job.topic]
+        done.pop(job.id, None)
+        done[job.id] = None
+        for _ in range(len(done) - at.options.retention(job.topic).done_max):
+            oldest = next(iter(done))
+            del done[oldest]
+            until, record = self._ended[oldest]
+            self._ended[oldest] = until, msgspec.structs.replace(record, payload=b"", cursor=b"", notes=NONE, timeline=())
+
+    def end(
+        self,
+        at: Moment,
+        job: Job,
+        state: State,
+        ttl: float,
+        result: bytes | None = None,
+        reason: str = "",
+        *,
+        kept: bool = False,
+    ) -> None:
         """Remove a job from the store, and keep the record of its end for `ttl` seconds if it is worth keeping."""
         if job.state is _READY:
             self._leave(job)
@@ -505,8 +549,8 @@ class MemoryStore:
         job.state, job.since = state, at.now
         if job.cancel:
             job.cancel = job.force = False
-        if ttl > 0 and (result is not None or state is State.CANCELLED):
-            record = job.record(at.now, ended=True, result=result, reason=reason)
+        if ttl > 0 and (result is not None or state is State.CANCELLED or kept):
+            record = job.record(at.now, ended=not kept, result=result, reason=reason)
             self._ended[job.id] = (at.now + ttl, record)
             heapq.heappush(self._ended_due, (at.now + ttl, job.id))
         if not job.plain and job.node is not None:
@@ -541,6 +585,11 @@ class MemoryStore:
         """Return the dead letters of a topic, newest first."""
         jobs = [*self.dead[topic].values(), *self.needed[topic].values()]
         return sorted(jobs, key=lambda job: job.since)[::-1]
+
+    def done_jobs(self, now: float, topic: str) -> list[JobRecord]:
+        """Return the done jobs of a topic that are kept, newest first."""
+        found = (self.find(now, job_id) for job_id in reversed(self.done.get(topic, ())))
+        return [record for record in found if record is not None]
 
     def ids(self) -> list[str]:
         """Return the ids of all jobs in the store, and of ended jobs whose record is kept."""
@@ -658,7 +707,9 @@ class MemoryStore:
         while self._ended_due and self._ended_due[0][0] <= at.now and dropped < limit:
             until, job_id = heapq.heappop(self._ended_due)
             if self._ended.get(job_id, (None,))[0] == until:
-                del self._ended[job_id]
+                _, record = self._ended.pop(job_id)
+                if record.topic in self.done:
+                    self._forget_done(record)
                 dropped += 1
         for topic, letters in self.dead.items():
             oldest = at.now - at.options.retention(topic).dead_keep
@@ -672,6 +723,12 @@ class MemoryStore:
             self.end(at, self.jobs[job_id], State.UNKNOWN, 0)
             dropped += 1
         return dropped
+
+    def _forget_done(self, record: JobRecord) -> None:
+        done = self.done[record.topic]
+        done.pop(record.id, None)
+        if not done:
+            del self.done[record.topic]
 
     # -- waiting ---------------------------------------------------------------------------------
 

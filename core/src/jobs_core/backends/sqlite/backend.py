@@ -23,8 +23,10 @@ from ..base import (
 from ..documents import Guard
 from ..flows import Part
 from ..limits import Limit, Lines
+from ..notes import Note
 from . import documents as documents_of
 from . import flows, housekeeping, lines, owners, queue, requests, settling, views
+from . import notes as notes_of
 from .connection import Connection
 from .operators import SqliteOperatorCalls
 from .url import parse_url
@@ -38,7 +40,9 @@ class SqliteBackend(SqliteOperatorCalls, BindsKeys):
 
     name = "sqlite"
     # A file belongs to one application.
-    features = (FEATURES - {"prefix"}) | {"checkpoints", "limits", "fairness", "flows", "documents", "guards"}
+    features = (FEATURES - {"prefix"}) | {
+        "checkpoints", "limits", "fairness", "flows", "documents", "guards", "notes", "history",
+    }  # fmt: skip
     wakes_to_cancel = True
 
     def __init__(self, url: str, options: BackendOptions) -> None:
@@ -152,6 +156,10 @@ class SqliteBackend(SqliteOperatorCalls, BindsKeys):
     def checkpoint(self, checkpoints: Sequence[Checkpoint]) -> None:
         with self._connection.transaction(durable=False) as tx:
             settling.checkpoint(tx, self._owner, checkpoints)
+
+    def note(self, notes: Sequence[Note]) -> None:
+        with self._connection.transaction(durable=False) as tx:
+            notes_of.tell(tx, self._owner, notes)
 
     def heartbeat(self) -> Heartbeat:
         with self._connection.transaction(durable=False) as tx:

@@ -3,12 +3,13 @@
 A `Connection` opens the file, and `Connection.transaction` begins a `Transaction`. The functions of the modules below take a
 transaction, or SQLite's connection for reading. `requests` handles push, reserve, claim and settle, many requests at a time;
 `owners` handles leases, `operators` the changes by operators, `lines` those of limits and fair topics, `flows` parts of flows
-and the changes by their operators, `documents` all documents; and `views`, `limits.states` and `flow_views` only read.
+and the changes by their operators, `documents` all documents, `notes` what jobs tell; and `views`, `limits.states` and
+`flow_views` only read.
 """
 
 from __future__ import annotations
 
-from . import documents, flow_views, flows, housekeeping, limits, lines, operators, owners, requests, settling, views
+from . import documents, flow_views, flows, housekeeping, limits, lines, notes, operators, owners, requests, settling, views
 from .connection import Connection, Transaction
 from .url import parse_url
 
@@ -21,6 +22,7 @@ __all__ = [
     "housekeeping",
     "limits",
     "lines",
+    "notes",
     "operators",
     "owners",
     "parse_url",

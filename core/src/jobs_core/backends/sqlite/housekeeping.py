@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 from ..base import Housekept
-from . import documents, flows, limits, owners, queue, removal, views
+from . import documents, flows, limits, notes, owners, queue, removal, views
 from .connection import Transaction
 
 MOST_FREE_PAGES = 2000
@@ -23,6 +23,7 @@ def housekeep(tx: Transaction, limit: int) -> Housekept:
     owners.recount(tx)
     limits.forget_idle(tx, limit)
     documents.drop_expired(tx, limit)
+    notes.drop_old(tx, limit)
     more = flows.housekeep(tx)
     return Housekept(readied, released, dropped, more=more or limit in (readied, released, dropped))
 

@@ -38,10 +38,12 @@ def dequeue(tx: Transaction, seqs: str) -> None:
     lines.leave(tx, seqs)
 
 
-def end(tx: Transaction, job_ids: Sequence[str], state: State, ttl: float, result: bytes | None = None) -> None:
+def end(
+    tx: Transaction, job_ids: Sequence[str], state: State, ttl: float, result: bytes | None = None, *, kept: bool = False
+) -> None:
     """Remove jobs that are not ready from the queue, and keep a record of their end for `ttl` seconds if it is worth it."""
     these = json.dumps(list(job_ids))
-    if ttl > 0 and (result is not None or state is State.CANCELLED):
+    if ttl > 0 and (result is not None or state is State.CANCELLED or kept):
         tx.db.execute(
             f"INSERT OR REPLACE INTO ended SELECT id, topic, ?, ?, ?, ? FROM job WHERE id IN ({THESE})",
             (state.value, tx.now, tx.now + ttl, result, these),

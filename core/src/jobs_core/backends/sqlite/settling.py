@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 
 from ..base import ENDS, Answer, Checkpoint, Outcome, Settlement, State
-from . import lines, members, queue, removal
+from . import lines, members, notes, queue, removal, views
 from .connection import Transaction
 
 _AMONG = f"IN ({removal.THESE})"
@@ -26,7 +26,7 @@ def settle(tx: Transaction, settles: Sequence[tuple[str, Sequence[Settlement]]])
             [
                 s.token
                 for s in settlements
-                if s.outcome is Outcome.DONE and s.result is None and not s.followups and not s.close_limits
+                if s.outcome is Outcome.DONE and s.result is None and not (s.followups or s.close_limits or s.timeline)
             ],
         )
         for owner, settlements in settles
@@ -112,9 +112,12 @@ def _end(tx: Transaction, seq: int, job_id: str, errors: bytes | None, settlemen
     """End a job with its follow-ups. What a member of a flow adds counts before its end does."""
     outcome, reason, phase = settlement.outcome, "", members.Phase.GONE
     if outcome is Outcome.DONE:
-        removal.end(tx, [job_id], State.DONE, settlement.result_ttl, settlement.result)
+        if settlement.timeline:
+            notes.keep_done(tx, seq, views.record(tx.db, job_id, tx.now), settlement)
+        removal.end(tx, [job_id], State.DONE, settlement.result_ttl, settlement.result, kept=bool(settlement.timeline))
         phase = members.Phase.DONE
     elif outcome in (Outcome.DEAD, Outcome.EXPIRED):
+        notes.add(tx, seq, settlement.notes, settlement.timeline)
         counted = int(settlement.counts and outcome is Outcome.DEAD)
         reason, phase = settlement.reason or outcome.value, members.Phase.DEAD
         removal.make_dead(tx, seq, reason, removal.note(errors, settlement.error), counted)
@@ -138,6 +141,7 @@ def checkpoint(tx: Transaction, owner: str, checkpoints: Sequence[Checkpoint]) -
 
 def _queue_again(tx: Transaction, seq: int, errors: bytes | None, settlement: Settlement) -> None:
     """Queue a job again after a release, a retry or a deferral."""
+    notes.add(tx, seq, settlement.notes, settlement.timeline)
     if settlement.limits is not None:
         queue.set_limits(tx, seq, settlement.limits)
     if settlement.outcome is Outcome.RELEASE:

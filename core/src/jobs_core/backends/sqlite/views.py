@@ -7,8 +7,10 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
+from msgspec.structs import replace
+
 from ..base import Counts, JobRecord, State
-from . import places
+from . import notes, places
 from .members import Phase
 
 _RECORD = """
@@ -139,14 +141,21 @@ def get(db: sqlite3.Connection, job_id: str, now: float) -> JobRecord | None:
     """Return everything known about a job; None if it is unknown."""
     row = db.execute(f"{_RECORD} WHERE job.id = ?", (job_id,)).fetchone()
     if row:
-        return _record(db, row, now)
+        return notes.with_notes(db, [(row[-1], _record(db, row, now))])[0]
     row = db.execute("SELECT id, topic, state, at, result FROM ended WHERE id = ? AND until > ?", (job_id, now)).fetchone()
     if row is None:
         return None
     job_id, topic, state, since, result = row
     if state == State.CANCELLED.value:
         return JobRecord(job_id, topic, State.CANCELLED, since=since, reason=result or "", broker_now=now)
+    if state == State.DONE.value and (kept := notes.done(db, job_id, now)) is not None:
+        return replace(kept, result=result)
     return JobRecord(job_id, topic, State(state), since=since, result=result, broker_now=now)
+
+
+def record(db: sqlite3.Connection, job_id: str, now: float) -> JobRecord:
+    """Return the record of a job in the queue, without what it has told."""
+    return _record(db, db.execute(f"{_RECORD} WHERE job.id = ?", (job_id,)).fetchone(), now)
 
 
 def find_ids(db: sqlite3.Connection, prefix: str, limit: int, now: float) -> list[str]:
@@ -169,7 +178,9 @@ def ended(db: sqlite3.Connection, job_id: str, now: float) -> JobRecord | None:
 
 
 def browse(db: sqlite3.Connection, topic: str, state: State, limit: int, offset: int, now: float) -> list[JobRecord]:
-    """Return jobs of a topic in one state in the order in which they will run; dead letters newest first."""
+    """Return jobs of a topic in one state in the order in which they will run; dead letters and done jobs newest first."""
+    if state is State.DONE:
+        return notes.browse_done(db, topic, limit, offset, now)
     sql = _BROWSE.get(state)
     if sql is None:
         return []
@@ -177,7 +188,8 @@ def browse(db: sqlite3.Connection, topic: str, state: State, limit: int, offset:
     seqs = [row[-1] for row in db.execute(f"{sql} LIMIT :limit OFFSET :offset", facts)]
     rows = db.execute(f"{_RECORD} WHERE job.seq IN (SELECT value FROM json_each(?))", (json.dumps(seqs),)).fetchall()
     place = {seq: n for n, seq in enumerate(seqs)}
-    return [_record(db, row, now) for row in sorted(rows, key=lambda row: place[row[-1]])]
+    found = [(row[-1], _record(db, row, now)) for row in sorted(rows, key=lambda row: place[row[-1]])]
+    return notes.with_notes(db, found, lines=False)
 
 
 def some_ids(db: sqlite3.Connection, topic: str, state: State, limit: int) -> list[str]:

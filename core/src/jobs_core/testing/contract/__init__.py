@@ -26,6 +26,7 @@ from .leases import Leases
 from .leaving import Leaving
 from .limits import LimitCases
 from .machine import Machine
+from .notes import HistoryCases, NoteCases
 from .operators import Operators
 from .ordering import Ordering
 from .pushing import Pushing
@@ -48,6 +49,8 @@ class BackendContract(
     FlowCases,
     FlowOperators,
     DocumentCases,
+    NoteCases,
+    HistoryCases,
     Uniqueness,
     Waiting,
     Waking,

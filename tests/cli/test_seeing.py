@@ -1,0 +1,131 @@
+"""`jobsctl show`, `follow` and `list`: what a job has told, what has happened to it, and the jobs that one searches for."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import pytest
+
+from jobs_core.backends.base import Outcome, Settlement
+from jobs_core.backends.notes import Note
+from jobs_core.ids import new_token
+
+from ..support.project import until
+
+
+@pytest.fixture
+def owner(project):
+    backend = project.app().new_backend()
+    backend.open("the-worker")
+    yield backend
+    backend.close()
+
+
+def encoded(**facts):
+    return json.dumps(facts).encode()
+
+
+def take(owner, topic="default"):
+    [held] = owner.reserve([topic], 1, new_token())
+    return held
+
+
+def end(owner, held, outcome=Outcome.DONE, **fields):
+    owner.settle([Settlement(held.id, held.token, outcome, **fields)], new_token())
+
+
+def entry(**facts):
+    return encoded(began=1795684000.0, ended=1795684001.5, host="web1", pid=4711, **facts)
+
+
+def test_show_tells_progress_timeline_and_log(project, owner):
+    job_id = project.push("note", "hello")
+    held = take(owner)
+    lines = (encoded(at=1795684000.0, level="info", text="begins"), encoded(at=1795684001.0, level="warning", text="\x1b[31m"))
+    owner.note([Note(held.id, held.token, encoded(at=1.0, done=3, total=10, text="page 3"), lines)])
+    text = project.here("show", job_id)
+    assert "progress       3 of 10 (30 %) page 3" in text or "3 of 10 (30 %) page 3" in text
+    assert "reserved by the-worker" in text
+    assert "begins" in text
+    assert "warning: \\x1b[31m" in text
+    end(owner, held, Outcome.RETRY, timeline=entry(attempt=1, outcome="retry", after=5.0, error="ValueError: no"))
+    text = project.here("show", job_id)
+    assert "attempt 1 begins in process 4711 on web1" in text
+    assert "attempt 1 ends after 1.5 s: retry, again after 5s: ValueError: no" in text
+    found = json.loads(project.here("show", job_id, "--json"))
+    assert found["progress"]["text"] == "page 3"
+    assert [line["text"] for line in found["log"]] == ["begins", "\x1b[31m"]
+    assert found["timeline"][0]["outcome"] == "retry"
+
+
+def test_follow_shows_what_comes_until_the_job_has_ended(project, owner):
+    job_id = project.push("note", "hello")
+    held = take(owner)
+    owner.note([Note(held.id, held.token, None, (encoded(at=1.0, text="first"),))])
+    said: list[str] = []
+    following = threading.Thread(target=lambda: said.append(project.run("follow", job_id, "--json").stdout))
+    following.start()
+    told = Note(held.id, held.token, encoded(at=2.0, done=1, total=2), (encoded(at=2.0, text="second"),), 1)
+    owner.note([told])
+    end(owner, held, result_ttl=600.0, timeline=entry(attempt=1, outcome="done"))
+    following.join(60)
+    told_things = [json.loads(line) for line in said[0].splitlines()]
+    assert [each["text"] for each in told_things if each["what"] == "line"] == ["first", "second"]
+    assert [each["done"] for each in told_things if each["what"] == "progress"] == [1]
+    assert told_things[-1]["state"] == "done"
+
+
+def test_follow_ends_with_a_job_that_leaves_nothing(project, owner):
+    job_id = project.push("note", "hello")
+    held = take(owner)
+    said: list[str] = []
+    following = threading.Thread(target=lambda: said.append(project.run("follow", job_id).stdout))
+    following.start()
+    until(lambda: following.is_alive(), 5.0)
+    assert "is reserved" in project.here("follow", job_id, "--for", "100ms", code=1)
+    end(owner, held)
+    following.join(60)
+    assert not following.is_alive()
+
+
+def test_a_dead_job_ends_follow_with_exit_code_one(project, owner):
+    job_id = project.push("note", "hello")
+    end(owner, take(owner), Outcome.DEAD, reason="failed")
+    assert "[dead]: failed" in project.here("follow", job_id, code=1)
+
+
+def test_list_shows_kept_jobs_newest_first(project, owner):
+    ids = [project.push("note", number) for number in range(3)]
+    for _ in ids:
+        end(owner, take(owner), result_ttl=600.0, timeline=entry(attempt=1, outcome="done"))
+    shown = [line.split("\t")[0] for line in project.here("list", "default", "--state", "done").splitlines()]
+    assert shown == ids[::-1]
+
+
+def test_list_filters_by_job_key_text_error_and_time(project, owner):
+    one = project.push("note", {"order": "A-4711"}, key="acme")
+    two = project.push("ledger", "other")
+    for error in ("no such order", "timed out"):
+        end(owner, take(owner), Outcome.DEAD, reason="failed", error=encoded(type="ValueError", message=error))
+
+    def listed(*options):
+        return [line.split("\t")[0] for line in project.here("list", "default", "--state", "dead", *options).splitlines()]
+
+    assert listed("--job", "tasks.note") == [one]
+    assert listed("--key", "acme") == [one]
+    assert listed("--text", "a-47") == [one]
+    assert listed("--error", "TIMED") == [two]
+    assert sorted(listed("--error", "valueerror")) == sorted([one, two])
+    assert listed("--since", "2100-01-01T00:00Z") == listed("--until", "2000-01-01T00:00Z") == []
+    assert sorted(listed("--since", "2000-01-01T00:00Z")) == sorted([one, two])
+    assert listed("--job", "tasks.note", "--error", "timed") == []
+
+
+def test_a_search_says_when_it_has_not_read_all(project, monkeypatch):
+    from jobs_core.cli import searching
+
+    monkeypatch.setattr(searching, "MOST", 4)
+    monkeypatch.setattr(searching, "PAGE", 2)
+    project.push_many([("note", (number,), {}) for number in range(5)])
+    assert "there are more jobs: the first 4 jobs were searched" in project.here("list", "default", "--text", "nothing")
