@@ -160,7 +160,9 @@ class FlowLost(BackendError):
 HAVING = {
     "limits": ("sqlite://", "redis://", "zmq+tcp://"),
     "fairness": ("sqlite://", "redis://", "zmq+tcp://"),
-    "flows": ("redis://",),
+    "flows": ("sqlite://", "redis://"),
+    "notes": ("sqlite://", "zmq+tcp://"),
+    "history": ("sqlite://", "zmq+tcp://"),
 }
 """Our backends with features that not all have, by the scheme of their URL: those of several processes, if there are any."""
 

@@ -40,11 +40,16 @@ from .base import (
     Token,
 )
 from .documents import Document
+from .notes import Note
 
 SUPPLIED = frozenset({"unique", "results", "cancel", "lookup"})
 """Features that the store supplies if the queue lacks them."""
 
-_OF_STORE = SUPPLIED | {"known_ids", "checkpoints", "documents"}
+_OF_STORE = SUPPLIED | {"known_ids", "checkpoints", "documents", "notes", "history"}
+
+_NOT_OF_QUEUE = frozenset(
+    {"claim", "checkpoints", "limits", "fairness", "flows", "documents", "guards", "notes", "history"}
+)  # what needs one step over queue and store, or is the store's
 
 _ENDED = {State.CANCELLED: Outcome.CANCELLED, State.DONE: Outcome.DONE, State.DEAD: Outcome.DEAD}
 
@@ -69,9 +74,7 @@ class AuxStore(Backend):
         self.queue = queue
         self.store = store
         self.name = queue.name
-        self.features = (queue.features - {"claim", "checkpoints", "limits", "fairness", "flows", "documents", "guards"}) | (
-            store.features & _OF_STORE
-        )
+        self.features = (queue.features - _NOT_OF_QUEUE) | (store.features & _OF_STORE)
         self._owner: str | None = None
         self._generation = 0
         self._claims: dict[Token, tuple[str, Token]] = {}  # the queue's token → (job id, the store's token)
@@ -196,7 +199,12 @@ class AuxStore(Backend):
     def _record(self, settlements: Sequence[Settlement], request: str) -> list[Answer]:
         if not settlements:
             return []
-        return self.store.settle([replace(s, token=self._claims[s.token][1], followups=()) for s in settlements], request)
+        return self.store.settle([self._for_store(settlement) for settlement in settlements], request)
+
+    def _for_store(self, settlement: Settlement) -> Settlement:
+        token = self._claims[settlement.token][1]
+        note = None if settlement.notes is None else replace(settlement.notes, token=token)
+        return replace(settlement, token=token, followups=(), notes=note)
 
     def _record_as_ours(self, settlements: Sequence[Settlement]) -> None:
         claimed = self._claim([settlement.id for settlement in settlements], new_token())
@@ -210,6 +218,12 @@ class AuxStore(Backend):
         known = [replace(each, token=self._claims[each.token][1]) for each in checkpoints if each.token in self._claims]
         if known:
             self.store.checkpoint(known)
+
+    def note(self, notes: Sequence[Note]) -> None:
+        """Store what jobs tell in the store, which has no record of jobs of foreign producers: their notes are not kept."""
+        known = [replace(each, token=self._claims[each.token][1]) for each in notes if each.token in self._claims]
+        if known:
+            self.store.note(known)
 
     def wait(self, topics: Sequence[str], timeout: float) -> bool:
         return self.queue.wait(topics, timeout)
@@ -267,7 +281,8 @@ class AuxStore(Backend):
         return self.store.fetch_result(job_id, timeout)
 
     def browse(self, topic: str, state: State, limit: int, offset: int = 0) -> list[JobRecord]:
-        return self.queue.browse(topic, state, limit, offset)
+        of = self.store if state is State.DONE and "history" in self.features else self.queue
+        return of.browse(topic, state, limit, offset)
 
     def topics(self) -> list[str]:
         return self.queue.topics()
@@ -331,8 +346,8 @@ def _without_key(message: Outgoing) -> Outgoing:
 
 def _without_record(settlement: Settlement) -> Settlement:
     """Return a settlement without what only the store keeps."""
-    plain = settlement.result is None and settlement.cursor is None
-    return settlement if plain else replace(settlement, result=None, cursor=None)
+    plain = settlement.result is None and settlement.cursor is None and settlement.notes is None and not settlement.timeline
+    return settlement if plain else replace(settlement, result=None, cursor=None, notes=None, timeline=b"")
 
 
 __all__ = ["SUPPLIED", "AuxStore", "composed"]

@@ -20,6 +20,7 @@ from jobs_core.backends.base import (
 )
 from jobs_core.backends.documents import ABSENT, Guard
 from jobs_core.backends.limits import Limit, Lines
+from jobs_core.backends.notes import Note
 from jobs_core.errors import BackendError, BackendUnavailable
 
 from . import protocol as p
@@ -32,7 +33,7 @@ class ZeromqBackend(ZeromqOperatorCalls):
     """One connection to a broker."""
 
     # A broker's store belongs to one application.
-    features = (FEATURES - {"prefix"}) | {"checkpoints", "limits", "fairness", "documents", "guards"}
+    features = (FEATURES - {"prefix"}) | {"checkpoints", "limits", "fairness", "documents", "guards", "notes", "history"}
 
     def __init__(self, url: str, options: BackendOptions) -> None:
         self.name = url.partition("://")[0]
@@ -41,6 +42,7 @@ class ZeromqBackend(ZeromqOperatorCalls):
         self._owner = ""
         self._settle_request = ""  # request id of the last settle
         self._retention: dict[str, tuple[float, int]] = {}  # the values that the broker already has
+        self._done_max: dict[str, int] = {}  # the same
         self._opened: BrokerConnection | None = None
 
     @property
@@ -72,6 +74,7 @@ class ZeromqBackend(ZeromqOperatorCalls):
             cancelled_ttl=options.cancelled_ttl,
             dedup_window=options.dedup_window,
             retention=self._retention,
+            done_max=self._done_max,
             features=list(p.FEATURES),
         )
 
@@ -156,6 +159,11 @@ class ZeromqBackend(ZeromqOperatorCalls):
     def checkpoint(self, checkpoints: Sequence[Checkpoint]) -> None:
         self._connection.call(p.CHECKPOINT, p.Checkpoints(owner=self._owner, checkpoints=list(checkpoints)))
 
+    def note(self, notes: Sequence[Note]) -> None:
+        if p.NOTES not in self._connection.features:
+            raise BackendError("the broker is of a release without notes: upgrade jobs-zeromq there, and restart the broker")
+        self._connection.call(p.NOTE, p.OfNotes(owner=self._owner, notes=list(notes)))
+
     # -- owners and housekeeping -----------------------------------------------------------------
 
     def heartbeat(self) -> Heartbeat:
@@ -179,14 +187,17 @@ class ZeromqBackend(ZeromqOperatorCalls):
 
     def _say_retention(self, topics: Sequence[str]) -> None:
         """Tell the broker how long these topics' dead letters are kept, unless it has already been told."""
-        new = {}
+        new: dict[str, tuple[float, int]] = {}
+        done_max: dict[str, int] = {}
         for topic in topics:
             if topic not in self._retention:
                 kept = self._options.retention(topic)
                 new[topic] = (kept.dead_keep, kept.dead_max)
+                done_max[topic] = kept.done_max
         if new:
             self._retention.update(new)
-            self._connection.tell(p.RETAIN, p.Retain(retention=new))
+            self._done_max.update(done_max)
+            self._connection.tell(p.RETAIN, p.Retain(retention=new, done_max=done_max))
 
 
 def _use_limits(messages: Sequence[Outgoing]) -> bool:

@@ -28,6 +28,7 @@ from jobs_core.backends.base import (
 )
 from jobs_core.backends.documents import Document, Guard
 from jobs_core.backends.limits import Limit, LimitState, Lines
+from jobs_core.backends.notes import Note
 from jobs_core.errors import BackendError, BackendUnavailable, OwnerLost, QueueFull
 
 VERSION: Final = b"jobs1"
@@ -43,7 +44,10 @@ LIMITS: Final = "limits"
 DOCUMENTS: Final = "documents"
 """The feature with which a broker says that it knows documents and guarded pushes."""
 
-FEATURES: Final = (LIMITS, DOCUMENTS)
+NOTES: Final = "notes"
+"""The feature with which a broker says that it keeps what jobs tell, and done jobs."""
+
+FEATURES: Final = (LIMITS, DOCUMENTS, NOTES)
 """What this release knows beyond the first one, told in `hello` and its answer."""
 
 BEAT: Final = b"beat"
@@ -81,6 +85,7 @@ class Hello(Struct, kw_only=True):
     cancelled_ttl: Seconds = CANCELLED_TTL
     dedup_window: Seconds = 60.0
     retention: Retentions = {}
+    done_max: Annotated[dict[Topic, int], Meta(max_length=100_000)] = {}
     features: Annotated[list[str], Meta(max_length=100)] = []  # what the client knows
 
 
@@ -169,6 +174,13 @@ class Checkpoints(Struct, kw_only=True):
     checkpoints: Annotated[list[Checkpoint], Meta(max_length=100_000)]
 
 
+class OfNotes(Struct, kw_only=True):
+    """Store what reserved jobs have told; notes with a stale token are ignored."""
+
+    owner: Id
+    notes: Annotated[list[Note], Meta(max_length=100_000)]
+
+
 class DefineLimits(Struct, kw_only=True):
     """Set the definitions of limits and the rules of topics."""
 
@@ -246,9 +258,10 @@ class Kept(Struct, kw_only=True):
 
 
 class Retain(Struct, kw_only=True):
-    """Tell for how long dead letters of topics are kept. The broker does not answer."""
+    """Tell for how long dead letters of topics are kept, and how many done jobs. The broker does not answer."""
 
     retention: Retentions
+    done_max: Annotated[dict[Topic, int], Meta(max_length=100_000)] = {}
 
 
 class Wait(Struct, kw_only=True):
@@ -370,6 +383,7 @@ CLAIM: Verb[Claim, list[Delivery]] = Verb("claim", Claim, list[Delivery])
 WAIT: Verb[Wait, None] = Verb("wait", Wait, None, writes=False)
 SETTLE: Verb[Settle, list[Answer]] = Verb("settle", Settle, list[Answer])
 CHECKPOINT: Verb[Checkpoints, None] = Verb("checkpoint", Checkpoints, None)
+NOTE: Verb[OfNotes, None] = Verb("note", OfNotes, None)
 HEARTBEAT_OF: Verb[Owner, Heartbeat] = Verb("heartbeat", Owner, Heartbeat)
 DEFINE_LIMITS: Verb[DefineLimits, None] = Verb("define_limits", DefineLimits, None, durable=True)
 OVERRIDE_LIMIT: Verb[OverrideLimit, None] = Verb("override_limit", OverrideLimit, None, durable=True)

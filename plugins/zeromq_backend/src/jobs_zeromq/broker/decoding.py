@@ -14,6 +14,7 @@ from msgspec import Struct
 from jobs_core.backends import documents
 from jobs_core.backends.base import Outcome, Outgoing, Settlement, Token
 from jobs_core.backends.limits import LIMIT, LONGEST_KEY, MOST_LIMITS, Limit, name_of
+from jobs_core.backends.notes import Note
 from jobs_core.errors import BackendError
 
 from .. import protocol as p
@@ -57,6 +58,8 @@ def read(peer: Peer, sender: bytes, tag: bytes, verb: p.Verb[Any, Any], frames: 
         elif verb is p.CHECKPOINT:
             for one in request.checkpoints:
                 _check_token(one.token)
+        elif verb is p.NOTE:
+            _check_notes(request.notes)
         elif verb is p.PUT_DOCUMENT:
             _check_document(request)
         elif verb is p.DEFINE_LIMITS or verb is p.OVERRIDE_LIMIT:
@@ -154,18 +157,27 @@ def _check_token(token: Token) -> None:
         raise Malformed("a token is as it was handed out")
 
 
+def _check_notes(notes: Sequence[Note]) -> None:
+    for note in notes:
+        _check_token(note.token)
+        if not 0 <= note.first < _LARGEST:
+            raise Malformed("a note's first line has a number from 0")
+
+
 def _check_settlements(settlements: Sequence[Settlement]) -> bool:
     """Raise Malformed unless all are well formed; return whether they are all plain acknowledgements."""
     plain = True
     for one in settlements:
         _check_token(one.token)
-        if one.outcome is _DONE and not one.followups and one.result is None and not one.close_limits:
+        if one.outcome is _DONE and not (one.followups or one.close_limits or one.timeline) and one.result is None:
             continue
         plain = False
         if not math.isfinite(one.after) or not math.isfinite(one.result_ttl):
             raise Malformed("settle: after and result_ttl are numbers of seconds")
         if one.error:
             check_json("settle: error", one.error)
+        if one.notes is not None:
+            _check_notes((one.notes,))
         _check_messages(one.followups)
         _check_limits(one.limits or ())
         for limit, seconds in one.close_limits:

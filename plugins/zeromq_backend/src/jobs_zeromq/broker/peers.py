@@ -28,7 +28,8 @@ class Peer:
         self.unsaid: set[str] = set()
         self.features = frozenset(hello.features)
         self.terms = hello.lease, hello.cancelled_ttl, hello.dedup_window
-        self._retention = {topic: Retention(*kept) for topic, kept in hello.retention.items()}
+        self._retention: dict[str, Retention] = {}
+        self.retain(hello.retention, hello.done_max)
         self.options = BackendOptions(
             lease=hello.lease,
             cancelled_ttl=hello.cancelled_ttl,
@@ -37,9 +38,10 @@ class Peer:
             clock=clock,
         )
 
-    def retain(self, retention: dict[str, tuple[float, int]]) -> None:
-        """Add the retention of topics that the client has sent."""
-        self._retention.update({topic: Retention(*kept) for topic, kept in retention.items()})
+    def retain(self, retention: dict[str, tuple[float, int]], done_max: dict[str, int]) -> None:
+        """Add the retention of topics that the client has sent; one of an earlier release tells nothing of done jobs."""
+        for topic, (keep, most) in retention.items():
+            self._retention[topic] = Retention(keep, most, max(0, done_max.get(topic, _KEEP_ALL.done_max)))
 
     def _retained(self, topic: str) -> Retention:
         """Return how long a topic's dead letters are kept: forever, until the client has sent the time."""

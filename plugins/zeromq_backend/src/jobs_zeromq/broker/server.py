@@ -243,7 +243,7 @@ class Server:
 
     def _note(self, one: Asked) -> None:
         if one.verb is p.RETAIN:
-            one.peer.retain(one.request.retention)
+            one.peer.retain(one.request.retention, one.request.done_max)
             return
         self._peers.greet(one.sender, one.request)
         welcome = p.Welcome(epoch=self.epoch, pid=os.getpid(), features=list(p.FEATURES))

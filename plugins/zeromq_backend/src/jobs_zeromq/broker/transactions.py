@@ -25,6 +25,7 @@ from jobs_core.backends.sqlite.engine import (
     housekeeping,
     limits,
     lines,
+    notes,
     operators,
     owners,
     requests,
@@ -234,6 +235,9 @@ class Transactions:
 
     def checkpoint(self, tx: Transaction, one: Asked) -> None:
         settling.checkpoint(tx, one.request.owner, one.request.checkpoints)
+
+    def note(self, tx: Transaction, one: Asked) -> None:
+        notes.tell(tx, one.request.owner, one.request.notes)
 
     def define_limits(self, tx: Transaction, one: Asked) -> None:
         lines.define(tx, one.request.limits, one.request.lines)
