@@ -14,7 +14,7 @@ import sqlite3
 import click
 import pytest
 
-from jobs_core.cli import contract, demo, start, top, worker
+from jobs_core.cli import contract, demo, diagnose, start, top, worker
 from jobs_core.cli import main as command_line
 from jobs_core.cli.exits import Exit
 from jobs_core.plugins import Plugins
@@ -73,6 +73,7 @@ def call(tmp_path, monkeypatch, plugins, capfd):
     monkeypatch.setattr(demo, "show", lambda *args, **kwargs: 0)
     monkeypatch.setattr(contract, "run_cases", lambda *args: 0)
     monkeypatch.setattr(contract, "measure", lambda url: [])
+    monkeypatch.setattr(diagnose, "said", lambda arguments: "")
     monkeypatch.setattr(top.time, "sleep", lambda seconds: None)
     for name in [name for name in os.environ if name.startswith("JOBS_")]:
         monkeypatch.delenv(name)

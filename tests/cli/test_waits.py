@@ -68,7 +68,7 @@ SUPERVISOR = {"quiet": 0, "scale default 2": 0, "reload": 0, "exit": 0, "stop": 
 TESTED_BELOW = {"start", "restart", "contract", "alert", "payloads"}
 NEVER_WAIT = {"help", "init", "completion", "systemd", "status", "top", "stack"}
 """Commands that read files of this machine and ask no process; `top` is a page that changes."""
-SPEAK_ANYWAY = {"demo"}
+SPEAK_ANYWAY = {"demo", "diagnose"}
 """Commands that report each step."""
 
 

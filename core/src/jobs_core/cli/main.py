@@ -52,6 +52,7 @@ GROUPS = {
         "stack": ("stack", "Print the stack of every thread and asyncio task in a worker."),
         "schedule": ("schedule", "Show and change the schedule."),
         "alert": ("alert", "Test the alert channels."),
+        "diagnose": ("diagnose", "Write an archive for a bug report, without secrets."),
         "systemd": ("systemd", "Print a systemd unit for this configuration."),
     },
     "Jobs": {
