@@ -11,6 +11,7 @@ from ..support.terminal import Checkout, Command, follow, shell_blocks
 NOT_HERE = {
     "docs/deployment.md-1": "makes a user and a unit on the machine; tests/cli/test_systemd.py has the unit",
     "docs/logs.md-1": "reads the journal of a unit that is not installed",
+    "docs/machines.md-1": "takes several machines; run in tests/supervisor/test_machines.py",
     "docs/rabbitmq.md-1": "run in tests/faults/test_rabbitmq.py, where there is a node",
     "plugins/rabbitmq_backend/README.md-1": "likewise",
 }

@@ -51,6 +51,7 @@ GROUPS = {
         "top": ("top", "Show running jobs and their rates, live."),
         "stack": ("stack", "Print the stack of every thread and asyncio task in a worker."),
         "schedule": ("schedule", "Show and change the schedule."),
+        "machines": ("machines", "Show all machines, and give them commands."),
         "alert": ("alert", "Test the alert channels."),
         "diagnose": ("diagnose", "Write an archive for a bug report, without secrets."),
         "systemd": ("systemd", "Print a systemd unit for this configuration."),

@@ -28,7 +28,11 @@ from .schedule import (
 from .supervisor import (
     CannotPreload,
     CannotServe,
+    CommandEnded,
+    CommandReceived,
+    CommandRefused,
     HelperDied,
+    PoolQuiet,
     Quiet,
     Reloaded,
     Reloading,
@@ -108,4 +112,8 @@ __all__ = [
     "WorkerStarted",
     "WorkerStopped",
     "WorkerStopping",
+    "CommandEnded",
+    "CommandReceived",
+    "CommandRefused",
+    "PoolQuiet",
 ]

@@ -150,6 +150,50 @@ class Quiet(Event, frozen=True):
         return "quiet: workers take no new jobs" if self.on else "workers take jobs again"
 
 
+class PoolQuiet(Event, frozen=True):
+    """The workers of one pool take no new jobs, or take jobs again."""
+
+    pool: str
+    on: bool
+
+    def __str__(self) -> str:
+        return f"pool {self.pool} is quiet: its workers take no new jobs" if self.on else f"pool {self.pool} takes jobs again"
+
+
+class CommandReceived(Event, frozen=True):
+    """A command for this machine was found in the backend."""
+
+    id: str
+    do: str
+    pool: str
+    by: str
+
+    def __str__(self) -> str:
+        return f"command {self.id} by {self.by or 'unknown'}: {self.do}" + (f" pool {self.pool}" if self.pool else "")
+
+
+class CommandEnded(Event, frozen=True):
+    """A command from the backend was carried out, or could not be."""
+
+    id: str
+    error: str
+
+    def __str__(self) -> str:
+        return f"command {self.id} was not carried out: {self.error}" if self.error else f"command {self.id} was carried out"
+
+
+class CommandRefused(Event, frozen=True):
+    """A document in the backend is no command that this machine obeys."""
+
+    level: ClassVar[int] = logging.ERROR
+
+    id: str
+    error: str
+
+    def __str__(self) -> str:
+        return f"command {self.id} in the backend is refused: {self.error}"
+
+
 class StacksWritten(Event, frozen=True):
     """Every worker was asked for its stacks."""
 

@@ -7,8 +7,6 @@ ticks of a pause are left out. Each tick is pushed only if the document still is
 
 from __future__ import annotations
 
-import getpass
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -23,6 +21,7 @@ from ..backends.documents import ABSENT, Document, all_of, check
 from ..errors import NotSupported, ScheduleError, SignatureError
 from ..ids import new_token
 from ..job import Call
+from ..machines import who
 from ..message import decode, encode
 from ..options import encrypts
 from ..sealed import seal, unseal
@@ -253,7 +252,7 @@ class Schedule:
         def attempt(backend: Backend) -> bool:
             document = backend.document(KIND, name)
             before = None if document is None else _trusted(app, document)
-            said = msgspec.structs.replace(change(before.said if before is not None else None), by=_who())
+            said = msgspec.structs.replace(change(before.said if before is not None else None), by=who())
             version, issued_at = (before.version, before.issued_at) if before is not None else (ABSENT, 0)
             data = seal(app.signer, KIND, name, said, replaces=version, after=issued_at)
             return backend.put_document(KIND, name, data, new_token(), expected=version) is not None
@@ -329,14 +328,6 @@ def _trusted(app: App, document: Document) -> Stored:
         raise ScheduleError(
             f"schedule entry {document.name} cannot be changed, because it cannot be trusted: {error}"
         ) from None
-
-
-def _who() -> str:
-    """Return who changes an entry, for people; the system may have no name for its user."""
-    try:
-        return f"{getpass.getuser()}@{os.uname().nodename}"
-    except (KeyError, OSError):
-        return f"{os.getuid()}@{os.uname().nodename}"
 
 
 __all__ = ["KIND", "Known", "Schedule", "Stored", "StoredEntry", "call_of", "read_document"]

@@ -98,11 +98,15 @@ class Ticker:
         self._full: set[str] = set()  # entries whose queue had no room
         self._unique: bool | None = None
 
-    def refresh(self, backend: Backend) -> None:
-        """Read the documents of the schedule, if they have changed; without `documents` there are none."""
+    def refresh(self, backend: Backend, version: int | None = None) -> None:
+        """Read the documents of the schedule, if they have changed; without `documents` there are none.
+
+        `version` is that of their kind, if the caller has just asked for it.
+        """
         if "documents" not in backend.features:
             return
-        version = backend.document_versions([KIND])[KIND]
+        if version is None:
+            version = backend.document_versions([KIND])[KIND]
         if version == self._known.version and not self.stale:
             return
         before, first = self._known.stored, self._known.version < 0

@@ -53,6 +53,7 @@ class PoolState(Struct):
     max: int
     wanted: int
     scaled: bool = False  # an operator set its size by hand
+    quiet: bool = False  # its workers take no new jobs
     restarts: dict[str, int] = {}  # why workers were replaced, and how often
     failures: int = 0  # consecutive rounds of quick deaths
     next_start: float = 0.0  # back-off: no worker is started before this time

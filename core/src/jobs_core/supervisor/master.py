@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,11 @@ from .pools.repairs import Repairs
 from .pools.watchdog import INTERVAL, Watchdog
 from .processes.children import Child, Children
 from .processes.generation import Generation
+from .remote import RemoteCommand
 from .snapshot import Snapshot
 from .system import linux
 from .system.loop import Loop
-from .system.messages import CallHook, Counted, FromChild, RanTooFast, Repair, Repaired
+from .system.messages import CallHook, CommandDone, Commanded, Counted, FromChild, RanTooFast, Repair, Repaired
 
 SIGNALS = (
     signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTSTP,
@@ -88,6 +89,7 @@ class Supervisor:
         self._snapshot = Snapshot(run_dir, self._loop, self._describe, started_at=time.time(), backend=backend, log=log)
         self._backlog: dict[str, tuple[int, float | None]] = {}  # topic → ready jobs, age of the oldest
         self._suspicious: dict[str, RanTooFast] = {}  # job → report for the next housekeeper
+        self._ended_commands: list[CommandDone] = []  # for the next housekeeper
         self._quiet = False
         self._served = False
         self._stopping = ""  # stop | exit
@@ -202,6 +204,8 @@ class Supervisor:
     def _housekeeper_up(self, child: Child) -> None:
         self._repairs.use(child)
         self._tell_suspicious(child)
+        while self._ended_commands:
+            child.send(self._ended_commands.pop(0))
         self._changed()
 
     def _on_housekeeper_message(self, message: FromChild) -> None:
@@ -214,6 +218,15 @@ class Supervisor:
                 self._backlog = topics
                 if leases:
                     self._watchdog.backend_answers()
+            case Commanded():
+                self._obey(RemoteCommand(message, self._tell_done))
+
+    def _tell_done(self, done: CommandDone) -> None:
+        """Tell the housekeeper how a command ended: after a reload, the next one, since this one may not listen any more."""
+        if self._housekeeper.up and self._housekeeper.child is not None and not self._housekeeper.renewing:
+            self._housekeeper.child.send(done)
+        else:
+            self._ended_commands.append(done)
 
     def _alert(self, found: RanTooFast) -> None:
         """Have the housekeeper send an alert, or keep it until a housekeeper is ready: workers may start sooner."""
@@ -295,9 +308,7 @@ class Supervisor:
         elif number == signal.SIGUSR1:
             self._log.reopen()
         elif number == signal.SIGUSR2:
-            for worker in self._pools.workers():
-                worker.dump_stacks()
-            events.emit(events.StacksWritten(str(self._run_dir / state.WORKERS)))
+            self._dump_stacks(self._pools)
         elif number in (signal.SIGTSTP, signal.SIGCONT):
             self._be_quiet(number == signal.SIGTSTP)
 
@@ -308,25 +319,50 @@ class Supervisor:
             self._pools.be_quiet(quiet)
             self._changed()
 
+    def _quiet_pools(self, pools: Iterable[WorkerPool], *, on: bool) -> None:
+        for pool in pools:
+            if pool.quiet != on:
+                events.emit(events.PoolQuiet(pool.name, on))
+                pool.be_quiet(on)
+
+    def _dump_stacks(self, pools: Iterable[WorkerPool]) -> None:
+        for pool in pools:
+            for worker in pool.workers.values():
+                worker.dump_stacks()
+        events.emit(events.StacksWritten(str(self._run_dir / state.WORKERS)))
+
     def _obey(self, command: Command) -> None:
         name = command.message.get("do")
         if name == "reload":
             self._generations.reload(command)
-        elif name == "quiet":
-            self._be_quiet(bool(command.message.get("on", True)))
-            command.answer(done=True)
-        elif name == "scale":
-            pool = self._pools.get(str(command.message.get("pool")))
-            if pool is None:
-                command.answer(done=False, error=f"there is no such pool; the pools are {', '.join(self._pools.names())}")
-                return
-            pool.scale(command.message.get("workers"))
-            command.answer(done=True, wanted=pool.wanted)
+        elif name in ("quiet", "scale", "stacks"):
+            self._obey_for_pools(name, command)
         elif name in ("stop", "exit"):
             command.answer(done=True)
             self._stop(name)
         else:
             command.answer(done=False, error=f"this supervisor does not know the command {name!r}")
+
+    def _obey_for_pools(self, name: str, command: Command) -> None:
+        """Carry out a command that is meant for one pool or all."""
+        given = command.message.get("pool")
+        pool = None if given is None else self._pools.get(str(given))
+        if pool is None and (given is not None or name == "scale"):
+            command.answer(done=False, error=f"there is no such pool; the pools are {', '.join(self._pools.names())}")
+            return
+        pools = self._pools if pool is None else (pool,)
+        if name == "scale" and pool is not None:
+            pool.scale(command.message.get("workers"))
+            command.answer(done=True, wanted=pool.wanted)
+            return
+        if name == "stacks":
+            self._dump_stacks(pools)
+        else:
+            on = bool(command.message.get("on", True))
+            if pool is None:
+                self._be_quiet(on)
+            self._quiet_pools(pools, on=on)
+        command.answer(done=True)
 
     # -- stopping ---------------------------------------------------------------------------------
 

@@ -22,8 +22,10 @@ from ...boundary import told
 from ...errors import BackendError, BackendUnavailable, NotSupported
 from ...failpoints import failpoint
 from ...limiting import BOTH, define
+from ...machines import COMMAND, REPORT
 from ...plugins import guarded
 from ...schedule import Ticker
+from ...schedule.stored import KIND as SCHEDULE_KIND
 from ...scoreboard import state
 from ...scoreboard.reader import WorkerFile
 from ...scoreboard.state import Backlog, TopicState
@@ -32,11 +34,12 @@ from ...worker.courier import CLEANING_INTERVAL, HOUSEKEEP_LIMIT
 from ...worker.outage import Outage
 from ..system import linux
 from ..system.channel import Channel
-from ..system.messages import CallHook, Counted, RanTooFast, Ready, Repair, Repaired, Stop, ToHousekeeper
+from ..system.messages import CallHook, CommandDone, Counted, RanTooFast, Ready, Repair, Repaired, Stop, ToHousekeeper
 from . import timeouts
 from .alerts import TopicAlerts
 from .flows import members_by_state
 from .limits import LimitAlerts, figures
+from .machine import Machine
 from .repair import describe
 from .totals import TotalsFile
 
@@ -76,7 +79,7 @@ class Housekeeper:
         self._backend: Backend = app.new_backend()
         self._open = False
         self._outage = Outage()
-        self._orders: deque[Repair | CallHook | RanTooFast] = deque()
+        self._orders: deque[Repair | CallHook | RanTooFast | CommandDone] = deque()
         self._stopping = False
         self._totals = TotalsFile(run_dir)
         self._topics = sorted(app.config.served_topics() | set(app.config.topics))
@@ -86,11 +89,13 @@ class Housekeeper:
         self._told_unserved: dict[str, bool] = {}  # topic → whether jobs waited when the warning was logged
         self._paused: frozenset[str] = frozenset()
         self._ticker = Ticker(app, run_dir / SCHEDULE)
+        self._machine = Machine(app, run_dir, self._supervisor, channel.send)
         self._alerts = TopicAlerts(app.config, app.plugins)
         self._limit_alerts = LimitAlerts(app.config, self._alerts.send)
         self._backlog = Backlog(at=time.time(), pid=os.getpid(), generation=generation)
         self._next_cleaning = time.monotonic() + CLEANING_INTERVAL
         self._next_kept = self._next_count = self._next_survey = self._next_limits = self._next_flows = 0.0
+        self._next_report = 0.0
         self._unwritten = ""  # why backlog.json could not be written last time
 
     def run(self) -> None:
@@ -102,6 +107,8 @@ class Housekeeper:
             self._turn()
         self._call_hook("jobs_housekeeper_stopping")
         self._alerts.close()
+        if self._open and "documents" in self._backend.features:
+            self._machine.leave(self._backend)
         self._backend.close()
         self._app.close()
 
@@ -158,7 +165,7 @@ class Housekeeper:
             self._orders.popleft()
         if now >= self._next_kept:
             kept = self._backend.housekeep(HOUSEKEEP_LIMIT)
-            self._ticker.refresh(self._backend)
+            self._look_at_documents()
             self._next_kept = now if kept.more else now + min(3.0, float(self._app.config.lease) / 10)
         if now >= self._next_count:
             self._count()
@@ -167,7 +174,17 @@ class Housekeeper:
             self._next_cleaning = now + CLEANING_INTERVAL
             if self._app.payloads.store is not None:
                 self._app.clean_payloads_soon()
+        if (now >= self._next_report or self._machine.has_news) and "documents" in self._backend.features:
+            self._machine.report(self._backend)
+            self._next_report = now + REPORT
         self._tick()
+
+    def _look_at_documents(self) -> None:
+        """Take over changes of the schedule, and commands to this machine."""
+        if "documents" in self._backend.features:
+            versions = self._backend.document_versions([SCHEDULE_KIND, COMMAND])
+            self._ticker.refresh(self._backend, versions[SCHEDULE_KIND])
+            self._machine.look(self._backend, versions[COMMAND])
 
     def _warn_of_risks(self) -> None:
         with contextlib.suppress(BackendError):  # a failure here must not stop the work
@@ -190,9 +207,11 @@ class Housekeeper:
 
     # -- orders ------------------------------------------------------------------------------------
 
-    def _obey(self, order: Repair | CallHook | RanTooFast) -> None:
+    def _obey(self, order: Repair | CallHook | RanTooFast | CommandDone) -> None:
         if isinstance(order, Repair):
             self._repair(order)
+        elif isinstance(order, CommandDone):
+            self._machine.done(order)
         elif isinstance(order, RanTooFast):
             self._alerts.too_fast(time.monotonic(), order.job, order.topic, order.seconds, order.min_time, order.more)
         else:

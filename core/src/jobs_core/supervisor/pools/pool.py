@@ -431,6 +431,7 @@ class WorkerPool:
         left = self._backoff.left()
         return PoolState(
             name=self.name,
+            quiet=self.quiet,
             topics=list(self.settings.topics),
             mode=self.settings.mode,
             concurrency=self.slots,

@@ -116,7 +116,7 @@ class Pools:
         """Grow or shrink the pools that scale by their topics' backlog: ready jobs, and the age of the oldest."""
         now = time.monotonic()
         for pool in self:
-            if pool.scales:
+            if pool.scales and not pool.quiet:
                 _scale(pool, backlog, watchdog, now)
 
     def summary(self) -> str:

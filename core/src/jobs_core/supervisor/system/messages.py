@@ -90,8 +90,28 @@ class Counted(ProcessMessage, frozen=True):
     leases: bool  # whether the backend gives a silent worker's jobs to others
 
 
+class Commanded(ProcessMessage, frozen=True):
+    """The housekeeper has received a command for this machine from the backend."""
+
+    id: str
+    do: str  # quiet | resume | scale | reload | stacks
+    pool: str  # empty: all
+    workers: int | None  # scale
+
+
 FromChild: TypeAlias = (
-    Ready | TemplateReady | Importing | Failed | Forked | FailedToStart | Due | RanTooFast | Exiting | Repaired | Counted
+    Ready
+    | TemplateReady
+    | Importing
+    | Failed
+    | Forked
+    | FailedToStart
+    | Due
+    | RanTooFast
+    | Exiting
+    | Repaired
+    | Counted
+    | Commanded
 )
 
 # -- to children ------------------------------------------------------------------------------------
@@ -143,6 +163,13 @@ class CallHook(ProcessMessage, frozen=True):
     facts: dict[str, Any]
 
 
+class CommandDone(ProcessMessage, frozen=True):
+    """The supervisor has carried out a command that the housekeeper received, or has refused to."""
+
+    id: str
+    error: str  # empty: it was carried out
+
+
 ToWorker: TypeAlias = Stop | StopReserving | Serve
-ToHousekeeper: TypeAlias = Stop | Repair | CallHook | RanTooFast
+ToHousekeeper: TypeAlias = Stop | Repair | CallHook | RanTooFast | CommandDone
 ToChild: TypeAlias = WorkerSpec | ToWorker | ToHousekeeper

@@ -1,0 +1,213 @@
+"""`jobsctl machines`: the machines that share a backend, and commands to them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+import msgspec
+
+from ..backends.base import Backend
+from ..machines import REPORT, MachineReport, Order, command, is_meant, reports
+from ..units import format_duration
+from . import output
+from .common import Context, confirm, fail, json_option, pass_context
+from .control import MOST_WORKERS
+from .exits import Exit
+from .formatting import size
+from .groups import DefaultsToList
+from .types import TEXT
+
+LOOK = 0.5
+"""Seconds between two looks for the reports of machines that carry a command out."""
+
+PATIENCE = 4 * REPORT
+"""Seconds that a command waits for these reports."""
+
+names_argument = click.argument("names", metavar="[MACHINE]...", nargs=-1, type=TEXT)
+all_option = click.option("--all", "everywhere", is_flag=True, help="All machines.")
+pool_option = click.option("--pool", metavar="NAME", type=TEXT, help="Only this pool.")
+
+
+@click.group("machines", cls=DefaultsToList)
+def machines_command() -> None:
+    """Show the machines that share the backend, and give them commands; `jobsctl machines` alone lists them."""
+
+
+@machines_command.command("list")
+@json_option
+@pass_context
+def list_command(context: Context, as_json: bool) -> None:
+    """List the machines that have reported within 30 s."""
+    found = context.operate(reports)
+    if as_json:
+        output.json([msgspec.to_builtins(report) for report in found])
+        return
+    columns = ["machine", "state", "version", "generation", "workers", "jobs", "memory", "done", "failed", "crashed", "seen"]
+    output.table(columns, map(_row, found), empty="no machine has reported within 30 s: `jobsctl start` starts one")
+
+
+@machines_command.command("show")
+@click.argument("name", metavar="MACHINE", type=TEXT)
+@json_option
+@pass_context
+def show_command(context: Context, name: str, as_json: bool) -> None:
+    """Show the pools of one machine, and the jobs that have run longest there."""
+    (found,) = _chosen(context.operate(reports), [name])
+    if as_json:
+        output.json(msgspec.to_builtins(found))
+        return
+    output.echo(f"{found.name}: {found.state}, run directory {found.run_dir}, process {found.pid}, seen {_seen(found)}")
+    if found.last_refusal:
+        output.echo(f"last reload refused: {found.last_refusal}")
+    pools = [
+        (pool.name, ", ".join(pool.topics), f"{pool.serving}/{pool.wanted}", "quiet" if pool.quiet else "", pool.last_error)
+        for pool in found.pools
+    ]
+    output.table(["pool", "topics", "workers", "", "error"], pools)
+    longest = [(run.job, run.id, run.topic, format_duration(round(run.seconds)), run.pid) for run in found.longest]
+    output.table(["job", "id", "topic", "running for", "worker"], longest, empty="no job is running")
+
+
+def _row(report: MachineReport) -> tuple[Any, ...]:
+    serving, wanted = sum(pool.serving for pool in report.pools), sum(pool.wanted for pool in report.pools)
+    return (
+        report.name, report.state, report.version, report.generation, f"{serving}/{wanted}", report.running,
+        size(report.memory), report.done, report.failed, report.crashed, _seen(report),
+    )  # fmt: skip
+
+
+def _seen(report: MachineReport) -> str:
+    return f"{format_duration(round(report.age))} ago"
+
+
+# -- commands --------------------------------------------------------------------------------------
+
+
+@machines_command.command("quiet")
+@names_argument
+@all_option
+@pool_option
+@pass_context
+def quiet_command(context: Context, names: tuple[str, ...], everywhere: bool, pool: str | None) -> None:
+    """Take no new jobs on these machines and finish the running ones."""
+    _give(context, names, everywhere, Order("quiet", pool or ""))
+
+
+@machines_command.command("resume")
+@names_argument
+@all_option
+@pool_option
+@pass_context
+def resume_command(context: Context, names: tuple[str, ...], everywhere: bool, pool: str | None) -> None:
+    """Take jobs again on these machines."""
+    _give(context, names, everywhere, Order("resume", pool or ""))
+
+
+@machines_command.command("scale")
+@click.argument("pool", type=TEXT)
+@click.argument("workers", type=click.IntRange(0, MOST_WORKERS))
+@names_argument
+@all_option
+@click.option("--force", is_flag=True, help="Allow more workers than the configuration does.")
+@pass_context
+def scale_command(context: Context, pool: str, workers: int, names: tuple[str, ...], everywhere: bool, force: bool) -> None:
+    """Set the number of workers in a pool of each of these machines, until the next reload or restart."""
+
+    def check(chosen: Sequence[MachineReport]) -> None:
+        most = [each.max for report in chosen for each in report.pools if each.name == pool]
+        if most and workers > max(most) and not force:
+            confirm(f"{workers:,} workers are more than the {max(most):,} of the configuration. Start them?", False, "--force")
+
+    _give(context, names, everywhere, Order("scale", pool, workers), check)
+
+
+@machines_command.command("auto")
+@click.argument("pool", type=TEXT)
+@names_argument
+@all_option
+@pass_context
+def auto_command(context: Context, pool: str, names: tuple[str, ...], everywhere: bool) -> None:
+    """Return a pool of each of these machines to its configured size."""
+    _give(context, names, everywhere, Order("scale", pool))
+
+
+@machines_command.command("reload")
+@names_argument
+@all_option
+@pass_context
+def reload_command(context: Context, names: tuple[str, ...], everywhere: bool) -> None:
+    """Load the new code and configuration that is on these machines, without a gap in service."""
+    _give(context, names, everywhere, Order("reload"))
+
+
+@machines_command.command("stacks")
+@names_argument
+@all_option
+@pool_option
+@pass_context
+def stacks_command(context: Context, names: tuple[str, ...], everywhere: bool, pool: str | None) -> None:
+    """Append the stacks of every worker to its .stacks file in the run directory of its machine."""
+    _give(context, names, everywhere, Order("stacks", pool or ""))
+
+
+def _give(
+    context: Context,
+    names: Sequence[str],
+    everywhere: bool,
+    order: Order,
+    check: Callable[[Sequence[MachineReport]], None] = lambda chosen: None,
+) -> None:
+    """Give a command, wait until each machine has reported how it ended, and end with exit code 1 if one did not obey."""
+    if everywhere == bool(names):
+        fail("name machines, or give --all", Exit.USAGE)
+    chosen = context.operate(reports)
+    if names:
+        chosen = _chosen(chosen, names)
+    elif order.pool:  # a machine without this pool is not meant
+        chosen = [report for report in chosen if any(pool.name == order.pool for pool in report.pools)]
+    if not chosen:
+        fail("no machine " + (f"with a pool {order.pool} " if order.pool else "") + "has reported within 30 s")
+    check(chosen)
+
+    def give(backend: Backend) -> dict[str, str]:
+        if everywhere:
+            return dict.fromkeys((report.name for report in chosen), command(context.app, backend, order))
+        return {report.name: command(context.app, backend, order, report.name) for report in chosen}
+
+    waited = context.operate(give)
+    ended = context.operate(lambda backend: _await(backend, waited), what="the machines to report")
+    for name in sorted(waited):
+        output.echo(f"{name}: {_outcome(ended.get(name))}")
+    if any(ended.get(name) != "" for name in waited):
+        raise click.exceptions.Exit(Exit.FAILED)
+
+
+def _outcome(ended: str | None) -> str:
+    if ended is None:
+        return f"no answer within {format_duration(round(PATIENCE))}; it has a minute to carry the command out"
+    return f"not carried out: {ended}" if ended else "done"
+
+
+def _await(backend: Backend, waited: dict[str, str]) -> dict[str, str]:
+    """Return how the commands ended, by machine; those that have not reported it in time are left out."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        ended = {report.name: report.commands[waited[report.name]] for report in reports(backend)
+                 if waited.get(report.name) in report.commands}  # fmt: skip
+        if len(ended) == len(waited) or time.monotonic() >= deadline:
+            return ended
+        time.sleep(LOOK)
+
+
+def _chosen(found: Sequence[MachineReport], names: Sequence[str]) -> list[MachineReport]:
+    """Return the machines of these names or hosts; end the command if there is none of a name."""
+    chosen: dict[str, MachineReport] = {}
+    for name in names:
+        those = [report for report in found if is_meant(name, report.name) and name != "*"]
+        if not those:
+            fail(f"no machine {name} has reported within 30 s: `jobsctl machines` lists them")
+        chosen.update((report.name, report) for report in those)
+    return list(chosen.values())

@@ -1,0 +1,235 @@
+"""Report what this machine does to the backend, and receive commands from there."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from ... import events
+from ...app import App
+from ...backends.base import Backend
+from ...backends.documents import LARGEST, Document, all_of
+from ...errors import BackendError, SignatureError
+from ...ids import new_token
+from ...machines import (
+    COMMAND,
+    GONE,
+    LIFETIME,
+    MACHINE,
+    MOST_RUNNING,
+    MachineReport,
+    Order,
+    PoolReport,
+    RunReport,
+    is_meant,
+    machine_name,
+)
+from ...scoreboard import state
+from ...scoreboard.state import Board, SupervisorState, read_board
+from ...scoreboard.writer import start_ticks
+from ...sealed import unseal
+from ..system.messages import CommandDone, Commanded
+
+FILE = "commands.json"
+"""The file in the run directory in which the commands that were received are remembered."""
+
+REMEMBERED = 3600.0
+"""Seconds for which a command is remembered beyond its lifetime, whatever the clocks of machines."""
+
+REPORTED = 300.0
+"""Seconds for which reports say how a command ended."""
+
+MOST_WORKERS = 10_000
+_LONGEST = 200  # characters of an error in a report
+
+
+class Received(Struct):
+    """What this machine knows of commands; the content of FILE."""
+
+    supervisor: str = ""  # the supervisor that knows it
+    seen: int = 0  # version of the last command that was looked at
+    done: dict[str, tuple[float, str]] = {}  # id → (its time, why it was not carried out)
+
+
+class Machine:
+    """This machine, as others see it. One thread uses it: the housekeeper's.
+
+    `tell` passes a command to the supervisor, which answers with `CommandDone`.
+    """
+
+    def __init__(self, app: App, run_dir: Path, supervisor: int, tell: Callable[[Commanded], object]) -> None:
+        self._app = app
+        self._run_dir = run_dir
+        self._tell = tell
+        self.name = machine_name(run_dir)
+        self._path = run_dir / FILE
+        self._supervisor = f"{supervisor}-{start_ticks(supervisor)}"
+        self._received: Received | None = None
+        self._version = -1
+        self._untold = False  # whether a command has ended since the last report
+
+    # -- reports ---------------------------------------------------------------------------------
+
+    @property
+    def has_news(self) -> bool:
+        """Return whether a report is wanted before its time."""
+        return self._untold
+
+    def report(self, backend: Backend) -> None:
+        """Publish the state of this machine."""
+        board = read_board(self._run_dir, most_entries=MOST_RUNNING)
+        if board.supervisor is None:
+            return
+        report = self._describe(board, board.supervisor)
+        data = msgspec.json.encode(report)
+        if len(data) > LARGEST:  # there are hundreds of pools
+            data = msgspec.json.encode(_shortened(report))
+        backend.put_document(MACHINE, self.name, data, new_token(), ttl=GONE)
+        self._untold = False
+
+    def leave(self, backend: Backend) -> None:
+        """Remove the report if the supervisor stops; after a reload, another housekeeper goes on."""
+        it = state.read(self._run_dir / state.STATE, SupervisorState)
+        if it is not None and it.state != "stopping":
+            return
+        with contextlib.suppress(BackendError):
+            backend.delete_document(MACHINE, self.name, new_token())
+
+    def _describe(self, board: Board, it: SupervisorState) -> MachineReport:
+        figures, now = board.figures(), time.monotonic()
+        running = sorted(
+            ((entry, view.header.pid) for view in board.workers for entry in view.running), key=lambda one: one[0].started
+        )
+        return MachineReport(
+            name=self.name,
+            host=it.host,
+            run_dir=str(self._run_dir),
+            pid=it.pid,
+            version=it.version,
+            state=it.state,
+            started_at=it.started_at,
+            generation=it.generation,
+            pools=list(_pools(it)),
+            running=sum(view.running_count for view in board.workers),
+            longest=[
+                RunReport(entry.id, entry.job[:_LONGEST], entry.topic, round(entry.seconds(now), 1), pid)
+                for entry, pid in running[:MOST_RUNNING]
+            ],
+            memory=sum(child.memory for child in it.workers),
+            done=sum(row.outcomes.get("done", 0) for row in figures),
+            failed=sum(row.outcomes.get("retry", 0) + row.outcomes.get("dead", 0) for row in figures),
+            crashed=it.crashed,
+            last_refusal=it.last_refusal[:_LONGEST],
+            commands=self._ended_lately(),
+        )
+
+    def _ended_lately(self) -> dict[str, str]:
+        if self._received is None:
+            return {}
+        since = time.time() - REPORTED
+        lately = {name: error for name, (at, error) in self._received.done.items() if at > since and error != _PENDING}
+        return dict(list(lately.items())[-100:])
+
+    # -- commands --------------------------------------------------------------------------------
+
+    def look(self, backend: Backend, version: int) -> None:
+        """Carry out the commands that were given since the last look, if `version`, of their kind, has changed."""
+        if version == self._version:
+            return
+        received = self._known(version)
+        for document in sorted(all_of(backend, COMMAND), key=lambda document: document.version):
+            if document.version > received.seen:
+                received.seen = document.version
+                self._receive(received, document)
+        self._version = version
+
+    def done(self, ended: CommandDone) -> None:
+        """Note how a command ended."""
+        received = self._received or state.read(self._path, Received)
+        if received is None:  # the file has gone, and with it what the command was
+            return
+        self._received = received
+        at, _ = received.done.get(ended.id, (time.time(), ""))
+        received.done[ended.id] = at, ended.error[:_LONGEST]
+        self._save(received)
+        self._untold = True
+        events.emit(events.CommandEnded(ended.id, ended.error))
+
+    def _receive(self, received: Received, document: Document) -> None:
+        """Pass a command to the supervisor, having noted it first: so it is carried out once, or not at all."""
+        try:
+            target, order = self._read(received, document)
+        except SignatureError as error:
+            events.emit(events.CommandRefused(document.name, str(error)))
+            self._save(received)
+            return
+        if not is_meant(target, self.name):
+            return
+        now = time.time()
+        for name in [name for name, (at, _) in received.done.items() if at < now - LIFETIME - REMEMBERED]:
+            del received.done[name]
+        received.done[document.name] = now, _PENDING
+        if not self._save(received):
+            received.done[document.name] = now, f"{self._path} cannot be written"
+            self._untold = True
+            return
+        events.emit(events.CommandReceived(document.name, order.do, order.pool, order.by))
+        self._tell(Commanded(document.name, order.do, order.pool, order.workers))
+
+    def _read(self, received: Received, document: Document) -> tuple[str, Order]:
+        sealed = unseal(self._app.signer, document)
+        if document.name in received.done:
+            raise SignatureError("it was received before")
+        if sealed.expires_at is None or sealed.expires_at / 1000 < time.time() - REMEMBERED:
+            raise SignatureError("it has expired")
+        try:
+            order = msgspec.json.decode(sealed.body, type=Order)
+        except msgspec.MsgspecError as error:
+            raise SignatureError(f"it is not a command that this release knows: {error}") from None
+        if order.workers is not None and not 0 <= order.workers <= MOST_WORKERS:
+            raise SignatureError(f"a pool has 0 to {MOST_WORKERS:,} workers")
+        return sealed.target, order
+
+    def _known(self, version: int) -> Received:
+        """Return what is known; commands from before the start of the supervisor, up to `version`, are not carried out."""
+        if self._received is None:
+            kept = state.read(self._path, Received) or Received()
+            if kept.supervisor != self._supervisor:
+                kept.supervisor, kept.seen = self._supervisor, version
+                self._save(kept)
+            self._received = kept
+        return self._received
+
+    def _save(self, received: Received) -> bool:
+        try:
+            state.write(self._path, received)
+        except OSError as error:
+            events.emit(events.RunDirTrouble(FILE, str(error)))
+            return False
+        return True
+
+
+_PENDING = "?"
+"""How a command ended that has not ended yet."""
+
+
+def _shortened(report: MachineReport) -> MachineReport:
+    """Return a report without the details that need most room."""
+    pools = [msgspec.structs.replace(pool, topics=[], last_error="") for pool in report.pools[:200]]
+    return msgspec.structs.replace(report, pools=pools, longest=[], commands={})
+
+
+def _pools(it: SupervisorState) -> Iterator[PoolReport]:
+    for pool in it.pools:
+        workers = [child for child in it.workers if child.pool == pool.name]
+        serving = sum(child.state == "serving" for child in workers)
+        error = pool.last_error[:_LONGEST] if pool.failures else ""
+        yield PoolReport(pool.name, pool.topics[:20], pool.wanted, serving, pool.max, pool.quiet, error)
+
+
+__all__ = ["Machine", "Received"]
