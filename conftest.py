@@ -73,6 +73,8 @@ FIRST = [
     "tests/docs/test_shell_blocks.py",
     "tests/faults/test_redis.py",
     "plugins/redis_backend/tests/test_contract.py",
+    "plugins/postgres_backend/tests/test_contract.py",
+    "tests/faults/test_postgres.py",
     "plugins/zeromq_backend/tests/test_contract.py",
     "tests/contract/test_sqlite.py",
     "tests/faults/test_promises.py",

@@ -169,12 +169,13 @@ def test_the_table_of_backends_equals_their_features():
     from jobs_core.backends.memory import MemoryBackend
     from jobs_core.backends.sqlite import SqliteBackend
     from jobs_core.errors import HAVING
+    from jobs_postgres.backend import PostgresBackend
     from jobs_rabbitmq.backend import RabbitMQBackend
     from jobs_redis.backend import RedisBackend
     from jobs_redis.cluster import RedisClusterBackend
     from jobs_zeromq.backend import ZeromqBackend
 
-    columns = (MemoryBackend, SqliteBackend, RedisBackend, RedisClusterBackend, ZeromqBackend, RabbitMQBackend)
+    columns = (MemoryBackend, SqliteBackend, RedisBackend, RedisClusterBackend, ZeromqBackend, PostgresBackend, RabbitMQBackend)
     page = (ROOT / "docs" / "backends.md").read_text()
     rows = [line.strip("| ").split(" | ") for line in page.splitlines() if re.match(r"\| \w+ \| (yes|no) \|", line)]
     claimed = {name: [cell == "yes" for cell in cells] for name, *cells in rows}

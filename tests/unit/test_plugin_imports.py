@@ -17,6 +17,7 @@ PUBLISHED = {
     "jobs_core",
     "jobs_core.backend_kit",
     "jobs_core.backends.base",
+    "jobs_core.backends.documents",
     "jobs_core.backends.flows",
     "jobs_core.backends.limits",
     "jobs_core.errors",

@@ -19,6 +19,7 @@ from jobs_core.config_sources import load
 from jobs_core.errors import BackendError, ConfigError, JobsError
 from jobs_core.plugins import Plugins
 from jobs_core.urls import cover, read, redact, scheme
+from jobs_postgres.url import parse as parse_postgres
 from jobs_rabbitmq.url import parse as parse_rabbitmq
 from jobs_redis.url import parse as parse_redis
 from jobs_zeromq.url import parse as parse_zeromq
@@ -31,6 +32,7 @@ PARSERS = {
     "redis+unix": parse_redis,
     "amqp": parse_rabbitmq,
     "amqps": parse_rabbitmq,
+    "postgresql": lambda url: parse_postgres(url, "jobs"),
     "zmq+tcp": lambda url: parse_zeromq(url, Path()),
     "zmq+ipc": lambda url: parse_zeromq(url, Path()),
 }

@@ -212,7 +212,7 @@ class Broker(Section, frozen=True, kw_only=True):
 class Config(Section, frozen=True, kw_only=True):
     """The whole configuration, every key with its default."""
 
-    backend: Url | None = None  # sqlite:///path  memory://  redis[s]://  amqp[s]://  zmq+tcp://; none: SQLite in run_dir
+    backend: Url | None = None  # sqlite:///path  redis[s]://  postgresql://  amqp[s]://  zmq+tcp://; none: SQLite in run_dir
     modules: list[Module] = []  # the modules that define the jobs
     loader: Text | None = None  # the name of a job loader; none: the framework's own if it has one, else "modules"
     framework: Text | None = None  # the name of a bootstrapper; its settings are in [framework name]

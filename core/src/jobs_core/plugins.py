@@ -62,6 +62,8 @@ DISTRIBUTIONS = {  # name that no installed plugin provides: the distribution to
     "amqps": "jobs-rabbitmq",
     "zmq+tcp": "jobs-zeromq",
     "zmq+ipc": "jobs-zeromq",
+    "postgresql": "jobs-postgres",
+    "postgres": "jobs-postgres",
     "flask": "jobs-flask",
     "django": "jobs-django",
 }

@@ -121,10 +121,10 @@ def _shown(blocks: list[Block], what: str, everything: bool) -> list[str]:
     return lines
 
 
-_OURS = {"jobs_core", "jobs_redis", "jobs_rabbitmq", "jobs_zeromq", "jobs_flask", "jobs_django"}
+_OURS = {"jobs_core", "jobs_redis", "jobs_rabbitmq", "jobs_zeromq", "jobs_postgres", "jobs_flask", "jobs_django"}
 _PLUMBING = {
     "asyncio", "concurrent", "contextlib.py", "contextvars.py", "functools.py", "runpy.py", "selectors.py", "socketserver.py",
-    "threading.py", "queue.py", "<frozen runpy>", "redis", "pika", "zmq",
+    "threading.py", "queue.py", "<frozen runpy>", "redis", "pika", "zmq", "psycopg",
 }  # fmt: skip
 """Packages and modules through which our code calls the application, or in which our own threads wait."""
 

@@ -1,0 +1,80 @@
+"""Risks in a server's configuration, each with its fix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from jobs_core.backend_kit import is_loopback
+from jobs_core.errors import BackendError
+
+from .connection import ServerConnection
+from .url import Target
+
+OLDEST = 130000
+"""The oldest version of PostgreSQL that is supported, as `server_version_num` writes it."""
+
+HELD_BACK = 3600.0
+"""Seconds for which a transaction may be open before it is reported."""
+
+BLOATED = 1_000_000
+"""Dead rows of one table above which they are reported."""
+
+
+def advice(target: Target, connection: ServerConnection) -> list[str]:
+    """Return the risks, for `jobsctl check`."""
+    try:
+        return [*_version(connection), *_durability(connection), *_access(target, connection), *_bloat(connection)]
+    except BackendError as error:
+        return [f"the settings of the server cannot be read: {error}"]
+
+
+def _setting(connection: ServerConnection, name: str) -> str:
+    return str(connection.value("SELECT current_setting(%s, true)", (name,)) or "")
+
+
+def _version(connection: ServerConnection) -> Iterator[str]:
+    if int(_setting(connection, "server_version_num")) < OLDEST:
+        yield f"PostgreSQL {_setting(connection, 'server_version')} is older than 13, the oldest that is supported: upgrade it"
+    if connection.value("SELECT pg_is_in_recovery()"):
+        yield (
+            "this server is a standby, which cannot be written to: name all hosts in the URL, and add "
+            "target_session_attrs=read-write"
+        )
+
+
+def _durability(connection: ServerConnection) -> Iterator[str]:
+    if _setting(connection, "fsync") == "off":
+        yield "fsync is off: a power cut may destroy the whole database: set fsync = on"
+    if _setting(connection, "synchronous_commit") == "off":
+        yield (
+            "synchronous_commit is off: a power cut may lose the jobs of the last second: set it to on, in postgresql.conf or "
+            "for the user of jobs"
+        )
+
+
+def _access(target: Target, connection: ServerConnection) -> Iterator[str]:
+    host = target.conninfo.get("host", "")
+    remote = [each for each in host.split(",") if each and not each.startswith("/") and not is_loopback(each)]
+    if remote and target.conninfo.get("sslmode") not in ("verify-full", "verify-ca"):
+        yield (
+            f"{remote[0]} is reached without a verified certificate: add sslmode=verify-full and sslrootcert=FILE (or system)"
+        )
+    if remote and connection.value("SELECT rolsuper FROM pg_roles WHERE rolname = current_user"):
+        yield 'jobs connects as a superuser: make a user of its own; see "Backends" in the documentation'
+
+
+def _bloat(connection: ServerConnection) -> Iterator[str]:
+    if _setting(connection, "autovacuum") == "off":
+        yield "autovacuum is off: tables of a queue grow without end, and every reserve slows down: set autovacuum = on"
+    names = "SELECT relname, n_dead_tup FROM pg_stat_user_tables WHERE schemaname = %s AND n_dead_tup > %s ORDER BY 2 DESC"
+    for name, dead in connection.rows(names, (connection.target.schema, BLOATED)):
+        yield (
+            f"table {name} has {dead:,} dead rows: look for a transaction or a replication slot that holds vacuum back "
+            "(pg_stat_activity.xact_start, pg_replication_slots.xmin)"
+        )
+    oldest = connection.value("SELECT max(extract(epoch FROM now() - xact_start))::double precision FROM pg_stat_activity")
+    if oldest is not None and oldest > HELD_BACK:
+        yield (
+            f"a transaction has been open for {oldest / 3600:.1f} h: until it ends, no row that jobs deletes can be reused; "
+            "see pg_stat_activity"
+        )

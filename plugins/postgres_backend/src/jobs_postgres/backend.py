@@ -1,0 +1,285 @@
+"""The backend for one schema of a database; the package's docstring says how it works."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from jobs_core.backends.base import (
+    ENDS,
+    FEATURES,
+    Answer,
+    BackendOptions,
+    BindsKeys,
+    Checkpoint,
+    Delivery,
+    Heartbeat,
+    Housekept,
+    Outcome,
+    Outgoing,
+    Settlement,
+)
+from jobs_core.backends.documents import Guard
+from jobs_core.errors import BackendError, OwnerLost
+
+from .advice import advice
+from .connection import ServerConnection
+from .documents import PostgresDocumentCalls
+from .listener import CANCEL, Listener
+from .operators import LONGEST_SLEEP, PostgresOperatorCalls
+from .rows import delivery, facts, stored, token
+from .url import Target
+
+_ANSWERS = {"s": Answer.SETTLED, "a": Answer.ALREADY, "-": Answer.STALE}
+
+
+class PostgresBackend(PostgresOperatorCalls, PostgresDocumentCalls, BindsKeys):
+    """One connection to the server, and for a worker a second one, on which it is notified."""
+
+    name = "postgresql"
+    features = FEATURES | {"checkpoints", "documents", "guards"}
+    wakes_to_cancel = True
+
+    def __init__(self, target: Target, options: BackendOptions) -> None:
+        super().__init__(ServerConnection(target), options)
+        self._target = target
+        self._owner = ""
+        self._listener: Listener | None = None
+        self._asleep: frozenset[str] = frozenset()  # topics for which this worker is noted as waiting
+        self._asked = ""  # the last reserve request, if it is not answered
+        self._settled = self._settling = ""  # the last settle request that is answered, and the one that is not
+
+    def open(self, owner: str | None) -> None:
+        self._connection.connect()
+        try:
+            self._connection.prepare_store()
+            if owner:
+                self._listener = Listener(self._target, owner)
+                self._listener.connect()
+                self._connection.function("register", owner, self._options.lease)
+        except BaseException:
+            self._disconnect()
+            raise
+        self._owner = owner or ""
+
+    def close(self) -> None:
+        owner, self._owner = self._owner, ""
+        if owner and self._connection.connected:
+            with contextlib.suppress(BackendError):
+                self._release(owner, [], b"", crash=False)
+                if self._listener is not None:
+                    self._connection.function("wake_up", self._listener.channel)
+        self._disconnect()
+
+    def _disconnect(self) -> None:
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.close()
+        self._connection.disconnect()
+
+    # -- push --------------------------------------------------------------------------------------
+
+    def push(self, messages: Sequence[Outgoing], request: str) -> Mapping[str, str]:
+        return self._push(messages, request, loosely=False)
+
+    def push_loosely(self, messages: Sequence[Outgoing], request: str) -> Mapping[str, str]:
+        return self._push(messages, request, loosely=True)
+
+    def _push(self, messages: Sequence[Outgoing], request: str, *, loosely: bool) -> Mapping[str, str]:
+        if not messages:
+            return {}
+        conflicts: Mapping[str, str] = self._connection.function(
+            "push", request, *facts(messages), loosely, self._options.cancelled_ttl
+        )
+        self._wake([message.topic for message in messages])
+        return conflicts
+
+    def push_guarded(self, messages: Sequence[Outgoing], request: str, guard: Guard) -> Mapping[str, str] | None:
+        conflicts: Mapping[str, str] | None = self._connection.function(
+            "push_guarded", guard.kind, guard.name, guard.version, request, *facts(messages), self._options.cancelled_ttl
+        )
+        if conflicts is not None:
+            self._wake([message.topic for message in messages])
+        return conflicts
+
+    def bind(self, messages: Sequence[Outgoing]) -> Mapping[str, str]:
+        ids, keys = [message.id for message in messages], [stored(message.unique.key) for message in messages if message.unique]
+        taken: Mapping[str, str] = self._connection.function("bind", ids, keys, self._options.cancelled_ttl)
+        return taken
+
+    # -- reserve -----------------------------------------------------------------------------------
+
+    def reserve(self, topics: Sequence[str], limit: int, request: str) -> list[Delivery]:
+        again, self._asked = request == self._asked, request
+        parameters = (self._owner, self._options.lease, list(topics), limit, request, again)
+        return self._deliveries(self._connection.call("reserve", 6), parameters, request)
+
+    def claim(self, job_ids: Sequence[str], request: str) -> list[Delivery]:
+        again, self._asked = request == self._asked, request
+        parameters = (self._owner, self._options.lease, list(job_ids), request, again)
+        return self._deliveries(self._connection.call("claim", 5), parameters, request)
+
+    def _deliveries(self, statement: str, parameters: Sequence[Any], request: str) -> list[Delivery]:
+        try:
+            rows = self._connection.rows(statement, parameters)
+        except OwnerLost:
+            raise OwnerLost.of(self._owner) from None
+        keyed = [row for row in rows if row[9] is not None]
+        if keyed:
+            self._connection.function("free_queued", [row[1] for row in keyed], [row[9] for row in keyed])
+        return [delivery(row, request) for row in rows]
+
+    def wait(self, topics: Sequence[str], timeout: float) -> bool:
+        listener = self._listener
+        if listener is None:
+            raise BackendError(f"{self._target.shown}: only a worker waits for jobs")
+        if not topics:
+            self._hear(listener.sleep(timeout)[0])
+            return False
+        deadline = time.monotonic() + timeout
+        while True:
+            if not self._asleep.issuperset(topics):
+                self._connection.function("fall_asleep", list(topics), listener.channel)
+                self._asleep = frozenset(topics)
+            ((ready, due),) = self._connection.rows(self._connection.call("look", 1), (list(topics),))
+            if ready or (due is not None and due <= 0):
+                return self._awake(True)
+            left = min(deadline - time.monotonic(), LONGEST_SLEEP, *(() if due is None else (due,)))
+            heard, interrupted = listener.sleep(max(0.0, left))
+            if self._hear(heard):
+                return self._awake(True)
+            if interrupted or self.called or time.monotonic() >= deadline:
+                return self._awake(False)
+
+    def _hear(self, heard: Iterable[bytes]) -> bool:
+        """Take note of what was notified; return whether a topic may have jobs."""
+        woken = False
+        for each in heard:
+            if each == CANCEL:
+                self.called = True
+            else:
+                woken = True
+                self._asleep -= {each.decode()}  # it was removed from the sleepers of this topic
+        return woken
+
+    def _awake(self, woken: bool) -> bool:
+        """Remove this worker from the sleepers of all topics, so that nobody wakes it in vain."""
+        if self._asleep and self._listener is not None:
+            self._asleep = frozenset()
+            self._connection.function("wake_up", self._listener.channel)
+        return woken
+
+    def advice(self) -> list[str]:
+        return advice(self._target, self._connection)
+
+    def interrupt(self) -> None:
+        listener = self._listener
+        if listener is not None:
+            listener.interrupt()
+
+    # -- settle ------------------------------------------------------------------------------------
+
+    def settle(self, settlements: Sequence[Settlement], request: str) -> list[Answer]:
+        if not settlements:
+            return []
+        again, self._settling = request in (self._settling, self._settled), request
+        if all(s.outcome is Outcome.DONE and s.result is None and not s.followups for s in settlements):
+            tokens = [token(s.token) for s in settlements]
+            seqs, requests = [seq for seq, _ in tokens], [asked for _, asked in tokens]
+            answers = self._connection.function("settle_done", self._owner, request, self._settled, again, seqs, requests)
+        else:
+            answers = self._settle_each(settlements, request, again)
+        self._settled, self._settling = request, ""
+        return [_ANSWERS[answer] for answer in answers]
+
+    def _settle_each(self, settlements: Sequence[Settlement], request: str, again: bool) -> str:
+        """Settle a batch with other outcomes than plain acknowledgements, in one transaction; return its answers."""
+        topics: list[str] = []
+
+        def settle() -> str:
+            topics.clear()
+            known = self._connection.function("settling", self._owner, request, self._settled, again, len(settlements))
+            if known is not None:
+                return str(known)
+            answers = ""
+            for settlement in settlements:
+                answers += "s" if self._settle_one(settlement, topics) else "-"
+            insert = "WITH new AS (INSERT INTO {s}.settled VALUES (%s, %s, %s)) SELECT 1"
+            self._connection.value(self._connection.sql(insert), (self._owner, request, answers))
+            return answers
+
+        found = self._connection.transaction(settle)
+        self._wake(topics)
+        return found
+
+    def _settle_one(self, settlement: Settlement, topics: list[str]) -> bool:
+        """Settle one job; add the topics of the jobs that are ready then."""
+        seq, asked = token(settlement.token)
+        outcome = settlement.outcome
+        topic = self._connection.rows(self._connection.sql("SELECT topic FROM {s}.reserved WHERE seq = %s"), (seq,))
+        if not topic:
+            return False
+        counted = int(settlement.counts and outcome is Outcome.DEAD)
+        settled: bool = self._connection.function(
+            "settle_one", self._owner, seq, asked, outcome.value, settlement.after, counted,
+            settlement.reason or outcome.value, settlement.error, settlement.result, settlement.result_ttl, settlement.cursor,
+            None if settlement.limits is None else list(settlement.limits), self._options.cancelled_ttl,
+            self._options.retention(topic[0][0]).dead_max,
+        )  # fmt: skip
+        if settled and settlement.followups and outcome in ENDS:
+            self._connection.function("push", None, *facts(settlement.followups), False, self._options.cancelled_ttl)
+            topics += [message.topic for message in settlement.followups]
+        if settled and outcome in (Outcome.RELEASE, Outcome.RETRY, Outcome.DEFER):
+            topics.append(topic[0][0])
+        return settled
+
+    def checkpoint(self, checkpoints: Sequence[Checkpoint]) -> None:
+        tokens = [token(each.token) for each in checkpoints]
+        statement = """
+            WITH new AS (
+                INSERT INTO {s}.checkpoint SELECT r.seq, c.cursor
+                  FROM unnest(%s::bigint[], %s::text[], %s::bytea[]) AS c (seq, request, cursor)
+                  JOIN {s}.reserved AS r ON r.seq = c.seq AND r.request = c.request AND r.owner = %s
+                ON CONFLICT (seq) DO UPDATE SET cursor = excluded.cursor)
+            SELECT 1"""
+        cursors = [each.cursor for each in checkpoints]
+        facts_of = ([seq for seq, _ in tokens], [asked for _, asked in tokens], cursors, self._owner)
+        self._connection.value(self._connection.sql(statement), facts_of)
+
+    # -- owners ------------------------------------------------------------------------------------
+
+    def heartbeat(self) -> Heartbeat:
+        self.called = False
+        statement = """
+            WITH renewed AS (UPDATE {s}.owner SET lease_until = {s}.now_() + %s WHERE id = %s RETURNING id)
+            SELECT renewed.id, array_agg(c.id), array_agg(c.id) FILTER (WHERE c.forced)
+              FROM renewed LEFT JOIN ({s}.cancel AS c JOIN {s}.reserved AS r USING (seq)) ON r.owner = renewed.id
+             GROUP BY renewed.id"""
+        rows = self._connection.rows(self._connection.sql(statement), (self._options.lease, self._owner))
+        if not rows:
+            raise OwnerLost.of(self._owner)
+        _, cancelled, forced = rows[0]
+        return Heartbeat((), tuple(each for each in cancelled if each), tuple(each for each in forced or () if each))
+
+    def release_owner(self, owner: str, started: Collection[str], report: bytes, ran: Collection[str] = ()) -> int:
+        return self._release(owner, list(started), report, crash=len(started) == 1)
+
+    def _release(self, owner: str, started: list[str], report: bytes, *, crash: bool) -> int:
+        topics = self._connection.function("release_owner", owner, started, report, crash, self._options.cancelled_ttl)
+        self._wake(topics)
+        return len(topics)
+
+    def housekeep(self, limit: int) -> Housekept:
+        options = self._options
+        topics = [row[0] for row in self._connection.rows(self._connection.call("topics_of", 1), ("dead",))]
+        keeps = [options.retention(topic).dead_keep for topic in topics]
+        statement = self._connection.call("housekeep", 7)
+        ((readied, released, dropped, woken),) = self._connection.rows(
+            statement, (limit, options.lease, options.outage_after, options.dedup_window, options.cancelled_ttl, topics, keeps)
+        )
+        if woken:
+            names = sorted({*woken})
+            self._connection.function("wake_after", names, [limit] * len(names))
+        return Housekept(readied, released, dropped, more=limit in (readied, released, dropped))

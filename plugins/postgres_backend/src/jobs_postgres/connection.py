@@ -1,0 +1,193 @@
+"""One connection to the server: statements with a deadline, errors of the core, and the tables made where they are missing."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.resources import files
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg import sql
+from psycopg.abc import PQGen
+from psycopg.rows import TupleRow
+
+from jobs_core.errors import BackendError, BackendUnavailable
+
+from .errors import may_be_repeated, translated
+from .url import Target
+
+COMMAND_TIMEOUT = 10.0
+"""Seconds that a statement may take; then the server counts as unreachable, and the connection is closed."""
+
+CONNECT_TIMEOUT = 5
+"""Seconds that a connection may take to be made, for each address."""
+
+SCHEMA_VERSION = 1
+REPEATS = 5
+"""Most repetitions of a statement that collides with another one."""
+
+LOOK = 0.25
+"""Seconds after which a wait for the server notices an interrupt of the process."""
+
+RV = TypeVar("RV")
+
+
+class DeadlineConnection(psycopg.Connection[TupleRow]):
+    """A connection on which no statement waits longer than COMMAND_TIMEOUT for a server that does not answer."""
+
+    def wait(self, gen: PQGen[RV], interval: float = LOOK, timeout: float | None = None) -> RV:
+        return super().wait(gen, interval, COMMAND_TIMEOUT if timeout is None else timeout)
+
+
+class Collision(Exception):
+    """Raised inside a transaction that collided with another one."""
+
+    def __init__(self, error: psycopg.Error) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class ServerConnection:
+    """A connection that is made by `connect`; one thread uses it. Errors are those of the core."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.schema = sql.Identifier(target.schema).as_string(None)
+        self._connection: DeadlineConnection | None = None
+        self._opened = self._in_transaction = False
+
+    @property
+    def connected(self) -> bool:
+        return self._connection is not None and not self._connection.closed
+
+    def connect(self) -> None:
+        """Connect. Raises BackendUnavailable, BackendError."""
+        self._close()
+        with self.translated():
+            self._connection = DeadlineConnection.connect(
+                **self.target.conninfo,  # type: ignore[arg-type]
+                autocommit=True,
+                connect_timeout=CONNECT_TIMEOUT,
+                application_name="jobs",
+                keepalives_idle=10,
+                keepalives_interval=5,
+                keepalives_count=3,
+                tcp_user_timeout=int(COMMAND_TIMEOUT * 1000),
+                client_encoding="UTF8",
+            )
+        self._opened = True
+
+    def disconnect(self) -> None:
+        self._opened = False
+        self._close()
+
+    def _close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(psycopg.Error):
+                connection.close()
+
+    @property
+    def raw(self) -> DeadlineConnection:
+        """Return the connection of psycopg; raises BackendUnavailable if there is none."""
+        if self._connection is None:
+            raise BackendUnavailable(f"{self.target.shown} is not connected")
+        return self._connection
+
+    def rows(self, statement: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[TupleRow]:
+        """Execute one statement, again after a collision; return its rows."""
+        for left in range(REPEATS, -1, -1):
+            with self.translated():
+                try:
+                    return self._alive().execute(statement.encode(), parameters, binary=True).fetchall()
+                except psycopg.Error as error:
+                    if self._in_transaction and may_be_repeated(error):
+                        raise Collision(error) from error
+                    if not (left and may_be_repeated(error)):
+                        raise
+        raise AssertionError("unreachable")
+
+    def value(self, statement: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> Any:
+        """Execute one statement; return the first value of its first row."""
+        return self.rows(statement, parameters)[0][0]
+
+    def function(self, name: str, *parameters: Any) -> Any:
+        """Call a function of the schema; return its value."""
+        return self.value(self.call(name, len(parameters)), parameters)
+
+    def transaction(self, action: Callable[[], RV]) -> RV:
+        """Run the statements of `action` as one transaction, again from the start after a collision."""
+        for left in range(REPEATS, -1, -1):
+            with self.translated():
+                try:
+                    with self._alive().transaction():
+                        self._in_transaction = True
+                        return action()
+                except Collision as collision:
+                    if not left:
+                        raise collision.error from None
+                finally:
+                    self._in_transaction = False
+        raise AssertionError("unreachable")
+
+    def sql(self, statement: str) -> str:
+        """Return a statement with the schema in place of {s}."""
+        return statement.replace("{s}", self.schema)
+
+    def call(self, name: str, count: int) -> str:
+        return f"SELECT * FROM {self.schema}.{name}({', '.join(['%s'] * count)})"
+
+    def _alive(self) -> DeadlineConnection:
+        """Return the connection, made again if it was lost."""
+        if self._opened and not self.connected:
+            self.connect()
+        return self.raw
+
+    @contextlib.contextmanager
+    def translated(self) -> Iterator[None]:
+        """Raise the errors of the core for those of psycopg; close the connection if it is of no use any more."""
+        try:
+            yield
+        except (psycopg.Error, OSError) as error:
+            connection = self._connection
+            if connection is not None and (connection.broken or _unanswered(error)):
+                connection.close()
+            raise translated(error, self.target.shown) from error
+
+    # -- tables ------------------------------------------------------------------------------------
+
+    def prepare_store(self) -> None:
+        """Make the tables and functions if they are missing. Raises BackendError if they are of another release."""
+        version = self.version()
+        if version == SCHEMA_VERSION:
+            return
+        if version is not None and version > SCHEMA_VERSION:
+            raise BackendError(
+                f"{self.target.shown}: the tables in schema {self.target.schema} are of a newer release (version {version:g}, "
+                f"this one knows {SCHEMA_VERSION}): update jobs-postgres here"
+            )
+        self.setup()
+
+    def version(self) -> float | None:
+        """Return the version of the tables; None if there are none."""
+        # Not to_regclass, which may answer from a cache what was so before another process made the tables.
+        catalogue = "SELECT EXISTS (SELECT FROM pg_tables WHERE schemaname = %s AND tablename = 'meta')"
+        exists = self.value(catalogue, (self.target.schema,))
+        return self.value(f"SELECT value FROM {self.schema}.meta WHERE key = 'schema'") if exists else None
+
+    def setup(self) -> None:
+        """Make the tables if they are missing, and the functions; any number of processes may do so at once."""
+        with self.translated(), self._alive().transaction():
+            self.raw.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"jobs setup {self.target.schema}",))
+            if self.version() is None:
+                self.raw.execute(self.script("schema.sql").encode())
+            self.raw.execute(self.script("functions.sql").encode())
+
+    def script(self, name: str) -> str:
+        """Return the SQL of a file for this schema."""
+        return (files(__package__) / "sql" / name).read_text(encoding="utf-8").replace("{s}", self.schema)
+
+
+def _unanswered(error: Exception) -> bool:
+    return isinstance(error, psycopg.OperationalError) and error.sqlstate is None

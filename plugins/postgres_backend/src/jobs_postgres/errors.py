@@ -1,0 +1,55 @@
+"""Translate errors of PostgreSQL and of psycopg into the core's own, each with its fix; only here."""
+
+from __future__ import annotations
+
+import re
+
+import psycopg
+
+from jobs_core.backend_kit import one_line
+from jobs_core.errors import BackendError, BackendUnavailable, OwnerLost, QueueFull
+
+OWNER_LOST = "JOBS1"
+TOO_MANY = "JOBS2"
+_RETRIED = ("40001", "40P01")  # serialization failure, deadlock
+_FIXES = {
+    "3D000": "there is no such database: create it",
+    "28P01": "wrong user or password",
+    "28000": "the server refuses this user: see pg_hba.conf",
+    "3F000": "the tables of jobs are missing: run `jobsctl setup` as a user that may create them",
+    "42P01": "the tables of jobs are missing: run `jobsctl setup` as a user that may create them",
+    "42883": "the functions of jobs are missing or of another release: run `jobsctl setup`",
+    "42501": 'the user lacks a right: see "Backends" in the documentation for those that jobs needs',
+    "25006": "this server is read-only: it is a standby, or the URL names the wrong server",
+}
+_AT_CONNECTING = {  # the client gives no code for these
+    "database .* does not exist": "3D000",
+    "password authentication failed|role .* does not exist|no password supplied": "28P01",
+    "no pg_hba.conf entry": "28000",
+}
+_PASSING = frozenset({"25006"})
+
+
+def translated(error: Exception, where: str) -> BackendError:
+    """Convert an error of the client to one of the core; `where` names the server without its secrets."""
+    text = one_line(str(error))
+    code = getattr(error, "sqlstate", None) or next(
+        (code for said, code in _AT_CONNECTING.items() if re.search(said, text)), ""
+    )
+    if code == OWNER_LOST:
+        return OwnerLost(text)
+    if code in _FIXES:
+        kind = BackendUnavailable if code in _PASSING else BackendError
+        return kind(f"{where}: {_FIXES[code]} ({text})")
+    if code == "53100":
+        return QueueFull(f"{where}: the disk of the server is full: make room there; queued jobs are safe")
+    if code.startswith(("08", "53", "57P", "58")) or code in _RETRIED or code in ("57014", "55P03"):
+        return BackendUnavailable(f"{where} is unavailable: {text}")
+    if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | OSError):
+        return BackendUnavailable(f"{where} cannot be reached: {text}")
+    return BackendError(f"{where}: {text}")
+
+
+def may_be_repeated(error: psycopg.Error) -> bool:
+    """Return whether the same statement may succeed at once: its transaction collided with another one, and did nothing."""
+    return error.sqlstate in _RETRIED

@@ -1,0 +1,106 @@
+"""Convert messages to the parameters of a push, and rows to deliveries and records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from jobs_core.backends.base import Delivery, JobRecord, Outgoing, State
+
+_encode = msgspec.json.Encoder().encode
+
+
+def facts(messages: Sequence[Outgoing]) -> tuple[str, list[bytes], bool]:
+    """Return the facts of messages as JSON, their payloads, and whether none has a unique key or a chosen id."""
+    plain = True
+    rows = []
+    for message in messages:
+        row: dict[str, Any] = {"i": message.id, "t": message.topic, "r": -message.priority, "d": max(0.0, message.delay)}
+        if message.key:
+            row["k"] = message.key
+        if message.unique or message.chosen:
+            plain = False
+            _mark(row, message)
+        rows.append(row)
+    return _encode(rows).decode(), [message.payload for message in messages], plain
+
+
+def _mark(row: dict[str, Any], message: Outgoing) -> None:
+    """Add the facts of a unique key: key, scope, for how long, and what happens in a conflict."""
+    row["c"] = message.chosen
+    unique = message.unique
+    if unique is not None:
+        by_time = not isinstance(unique.scope, str)
+        row["u"], row["s"], row["o"] = stored(unique.key), "time" if by_time else unique.scope, unique.conflict
+        row["h"] = float(unique.scope) if by_time else unique.bound
+
+
+def stored(key: str) -> str:
+    """Return a unique key as it is stored: the server's text has no null characters."""
+    return key.replace("\\", "\\\\").replace("\0", "\\0") if "\0" in key or "\\" in key else key
+
+
+def delivery(row: Sequence[Any], request: str) -> Delivery:
+    """Convert a row of `reserve`."""
+    seq, job_id, topic, payload, attempt, redeliveries, crashes, deferrals, pushed_at, _, key, limits, cursor, now = row
+    return Delivery(
+        job_id, topic, payload, f"{seq}:{request}", attempt, redeliveries, crashes, deferrals, pushed_at, now, key or "",
+        tuple(limits or ()), cursor or b"",
+    )  # fmt: skip
+
+
+def token(text: int | str) -> tuple[int, str]:
+    """Return the sequence number and the request that a token names; -1 for one that is not ours."""
+    seq, _, request = str(text).partition(":")
+    return int(seq) if seq.isdigit() and len(seq) < 19 else -1, request
+
+
+RECORD = """
+SELECT j.id, j.topic, j.payload, -j.rank, j.attempt, j.redeliveries, j.crashes, j.deferrals, j.pushed_at, j.errors, j.key,
+       j.limits, j.since, s.due, r.owner, r.at, d.at, d.reason, c.seq IS NOT NULL, k.cursor, {s}.now_(), j.seq
+  FROM {s}.job AS j
+  LEFT JOIN {s}.scheduled AS s ON s.seq = j.seq
+  LEFT JOIN {s}.reserved AS r ON r.seq = j.seq
+  LEFT JOIN {s}.dead AS d ON d.seq = j.seq
+  LEFT JOIN {s}.cancel AS c ON c.seq = j.seq
+  LEFT JOIN {s}.checkpoint AS k ON k.seq = j.seq
+"""
+
+
+def record(row: Sequence[Any]) -> JobRecord:
+    """Convert a row of RECORD."""
+    (job_id, topic, payload, priority, attempt, redeliveries, crashes, deferrals, pushed_at, errors, key, limits, since, due,
+     owner, reserved_at, dead_at, reason, cancel, cursor, now, _) = row  # fmt: skip
+    at: float | None
+    if dead_at is not None:
+        state, at = State.DEAD, dead_at
+    elif owner is not None:
+        state, at = State.RESERVED, reserved_at
+    elif due is not None and due > now:
+        state, at = State.SCHEDULED, None
+    else:
+        state, at = State.READY, since
+    return JobRecord(
+        id=job_id,
+        topic=topic,
+        state=state,
+        payload=payload,
+        priority=priority,
+        attempt=attempt,
+        redeliveries=redeliveries,
+        crashes=crashes,
+        deferrals=deferrals,
+        pushed_at=pushed_at,
+        due=due if state is State.SCHEDULED else None,
+        owner=owner,
+        since=at,
+        cancel_requested=cancel,
+        reason=reason or "",
+        errors=tuple(errors or ()),
+        broker_now=now,
+        cursor=cursor or b"",
+        key=key or "",
+        limits=tuple(limits or ()),
+    )

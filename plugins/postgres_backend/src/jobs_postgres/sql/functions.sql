@@ -1,0 +1,794 @@
+-- What a step does. Each function is one statement of a client, and so one transaction: entirely or not at all.
+
+CREATE OR REPLACE FUNCTION {s}.now_() RETURNS double precision LANGUAGE sql VOLATILE AS
+$$ SELECT extract(epoch FROM clock_timestamp())::double precision $$;
+
+-- Wake up to `most` workers that wait for jobs of a topic. Each is removed, so that the next one is woken next time.
+CREATE OR REPLACE FUNCTION {s}.wake(topics text[], most integer) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    t text;
+    c text;
+BEGIN
+    FOREACH t IN ARRAY topics LOOP
+        FOR c IN DELETE FROM {s}.sleeper WHERE ctid = ANY (ARRAY(
+                     SELECT ctid FROM {s}.sleeper WHERE topic = t LIMIT most FOR UPDATE SKIP LOCKED))
+                 RETURNING channel LOOP
+            PERFORM pg_notify(c, t);
+        END LOOP;
+    END LOOP;
+END $$;
+
+-- The same, as a statement of its own after a push: losing it in a crash of the server loses nothing, so it does not wait for
+-- the disk. Only the commit of the push makes its jobs visible, so that a worker that falls asleep meanwhile sees them.
+CREATE OR REPLACE FUNCTION {s}.wake_after(topics text[], counts integer[]) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    n integer;
+BEGIN
+    IF NOT EXISTS (SELECT FROM {s}.sleeper WHERE topic = ANY (topics)) THEN
+        RETURN;
+    END IF;
+    PERFORM set_config('synchronous_commit', 'off', true);
+    FOR n IN 1 .. cardinality(topics) LOOP
+        PERFORM {s}.wake(topics[n : n], counts[n]);
+    END LOOP;
+END $$;
+
+-- Tell the processes that wait for the end of these jobs.
+CREATE OR REPLACE FUNCTION {s}.tell(ids text[]) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (SELECT FROM {s}.waiter) THEN
+        PERFORM pg_notify(channel, 'ended') FROM {s}.waiter WHERE id = ANY (ids);
+    END IF;
+END $$;
+
+-- -- removal ------------------------------------------------------------------------------------------
+
+-- Remove jobs that are in no other table any more, and keep a record of their end for `ttl` seconds if it is worth it.
+CREATE OR REPLACE FUNCTION {s}.end_jobs(seqs bigint[], state_ text, ttl double precision, result_ bytea, now_ double precision)
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    ids text[];
+    keys text[];
+BEGIN
+    SELECT array_agg(id), array_agg(unique_key) FILTER (WHERE unique_key IS NOT NULL) INTO ids, keys
+      FROM {s}.job WHERE seq = ANY (seqs);
+    IF ttl > 0 AND (result_ IS NOT NULL OR state_ = 'cancelled') THEN
+        INSERT INTO {s}.ended SELECT id, topic, state_, now_, now_ + ttl, result_ FROM {s}.job WHERE seq = ANY (seqs)
+            ON CONFLICT (id) DO UPDATE SET topic = excluded.topic, state = excluded.state, at = excluded.at,
+                                           until = excluded.until, result = excluded.result;
+    END IF;
+    PERFORM {s}.forget(seqs, ids, keys, true);
+    DELETE FROM {s}.job WHERE seq = ANY (seqs);
+    PERFORM {s}.tell(ids);
+END $$;
+
+-- Free the unique keys of jobs that end, and delete their requests to be cancelled and their cursors.
+CREATE OR REPLACE FUNCTION {s}.forget(seqs bigint[], ids text[], keys text[], cursors boolean)
+RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF keys IS NOT NULL THEN
+        DELETE FROM {s}.unique_key WHERE key IN (
+            SELECT key FROM {s}.unique_key WHERE key = ANY (keys) AND job_id = ANY (ids) AND scope <> 'time'
+             ORDER BY key FOR UPDATE);
+    END IF;
+    IF EXISTS (SELECT FROM {s}.cancel) THEN
+        DELETE FROM {s}.cancel WHERE seq = ANY (seqs);
+    END IF;
+    IF cursors AND EXISTS (SELECT FROM {s}.checkpoint) THEN
+        DELETE FROM {s}.checkpoint WHERE seq = ANY (seqs);
+    END IF;
+END $$;
+
+-- Remove ready, scheduled or dead jobs; return the sequence numbers of those that were one of these.
+CREATE OR REPLACE FUNCTION {s}.dequeue(seqs bigint[], dead_too boolean) RETURNS bigint[] LANGUAGE plpgsql AS $$
+DECLARE
+    found_ bigint[] := '{}';
+    part bigint[];
+BEGIN
+    WITH gone AS (
+        DELETE FROM {s}.ready AS r USING {s}.job AS j
+         WHERE j.seq = ANY (seqs) AND (r.topic, r.rank, r.since, r.seq) = (j.topic, j.rank, j.since, j.seq) RETURNING r.seq)
+    SELECT array_agg(seq) INTO part FROM gone;
+    found_ := found_ || coalesce(part, '{}');
+    WITH gone AS (DELETE FROM {s}.scheduled WHERE seq = ANY (seqs) RETURNING seq)
+    SELECT array_agg(seq) INTO part FROM gone;
+    found_ := found_ || coalesce(part, '{}');
+    IF dead_too THEN
+        WITH gone AS (DELETE FROM {s}.dead WHERE seq = ANY (seqs) RETURNING seq)
+        SELECT array_agg(seq) INTO part FROM gone;
+        found_ := found_ || coalesce(part, '{}');
+    END IF;
+    RETURN found_;
+END $$;
+
+CREATE OR REPLACE FUNCTION {s}.noted(errors bytea[], error bytea) RETURNS bytea[] LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN error IS NULL OR length(error) = 0 THEN errors
+                WHEN cardinality(errors) >= 10 THEN errors[cardinality(errors) - 8 :] || error
+                ELSE coalesce(errors, '{}') || error END
+$$;
+
+-- Move a job, which is in no other table any more, to the dead letters; drop some of the oldest beyond `most`.
+CREATE OR REPLACE FUNCTION {s}.make_dead(
+    seq_ bigint, reason_ text, error bytea, counted integer, most integer, now_ double precision)
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    j record;
+    old bigint[];
+BEGIN
+    UPDATE {s}.job SET errors = {s}.noted(errors, error), attempt = attempt + counted WHERE seq = seq_
+        RETURNING id, topic, unique_key INTO j;
+    PERFORM {s}.forget(ARRAY[seq_], ARRAY[j.id], CASE WHEN j.unique_key IS NULL THEN NULL ELSE ARRAY[j.unique_key] END, false);
+    INSERT INTO {s}.dead VALUES (j.topic, now_, seq_, reason_);
+    WITH gone AS (
+        DELETE FROM {s}.dead WHERE ctid = ANY (ARRAY(
+            SELECT ctid FROM {s}.dead WHERE topic = j.topic ORDER BY at DESC, seq DESC LIMIT 100 OFFSET most FOR UPDATE SKIP LOCKED))
+        RETURNING seq)
+    SELECT array_agg(seq) INTO old FROM gone;
+    IF old IS NOT NULL THEN
+        PERFORM {s}.end_jobs(old, 'dead', 0, NULL, now_);
+    END IF;
+    PERFORM {s}.tell(ARRAY[j.id]);
+END $$;
+
+-- -- push -----------------------------------------------------------------------------------------------
+
+-- Store messages: their facts as a JSON array of objects, and their payloads in the same order. Returns the conflicts by id.
+CREATE OR REPLACE FUNCTION {s}.push(
+    request_ text, messages jsonb, payloads bytea[], plain boolean, loosely boolean, cancelled_ttl double precision)
+RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+    now_ double precision := {s}.now_();
+    conflicts_ jsonb := '{}';
+BEGIN
+    IF request_ IS NOT NULL THEN
+        INSERT INTO {s}.push_request VALUES (request_, now_, '{}') ON CONFLICT DO NOTHING;
+        IF NOT FOUND THEN
+            RETURN (SELECT conflicts FROM {s}.push_request WHERE request = request_);
+        END IF;
+    END IF;
+    IF plain THEN
+        PERFORM {s}.insert_jobs(messages, payloads, now_);
+        RETURN conflicts_;
+    END IF;
+    conflicts_ := {s}.insert_each(messages, payloads, loosely, cancelled_ttl, now_);
+    IF request_ IS NOT NULL AND conflicts_ <> '{}' THEN
+        UPDATE {s}.push_request SET conflicts = conflicts_ WHERE request = request_;
+    END IF;
+    RETURN conflicts_;
+END $$;
+
+CREATE OR REPLACE FUNCTION {s}.insert_jobs(messages jsonb, payloads bytea[], now_ double precision)
+RETURNS void LANGUAGE sql AS $$
+    WITH new AS (
+        INSERT INTO {s}.job (seq, id, topic, rank, since, pushed_at, key, limits, payload)
+        SELECT nextval('{s}.arrival'), i, t, r, now_ + d, now_, k, l, p FROM (
+            SELECT * FROM ROWS FROM (
+                jsonb_to_recordset(messages) AS (i text, t text, r smallint, d double precision, k text, l text[]),
+                unnest(payloads)) WITH ORDINALITY AS m (i, t, r, d, k, l, p, n) ORDER BY n) AS m
+        ON CONFLICT (id) DO NOTHING
+        RETURNING topic, rank, since, seq),
+    later AS (
+        INSERT INTO {s}.scheduled SELECT topic, since, seq, rank FROM new WHERE since > now_)
+    INSERT INTO {s}.ready SELECT topic, rank, since, seq FROM new WHERE since <= now_
+$$;
+
+-- Store messages with unique keys or chosen ids, one after the other.
+CREATE OR REPLACE FUNCTION {s}.insert_each(
+    messages jsonb, payloads bytea[], loosely boolean, cancelled_ttl double precision, now_ double precision)
+RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+    m record;
+    held record;
+    n integer := 0;
+    conflicts jsonb := '{}';
+    added text[] := '{}';
+    together text[];
+    lim double precision;
+    until_ double precision;
+    due double precision;
+    gone bigint[];
+BEGIN
+    -- In one order, so that two pushes never wait for one another.
+    PERFORM pg_advisory_xact_lock(hashtextextended('{s}' || key, 0)) FROM (
+        SELECT DISTINCT value ->> 'u' AS key FROM jsonb_array_elements(messages) WHERE value ? 'u' ORDER BY 1) AS keys;
+    IF loosely THEN
+        SELECT array_agg(value ->> 'i') INTO together FROM jsonb_array_elements(messages);
+    END IF;
+    FOR m IN SELECT value AS v, value ->> 'i' AS id, value ->> 'u' AS key, coalesce((value ->> 'c')::boolean, false) AS chosen
+               FROM jsonb_array_elements(messages) LOOP
+        n := n + 1;
+        IF EXISTS (SELECT FROM {s}.job WHERE id = m.id)
+            OR m.chosen AND EXISTS (SELECT FROM {s}.ended WHERE id = m.id AND until > now_) THEN
+            IF m.chosen AND NOT m.id = ANY (added) THEN
+                conflicts := conflicts || jsonb_build_object(m.id, m.id);
+            END IF;
+            CONTINUE;
+        END IF;
+        due := (m.v ->> 'd')::double precision;
+        IF m.key IS NOT NULL THEN
+            lim := NULL;
+            SELECT job_id, scope, loose, until INTO held FROM {s}.unique_key
+             WHERE key = m.key AND (until IS NULL OR until > now_) FOR UPDATE;
+            IF FOUND THEN
+                IF m.v ->> 'o' = 'replace' OR held.loose AND NOT held.job_id = ANY (coalesce(together, '{}')) THEN
+                    SELECT {s}.dequeue(array_agg(seq), false) INTO gone FROM {s}.job WHERE id = held.job_id;
+                ELSE
+                    gone := '{}';
+                END IF;
+                IF coalesce(cardinality(gone), 0) = 0 THEN
+                    conflicts := conflicts || jsonb_build_object(m.id, held.job_id);
+                    CONTINUE;
+                END IF;
+                IF held.scope = 'queued' THEN
+                    lim := held.until;
+                END IF;
+                PERFORM {s}.end_jobs(gone, 'cancelled', cancelled_ttl, NULL, now_);
+            END IF;
+            until_ := now_ + (m.v ->> 'h')::double precision;
+            IF until_ IS NOT NULL AND lim IS NOT NULL AND m.v ->> 's' <> 'time' THEN
+                until_ := least(until_, lim);
+            END IF;
+            INSERT INTO {s}.unique_key VALUES (m.key, m.id, m.v ->> 's', loosely, until_)
+                ON CONFLICT (key) DO UPDATE SET job_id = excluded.job_id, scope = excluded.scope, loose = excluded.loose,
+                                                until = excluded.until;
+            IF m.v ->> 's' = 'queued' AND until_ IS NOT NULL THEN
+                due := least(due, until_ - now_);
+            END IF;
+        END IF;
+        added := added || m.id;
+        PERFORM {s}.insert_jobs(
+            jsonb_build_array(m.v || jsonb_build_object('d', greatest(due, 0))), payloads[n : n], now_);
+        IF m.key IS NOT NULL THEN
+            UPDATE {s}.job SET unique_key = m.key WHERE id = m.id;
+        END IF;
+    END LOOP;
+    RETURN conflicts;
+END $$;
+
+-- Bind keys that these messages still hold; cancel the others, and return them with the new holders: see BindsKeys.
+CREATE OR REPLACE FUNCTION {s}.bind(ids text[], keys text[], cancelled_ttl double precision) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+    now_ double precision := {s}.now_();
+    lost jsonb := '{}';
+    held record;
+    n integer;
+    gone bigint[];
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtextextended('{s}' || key, 0)) FROM (
+        SELECT DISTINCT key FROM unnest(keys) AS key ORDER BY 1) AS sorted;
+    FOR n IN 1 .. cardinality(ids) LOOP
+        UPDATE {s}.unique_key SET loose = false WHERE key = keys[n] AND job_id = ids[n];
+        IF NOT FOUND THEN
+            SELECT job_id, loose INTO held FROM {s}.unique_key WHERE key = keys[n] AND (until IS NULL OR until > now_);
+            IF FOUND THEN
+                lost := lost || jsonb_build_object(ids[n], CASE WHEN held.loose THEN '' ELSE held.job_id END);
+            END IF;
+        END IF;
+    END LOOP;
+    RETURN lost;
+END $$;
+
+-- -- reserve ----------------------------------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION {s}.ready_due(topic_ text, most integer, now_ double precision) RETURNS integer LANGUAGE plpgsql AS $$
+DECLARE
+    n integer;
+BEGIN
+    WITH due AS (
+        DELETE FROM {s}.scheduled WHERE ctid = ANY (ARRAY(
+            SELECT ctid FROM {s}.scheduled WHERE topic = topic_ AND due <= now_ ORDER BY due, seq LIMIT most
+               FOR UPDATE SKIP LOCKED))
+        RETURNING topic, rank, due, seq)
+    INSERT INTO {s}.ready SELECT * FROM due;
+    GET DIAGNOSTICS n = ROW_COUNT;
+    RETURN n;
+END $$;
+
+-- Renew the lease of an owner, if that is worth a write, and keep the owner from being released meanwhile.
+CREATE OR REPLACE FUNCTION {s}.renew(owner_ text, lease double precision, now_ double precision, worth double precision)
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    until_ double precision;
+BEGIN
+    SELECT lease_until INTO until_ FROM {s}.owner WHERE id = owner_ FOR KEY SHARE;
+    IF NOT FOUND THEN
+        RAISE EXCEPTION 'the owner is gone' USING ERRCODE = 'JOBS1';
+    END IF;
+    IF until_ < now_ + lease * worth THEN
+        UPDATE {s}.owner SET lease_until = now_ + lease WHERE id = owner_;
+    END IF;
+END $$;
+
+CREATE OR REPLACE FUNCTION {s}.reserve(
+    owner_ text, lease double precision, topics text[], most integer, request_ text, again boolean)
+RETURNS TABLE (
+    seq bigint, id text, topic text, payload bytea, attempt integer, redeliveries integer, crashes integer,
+    deferrals integer, pushed_at double precision, unique_key text, key text, limits text[], cursor_ bytea, now_ double precision)
+LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    clock double precision := {s}.now_();
+    t text;
+    lacking integer := most;
+    n integer;
+    keys text[];
+    ids text[];
+BEGIN
+    PERFORM {s}.renew(owner_, lease, clock, 0.8);
+    IF again THEN
+        RETURN QUERY SELECT * FROM {s}.deliveries(owner_, request_, clock);
+        IF FOUND THEN
+            RETURN;
+        END IF;
+    END IF;
+    PERFORM set_config('synchronous_commit', 'off', true); -- lost in a crash of the server, the jobs are ready again
+    FOREACH t IN ARRAY topics LOOP
+        EXIT WHEN lacking <= 0;
+        CONTINUE WHEN EXISTS (SELECT FROM {s}.paused AS p WHERE p.topic = t);
+        PERFORM {s}.ready_due(t, greatest(1000, most), clock);
+        RETURN QUERY
+            WITH picked AS (
+                DELETE FROM {s}.ready AS r WHERE r.ctid = ANY (ARRAY(
+                    SELECT ctid FROM {s}.ready AS best WHERE best.topic = t ORDER BY best.rank, best.since, best.seq
+                     LIMIT lacking FOR UPDATE SKIP LOCKED))
+                RETURNING r.seq, r.rank, r.since),
+            put AS (
+                INSERT INTO {s}.reserved SELECT picked.seq, clock, owner_, request_, t FROM picked)
+            SELECT j.seq, j.id, j.topic, j.payload, j.attempt, j.redeliveries, j.crashes, j.deferrals, j.pushed_at, j.unique_key,
+                   j.key, j.limits, (SELECT c.cursor FROM {s}.checkpoint AS c WHERE c.seq = j.seq), clock
+              FROM picked JOIN {s}.job AS j ON j.seq = picked.seq ORDER BY picked.rank, picked.since, picked.seq;
+        GET DIAGNOSTICS n = ROW_COUNT;
+        lacking := lacking - n;
+        IF lacking <= 0 AND EXISTS (SELECT FROM {s}.sleeper AS z WHERE z.topic = t)
+            AND EXISTS (SELECT FROM {s}.ready AS r WHERE r.topic = t) THEN
+            PERFORM {s}.wake(ARRAY[t], 1); -- there are more
+        END IF;
+    END LOOP;
+END $$;
+
+-- Free the keys that jobs hold only while they are queued.
+CREATE OR REPLACE FUNCTION {s}.free_queued(ids text[], keys text[]) RETURNS void LANGUAGE sql AS $$
+    DELETE FROM {s}.unique_key WHERE key IN (
+        SELECT key FROM {s}.unique_key WHERE key = ANY (keys) AND job_id = ANY (ids) AND scope = 'queued' ORDER BY key FOR UPDATE)
+$$;
+
+CREATE OR REPLACE FUNCTION {s}.deliveries(owner_ text, request_ text, clock double precision)
+RETURNS TABLE (
+    seq bigint, id text, topic text, payload bytea, attempt integer, redeliveries integer, crashes integer,
+    deferrals integer, pushed_at double precision, unique_key text, key text, limits text[], cursor_ bytea, now_ double precision)
+LANGUAGE sql AS $$
+    SELECT j.seq, j.id, j.topic, j.payload, j.attempt, j.redeliveries, j.crashes, j.deferrals, j.pushed_at, j.unique_key,
+           j.key, j.limits, (SELECT c.cursor FROM {s}.checkpoint AS c WHERE c.seq = j.seq), clock
+      FROM {s}.reserved AS r JOIN {s}.job AS j USING (seq) WHERE r.owner = owner_ AND r.request = request_
+     ORDER BY j.rank, j.since, j.seq
+$$;
+
+-- Reserve exactly these jobs, even if another owner has them.
+CREATE OR REPLACE FUNCTION {s}.claim(owner_ text, lease double precision, ids text[], request_ text, again boolean)
+RETURNS TABLE (
+    seq bigint, id text, topic text, payload bytea, attempt integer, redeliveries integer, crashes integer,
+    deferrals integer, pushed_at double precision, unique_key text, key text, limits text[], cursor_ bytea, now_ double precision)
+LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    clock double precision := {s}.now_();
+    these bigint[];
+BEGIN
+    PERFORM {s}.renew(owner_, lease, clock, 0.8);
+    IF NOT again THEN
+        SELECT array_agg(locked.seq) INTO these FROM (
+            SELECT j.seq FROM {s}.job AS j WHERE j.id = ANY (ids) ORDER BY j.seq FOR UPDATE) AS locked
+         WHERE NOT EXISTS (SELECT FROM {s}.dead AS d WHERE d.seq = locked.seq);
+        IF these IS NOT NULL THEN
+            UPDATE {s}.job AS j SET since = clock FROM {s}.scheduled AS p WHERE p.seq = j.seq AND j.seq = ANY (these);
+            DELETE FROM {s}.scheduled AS p WHERE p.seq = ANY (these);
+            PERFORM {s}.dequeue(these, false);
+            DELETE FROM {s}.reserved AS r WHERE r.seq = ANY (these);
+            INSERT INTO {s}.reserved
+            SELECT j.seq, clock, owner_, request_, j.topic FROM {s}.job AS j WHERE j.seq = ANY (these);
+        END IF;
+    END IF;
+    RETURN QUERY SELECT * FROM {s}.deliveries(owner_, request_, clock);
+END $$;
+
+-- -- settle -----------------------------------------------------------------------------------------------
+
+-- Return the answers to this settle request if it is a repeated one, NULL if it is new; forget the one before.
+CREATE OR REPLACE FUNCTION {s}.settling(owner_ text, request_ text, before text, again boolean, count_ integer)
+RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    known text;
+BEGIN
+    PERFORM FROM {s}.owner WHERE id = owner_ FOR KEY SHARE;
+    IF NOT FOUND THEN
+        RETURN repeat('-', count_);
+    END IF;
+    IF again THEN
+        SELECT answers INTO known FROM {s}.settled WHERE owner = owner_ AND request = request_;
+        IF FOUND THEN
+            RETURN replace(known, 's', 'a');
+        END IF;
+    END IF;
+    DELETE FROM {s}.settled WHERE owner = owner_ AND request = before;
+    RETURN NULL;
+END $$;
+
+-- Delete done jobs; return for each whether it was reserved by this owner with this request.
+CREATE OR REPLACE FUNCTION {s}.settle_done(
+    owner_ text, request_ text, before text, again boolean, seqs bigint[], requests text[])
+RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    answer text := {s}.settling(owner_, request_, before, again, cardinality(seqs));
+    gone bigint[];
+    ids text[];
+    keys text[];
+BEGIN
+    IF answer IS NOT NULL THEN
+        RETURN answer;
+    END IF;
+    WITH gone AS (
+        DELETE FROM {s}.reserved AS r USING unnest(seqs, requests) AS t (seq, request)
+         WHERE r.seq = t.seq AND r.request = t.request AND r.owner = owner_ RETURNING r.seq),
+    jobs AS (
+        DELETE FROM {s}.job AS j USING gone WHERE j.seq = gone.seq RETURNING j.seq, j.id, j.unique_key)
+    SELECT array_agg(seq), array_agg(id), array_agg(unique_key) FILTER (WHERE unique_key IS NOT NULL) INTO gone, ids, keys
+      FROM jobs;
+    PERFORM {s}.forget(gone, ids, keys, true);
+    PERFORM {s}.tell(ids);
+    IF cardinality(gone) = cardinality(seqs) THEN
+        answer := repeat('s', cardinality(seqs));
+    ELSE
+        SELECT string_agg(CASE WHEN t.seq = ANY (coalesce(gone, '{}')) THEN 's' ELSE '-' END, '' ORDER BY n) INTO answer
+          FROM unnest(seqs) WITH ORDINALITY AS t (seq, n);
+    END IF;
+    INSERT INTO {s}.settled VALUES (owner_, request_, answer);
+    RETURN answer;
+END $$;
+
+-- Settle one reservation in a transaction of the client; return whether it was one of this owner.
+CREATE OR REPLACE FUNCTION {s}.settle_one(
+    owner_ text, seq_ bigint, request_ text, outcome text, after_ double precision, counted integer, reason text, error bytea,
+    result bytea, ttl double precision, cursor_ bytea, new_limits text[], cancelled_ttl double precision, dead_max integer)
+RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    now_ double precision := {s}.now_();
+    cancelled boolean;
+BEGIN
+    DELETE FROM {s}.reserved WHERE seq = seq_ AND request = request_ AND owner = owner_;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    IF cursor_ IS NOT NULL THEN
+        INSERT INTO {s}.checkpoint VALUES (seq_, cursor_) ON CONFLICT (seq) DO UPDATE SET cursor = excluded.cursor;
+    END IF;
+    IF outcome = 'done' OR outcome = 'cancelled' THEN
+        PERFORM {s}.end_jobs(ARRAY[seq_], outcome, ttl, result, now_);
+        RETURN true;
+    ELSIF outcome = 'dead' OR outcome = 'expired' THEN
+        PERFORM {s}.make_dead(seq_, reason, error, counted, dead_max, now_);
+        RETURN true;
+    END IF;
+    SELECT EXISTS (SELECT FROM {s}.cancel WHERE seq = seq_) INTO cancelled;
+    IF cancelled THEN
+        PERFORM {s}.end_jobs(ARRAY[seq_], 'cancelled', cancelled_ttl, NULL, now_);
+        RETURN true;
+    END IF;
+    IF outcome <> 'release' OR new_limits IS NOT NULL THEN
+        UPDATE {s}.job SET
+            attempt = attempt + (outcome = 'retry')::integer,
+            deferrals = deferrals + (outcome = 'defer')::integer,
+            errors = CASE WHEN outcome = 'retry' THEN {s}.noted(errors, error) ELSE errors END,
+            limits = coalesce(new_limits, limits),
+            since = CASE WHEN outcome = 'release' THEN since ELSE now_ + greatest(after_, 0) END
+         WHERE seq = seq_;
+    END IF;
+    IF outcome <> 'release' AND after_ > 0 THEN
+        INSERT INTO {s}.scheduled SELECT topic, since, seq, rank FROM {s}.job WHERE seq = seq_;
+    ELSE
+        INSERT INTO {s}.ready SELECT topic, rank, since, seq FROM {s}.job WHERE seq = seq_;
+    END IF;
+    RETURN true;
+END $$;
+
+-- -- owners -----------------------------------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION {s}.register(owner_ text, lease double precision) RETURNS void LANGUAGE sql AS $$
+    INSERT INTO {s}.owner VALUES (owner_, {s}.now_() + lease)
+        ON CONFLICT (id) DO UPDATE SET lease_until = excluded.lease_until
+$$;
+
+-- Release an owner's jobs, charge those that had started (NULL: all), and forget the owner; return the topics of its jobs.
+CREATE OR REPLACE FUNCTION {s}.release_owner(
+    owner_ text, started text[], report bytea, crash boolean, cancelled_ttl double precision)
+RETURNS text[] LANGUAGE plpgsql AS $$
+DECLARE
+    now_ double precision := {s}.now_();
+    held bigint[];
+    ended bigint[];
+    topics text[];
+BEGIN
+    DELETE FROM {s}.owner WHERE id = owner_;
+    IF NOT FOUND THEN
+        RETURN '{}';
+    END IF;
+    DELETE FROM {s}.settled WHERE owner = owner_;
+    WITH gone AS (DELETE FROM {s}.reserved WHERE owner = owner_ RETURNING seq, topic)
+    SELECT array_agg(seq), array_agg(topic) INTO held, topics FROM gone;
+    IF held IS NULL THEN
+        RETURN '{}';
+    END IF;
+    UPDATE {s}.job SET redeliveries = redeliveries + 1, errors = {s}.noted(errors, report),
+           crashes = crashes + coalesce(crash, cardinality(held) = 1)::integer
+     WHERE seq = ANY (held) AND (started IS NULL OR id = ANY (started));
+    SELECT array_agg(seq) INTO ended FROM {s}.cancel WHERE seq = ANY (held);
+    IF ended IS NOT NULL THEN
+        PERFORM {s}.end_jobs(ended, 'cancelled', cancelled_ttl, NULL, now_);
+    END IF;
+    INSERT INTO {s}.ready SELECT topic, rank, since, seq FROM {s}.job WHERE seq = ANY (held);
+    RETURN topics;
+END $$;
+
+-- -- operators --------------------------------------------------------------------------------------------
+
+-- Cancel a queued job at once, or mark a reserved one; return its state, and the owner that is to be told.
+CREATE OR REPLACE FUNCTION {s}.cancel_job(id_ text, force boolean, cancelled_ttl double precision, OUT state text, OUT told text)
+LANGUAGE plpgsql AS $$
+DECLARE
+    now_ double precision := {s}.now_();
+    seq_ bigint;
+    gone bigint[];
+BEGIN
+    LOOP
+        SELECT seq INTO seq_ FROM {s}.job WHERE id = id_;
+        IF NOT FOUND THEN
+            SELECT e.state INTO state FROM {s}.ended AS e WHERE e.id = id_ AND e.until > now_;
+            state := coalesce(state, 'unknown');
+            RETURN;
+        END IF;
+        gone := {s}.dequeue(ARRAY[seq_], false);
+        IF cardinality(gone) > 0 THEN
+            PERFORM {s}.end_jobs(gone, 'cancelled', cancelled_ttl, NULL, now_);
+            state := 'cancelled';
+            RETURN;
+        END IF;
+        SELECT owner INTO told FROM {s}.reserved WHERE seq = seq_ FOR KEY SHARE;
+        IF FOUND THEN
+            INSERT INTO {s}.cancel VALUES (seq_, id_, force)
+                ON CONFLICT (seq) DO UPDATE SET forced = {s}.cancel.forced OR excluded.forced;
+            state := 'reserved';
+            RETURN;
+        END IF;
+        IF EXISTS (SELECT FROM {s}.dead WHERE seq = seq_) THEN
+            state := 'dead';
+            RETURN;
+        END IF; -- it has moved from one table to another meanwhile: look again
+    END LOOP;
+END $$;
+
+-- Make dead and scheduled jobs ready now; return their topics.
+CREATE OR REPLACE FUNCTION {s}.requeue(ids text[]) RETURNS text[] LANGUAGE plpgsql AS $$
+DECLARE
+    now_ double precision := {s}.now_();
+    seqs bigint[];
+    dead_ bigint[];
+    later bigint[];
+    topics text[];
+BEGIN
+    SELECT array_agg(seq) INTO seqs FROM {s}.job WHERE id = ANY (ids);
+    WITH gone AS (DELETE FROM {s}.dead WHERE seq = ANY (seqs) RETURNING seq)
+    SELECT array_agg(seq) INTO dead_ FROM gone;
+    WITH gone AS (DELETE FROM {s}.scheduled WHERE seq = ANY (seqs) AND due > now_ RETURNING seq)
+    SELECT array_agg(seq) INTO later FROM gone;
+    UPDATE {s}.job SET attempt = 0, redeliveries = 0, crashes = 0, deferrals = 0 WHERE seq = ANY (dead_);
+    UPDATE {s}.job SET since = now_ WHERE seq = ANY (dead_) OR seq = ANY (later);
+    WITH new AS (
+        INSERT INTO {s}.ready SELECT topic, rank, since, seq FROM {s}.job
+         WHERE seq = ANY (dead_) OR seq = ANY (later) RETURNING topic)
+    SELECT array_agg(topic) INTO topics FROM new;
+    RETURN coalesce(topics, '{}');
+END $$;
+
+CREATE OR REPLACE FUNCTION {s}.discard(ids text[], reason text, dead_max integer) RETURNS integer LANGUAGE plpgsql AS $$
+DECLARE
+    now_ double precision := {s}.now_();
+    seqs bigint[];
+BEGIN
+    SELECT {s}.dequeue(array_agg(seq), false) INTO seqs FROM {s}.job WHERE id = ANY (ids);
+    PERFORM {s}.make_dead(seq, reason, NULL, 0, dead_max, now_) FROM unnest(seqs) AS seq;
+    RETURN coalesce(cardinality(seqs), 0);
+END $$;
+
+-- Delete up to `most` jobs of a topic; return how many.
+CREATE OR REPLACE FUNCTION {s}.purge(topic_ text, state text, most integer) RETURNS integer LANGUAGE plpgsql AS $$
+DECLARE
+    seqs bigint[];
+BEGIN
+    IF state = 'ready' THEN
+        WITH gone AS (
+            DELETE FROM {s}.ready WHERE ctid = ANY (ARRAY(
+                SELECT ctid FROM {s}.ready WHERE topic = topic_ LIMIT most FOR UPDATE SKIP LOCKED)) RETURNING seq)
+        SELECT array_agg(seq) INTO seqs FROM gone;
+    ELSIF state IN ('scheduled', 'due') THEN
+        WITH gone AS (
+            DELETE FROM {s}.scheduled WHERE ctid = ANY (ARRAY(
+                SELECT ctid FROM {s}.scheduled WHERE topic = topic_ AND (due <= {s}.now_()) = (state = 'due') LIMIT most FOR UPDATE SKIP LOCKED)) RETURNING seq)
+        SELECT array_agg(seq) INTO seqs FROM gone;
+    ELSIF state = 'dead' THEN
+        WITH gone AS (
+            DELETE FROM {s}.dead WHERE ctid = ANY (ARRAY(
+                SELECT ctid FROM {s}.dead WHERE topic = topic_ LIMIT most FOR UPDATE SKIP LOCKED)) RETURNING seq)
+        SELECT array_agg(seq) INTO seqs FROM gone;
+    END IF;
+    IF seqs IS NULL THEN
+        RETURN 0;
+    END IF;
+    PERFORM {s}.end_jobs(seqs, 'unknown', 0, NULL, 0);
+    RETURN cardinality(seqs);
+END $$;
+
+CREATE OR REPLACE FUNCTION {s}.drop_dead(ids text[]) RETURNS integer LANGUAGE plpgsql AS $$
+DECLARE
+    seqs bigint[];
+BEGIN
+    WITH gone AS (DELETE FROM {s}.dead AS d USING {s}.job AS j WHERE d.seq = j.seq AND j.id = ANY (ids) RETURNING d.seq)
+    SELECT array_agg(seq) INTO seqs FROM gone;
+    IF seqs IS NULL THEN
+        RETURN 0;
+    END IF;
+    PERFORM {s}.end_jobs(seqs, 'unknown', 0, NULL, 0);
+    RETURN cardinality(seqs);
+END $$;
+
+-- -- waiting and keeping house ------------------------------------------------------------------------------
+
+-- Whether one of these topics has ready jobs and is not paused, and the seconds until the next job is due.
+CREATE OR REPLACE FUNCTION {s}.look(topics text[], OUT ready boolean, OUT due double precision) LANGUAGE sql AS $$
+    SELECT coalesce(bool_or(EXISTS (SELECT FROM {s}.ready AS r WHERE r.topic = t)), false),
+           min((SELECT min(p.due) FROM {s}.scheduled AS p WHERE p.topic = t)) - {s}.now_()
+      FROM unnest(topics) AS t WHERE NOT EXISTS (SELECT FROM {s}.paused AS p WHERE p.topic = t)
+$$;
+
+-- Note that a worker is about to sleep. It has to look again after this is committed.
+CREATE OR REPLACE FUNCTION {s}.fall_asleep(topics text[], channel_ text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM set_config('synchronous_commit', 'off', true);
+    INSERT INTO {s}.sleeper SELECT t, channel_ FROM unnest(topics) AS t ORDER BY t ON CONFLICT DO NOTHING;
+END $$;
+
+CREATE OR REPLACE FUNCTION {s}.wake_up(channel_ text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM set_config('synchronous_commit', 'off', true);
+    DELETE FROM {s}.sleeper WHERE channel = channel_;
+END $$;
+
+CREATE OR REPLACE FUNCTION {s}.housekeep(
+    most integer, lease double precision, outage_after double precision, dedup_window double precision,
+    cancelled_ttl double precision, dead_topics text[], dead_keep double precision[],
+    OUT readied integer, OUT released integer, OUT dropped integer, OUT woken text[])
+LANGUAGE plpgsql AS $$
+DECLARE
+    now_ double precision := {s}.now_();
+    last double precision;
+    t text;
+    n integer;
+    o text;
+    old bigint[];
+BEGIN
+    readied := 0;
+    released := 0;
+    dropped := 0;
+    woken := '{}';
+    FOR t IN SELECT * FROM {s}.topics_of('scheduled') LOOP
+        n := {s}.ready_due(t, most, now_);
+        IF n > 0 THEN
+            readied := readied + n;
+            woken := woken || t;
+        END IF;
+    END LOOP;
+    SELECT value INTO last FROM {s}.meta WHERE key = 'last_housekeep' FOR UPDATE;
+    UPDATE {s}.meta SET value = now_ WHERE key = 'last_housekeep';
+    IF now_ - last > outage_after THEN
+        UPDATE {s}.owner SET lease_until = greatest(lease_until, now_ + lease);
+    END IF;
+    UPDATE {s}.owner SET lease_until = now_ + 2 * lease WHERE lease_until > now_ + 2 * lease; -- the clock was set back
+    FOR o IN SELECT id FROM {s}.owner WHERE lease_until <= now_ LIMIT most LOOP
+        woken := woken || {s}.release_owner(o, NULL, NULL, NULL, cancelled_ttl);
+        released := released + 1;
+    END LOOP;
+    DELETE FROM {s}.push_request WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM {s}.push_request WHERE at <= now_ - dedup_window ORDER BY at LIMIT 10 * most FOR UPDATE SKIP LOCKED));
+    DELETE FROM {s}.unique_key WHERE until <= now_;
+    DELETE FROM {s}.cancel AS c WHERE NOT EXISTS (SELECT FROM {s}.job AS j WHERE j.seq = c.seq);
+    DELETE FROM {s}.checkpoint AS c WHERE NOT EXISTS (SELECT FROM {s}.job AS j WHERE j.seq = c.seq);
+    DELETE FROM {s}.waiter WHERE at < now_ - 60;
+    DELETE FROM {s}.document WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM {s}.document WHERE until <= now_ LIMIT most FOR UPDATE SKIP LOCKED));
+    DELETE FROM {s}.ended WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM {s}.ended WHERE until <= now_ ORDER BY until LIMIT most FOR UPDATE SKIP LOCKED));
+    GET DIAGNOSTICS dropped = ROW_COUNT;
+    FOR n IN 1 .. cardinality(dead_topics) LOOP
+        WITH gone AS (
+            DELETE FROM {s}.dead WHERE ctid = ANY (ARRAY(
+                SELECT ctid FROM {s}.dead WHERE topic = dead_topics[n] AND at <= now_ - dead_keep[n] ORDER BY at LIMIT most
+                   FOR UPDATE SKIP LOCKED)) RETURNING seq)
+        SELECT array_agg(seq) INTO old FROM gone;
+        IF old IS NOT NULL THEN
+            PERFORM {s}.end_jobs(old, 'unknown', 0, NULL, now_);
+            dropped := dropped + cardinality(old);
+        END IF;
+    END LOOP;
+END $$;
+
+-- The topics in a table, each found in the index from the one before.
+CREATE OR REPLACE FUNCTION {s}.topics_of(name text) RETURNS SETOF text LANGUAGE plpgsql AS $$
+DECLARE
+    t text := '';
+BEGIN
+    LOOP
+        EXECUTE format('SELECT topic FROM {s}.%I WHERE topic > $1 ORDER BY topic LIMIT 1', name) INTO t USING t;
+        EXIT WHEN t IS NULL;
+        RETURN NEXT t;
+    END LOOP;
+END $$;
+
+-- -- documents ----------------------------------------------------------------------------------------------
+
+-- Change a document, or delete it if `data_` is NULL. Returns the answer: a version, null if it was not as expected, and for a
+-- deletion true or false; "full" if it would be one document too many of its kind. Changes of one kind wait for one another.
+CREATE OR REPLACE FUNCTION {s}.change_document(
+    kind_ text, name_ text, data_ bytea, request_ text, expected bigint, ttl double precision, most integer)
+RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+    now_ double precision := {s}.now_();
+    answer jsonb;
+    present bigint;
+    number bigint;
+BEGIN
+    INSERT INTO {s}.push_request VALUES (request_, now_, '{}') ON CONFLICT DO NOTHING;
+    IF NOT FOUND THEN
+        RETURN (SELECT conflicts -> 'answer' FROM {s}.push_request WHERE request = request_);
+    END IF;
+    INSERT INTO {s}.document_kind VALUES (kind_, 0) ON CONFLICT DO NOTHING;
+    SELECT version INTO number FROM {s}.document_kind WHERE kind = kind_ FOR UPDATE;
+    SELECT version INTO present FROM {s}.document WHERE kind = kind_ AND name = name_ AND (until IS NULL OR until > now_);
+    present := coalesce(present, 0);
+    IF expected IS NOT NULL AND expected <> present OR data_ IS NULL AND present = 0 THEN
+        answer := CASE WHEN data_ IS NULL THEN 'false' ELSE 'null' END;
+    ELSIF data_ IS NULL THEN
+        DELETE FROM {s}.document WHERE kind = kind_ AND name = name_;
+        UPDATE {s}.document_kind SET version = version + 1 WHERE kind = kind_;
+        answer := 'true';
+    ELSE
+        IF NOT EXISTS (SELECT FROM {s}.document WHERE kind = kind_ AND name = name_)
+            AND (SELECT count(*) FROM {s}.document WHERE kind = kind_) >= most THEN
+            DELETE FROM {s}.document WHERE kind = kind_ AND until <= now_;
+            IF NOT FOUND THEN
+                RAISE EXCEPTION 'too many documents' USING ERRCODE = 'JOBS2';
+            END IF;
+        END IF;
+        UPDATE {s}.document_kind SET version = version + 1 WHERE kind = kind_;
+        INSERT INTO {s}.document VALUES (kind_, name_, data_, number + 1, now_, now_ + ttl)
+            ON CONFLICT (kind, name) DO UPDATE SET data = excluded.data, version = excluded.version,
+                                                   changed_at = excluded.changed_at, until = excluded.until;
+        answer := to_jsonb(number + 1);
+    END IF;
+    UPDATE {s}.push_request SET conflicts = jsonb_build_object('answer', answer) WHERE request = request_;
+    RETURN answer;
+END $$;
+
+-- Push as `push` does if a document has a version; otherwise push nothing, and return NULL.
+CREATE OR REPLACE FUNCTION {s}.push_guarded(
+    kind_ text, name_ text, version_ bigint, request_ text, messages jsonb, payloads bytea[], plain boolean,
+    cancelled_ttl double precision)
+RETURNS jsonb LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM {s}.push_request WHERE request = request_) THEN
+        INSERT INTO {s}.document_kind VALUES (kind_, 0) ON CONFLICT DO NOTHING;
+        PERFORM FROM {s}.document_kind WHERE kind = kind_ FOR SHARE; -- no change is made before this push is stored
+        IF version_ <> coalesce((SELECT version FROM {s}.document WHERE kind = kind_ AND name = name_
+                                    AND (until IS NULL OR until > {s}.now_())), 0) THEN
+            RETURN NULL;
+        END IF;
+    END IF;
+    RETURN {s}.push(request_, messages, payloads, plain, false, cancelled_ttl);
+END $$;

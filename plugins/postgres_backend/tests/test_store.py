@@ -1,0 +1,91 @@
+"""The tables: who makes them, and what is said when they cannot be used."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pytest
+
+from jobs_core.backends.base import BackendOptions, Outgoing
+from jobs_core.errors import BackendError, BackendUnavailable
+from jobs_core.ids import new_id, new_token
+from jobs_core.testing.services.postgres import PostgresServer
+from jobs_postgres.backend import PostgresBackend
+from jobs_postgres.url import parse
+
+
+def opened(url, owner=None):
+    backend = PostgresBackend(parse(url, "jobs"), BackendOptions())
+    backend.open(owner)
+    return backend
+
+
+def test_any_number_of_processes_may_make_the_tables_at_once(postgres_url):
+    with ThreadPoolExecutor(8) as threads:
+        backends = list(threads.map(lambda _: opened(postgres_url), range(8)))
+    for backend in backends:
+        backend.push([Outgoing(new_id(), "t", b"{}")], new_token())
+    assert backends[0].counts(["t"])["t"].ready == 8
+    for backend in backends:
+        backend.close()
+
+
+def test_setup_may_be_repeated_and_keeps_the_jobs(postgres_url):
+    backend = opened(postgres_url)
+    backend.push([Outgoing(new_id(), "t", b"{}")], new_token())
+    backend.setup()
+    assert backend.counts(["t"])["t"].ready == 1
+    backend.close()
+
+
+def test_tables_of_a_newer_release_are_refused_with_the_fix(postgres_url, postgres_server, schema):
+    opened(postgres_url).close()
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        connection.execute(f"UPDATE \"{schema}\".meta SET value = 99 WHERE key = 'schema'".encode())
+    with pytest.raises(BackendError, match=r"of a newer release .* update jobs-postgres"):
+        opened(postgres_url)
+
+
+def test_a_user_without_rights_is_told_what_to_do(postgres_url, postgres_server, schema):
+    opened(postgres_url).close()
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        connection.execute(f'CREATE ROLE "{schema}" LOGIN'.encode())
+    try:
+        with pytest.raises(BackendError, match="lacks a right"):
+            opened(f"postgresql://{schema}@127.0.0.1:{postgres_server.port}/postgres?schema={schema}")
+    finally:
+        with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+            connection.execute(f'DROP ROLE "{schema}"'.encode())
+
+
+@pytest.mark.parametrize(
+    ("url", "error", "fix"),
+    [
+        ("postgresql://jobs@127.0.0.1:{port}/nosuch", BackendError, "create it"),
+        ("postgresql://nobody@127.0.0.1:{port}/postgres", BackendError, "wrong user"),
+        ("postgresql://jobs@127.0.0.1:1/postgres", BackendUnavailable, "cannot be reached"),
+    ],
+)
+def test_a_wrong_url_says_what_is_wrong(postgres_server, url, error, fix):
+    with pytest.raises(error, match=fix):
+        opened(url.format(port=postgres_server.port))
+
+
+@pytest.mark.parametrize("url", ["postgresql://h/d?schema=A%22", "postgresql://h/d?nosuch=1", "postgresql://h:port/d"])
+def test_an_invalid_url_shows_the_forms(url):
+    with pytest.raises(BackendError, match="Forms: postgresql://"):
+        parse(url, "jobs")
+
+
+def test_a_stopped_server_is_unavailable_and_back_after_its_start():
+    with PostgresServer("-c", "fsync=off") as server:
+        backend = opened(server.url, new_token())
+        server.stop()
+        with pytest.raises(BackendUnavailable):
+            backend.push([Outgoing(new_id(), "t", b"{}")], new_token())
+        server.start()
+        backend.push([Outgoing(new_id(), "t", b"{}")], new_token())
+        (delivery,) = backend.reserve(["t"], 1, new_token())
+        assert delivery.payload == b"{}"
+        backend.close()
