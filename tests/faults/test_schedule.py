@@ -165,3 +165,27 @@ def test_when_all_were_down_the_latest_tick_runs_once(machines):
     project.until_noted(f"minute {START + 7200:.0f}", f"three {START + 7200:.0f}")
     project.until_empty()
     assert len(project.ledger()) == 2
+
+
+def test_no_tick_of_an_entry_gets_in_after_a_pause_has_returned_whatever_the_machines_are_doing(machines):
+    project, both = machines
+    project.worker()
+
+    def tell(minute: int) -> None:
+        for machine in both:
+            machine.tell(START + minute * 60)
+
+    for minute in range(4):
+        tell(minute)
+    done = project.run("schedule", "pause", "minute")  # while they are still at it
+    assert done.returncode == 0, done.stderr
+    for minute in range(4, 8):
+        tell(minute)
+    for machine in both:
+        assert all(machine.heard() for _ in range(8))
+    wanted = {f"minute {START + minute * 60:.0f}" for minute in range(1, 4)} | {f"three {START + n * 60:.0f}" for n in (3, 6)}
+    project.until_noted(f"three {START + 6 * 60:.0f}")
+    project.until_empty()
+    ledger = Counter(project.ledger())
+    assert set(ledger) <= wanted, "a tick after the pause"
+    assert set(ledger.values()) == {1}

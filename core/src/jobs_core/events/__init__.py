@@ -32,6 +32,7 @@ from .supervisor import (
     CommandReceived,
     CommandRefused,
     HelperDied,
+    MachineNotReported,
     PoolQuiet,
     Quiet,
     Reloaded,
@@ -115,5 +116,6 @@ __all__ = [
     "CommandEnded",
     "CommandReceived",
     "CommandRefused",
+    "MachineNotReported",
     "PoolQuiet",
 ]

@@ -182,6 +182,17 @@ class CommandEnded(Event, frozen=True):
         return f"command {self.id} was not carried out: {self.error}" if self.error else f"command {self.id} was carried out"
 
 
+class MachineNotReported(Event, frozen=True):
+    """The backend refuses the report of this machine, which other machines therefore do not list."""
+
+    level: ClassVar[int] = logging.WARNING
+
+    error: str
+
+    def __str__(self) -> str:
+        return f"`jobsctl machines` does not list this machine, because the backend refuses its report: {self.error}"
+
+
 class CommandRefused(Event, frozen=True):
     """A document in the backend is no command that this machine obeys."""
 

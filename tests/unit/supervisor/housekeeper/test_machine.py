@@ -8,6 +8,7 @@ import pytest
 
 from jobs_core import App, Config
 from jobs_core.backends.memory import forget
+from jobs_core.errors import BackendUnavailable, QueueFull
 from jobs_core.ids import new_token
 from jobs_core.machines import COMMAND, GONE, LIFETIME, MACHINE, MachineReport, Order, PoolReport, command, is_meant, reports
 from jobs_core.plugins import Plugins
@@ -204,3 +205,24 @@ def test_reports_of_later_releases_that_cannot_be_read_are_left_out(place):
     place.backend.put_document(MACHINE, "later", b'{"v":9}', new_token())
     assert reports(place.backend) == []
     assert MachineReport.__struct_fields__[0] == "name"
+
+
+def test_a_backend_that_refuses_the_report_keeps_the_housekeeper_from_nothing_and_is_named_once(place, monkeypatch, caplog):
+    machine = place.machine()
+    it = SupervisorState(pid=7, host="web1", version="1", started_at=5.0, generation=2, state="serving")
+    state.write(place.path / "one" / state.STATE, it)
+
+    def full(*_, **__):
+        raise QueueFull("it is full")
+
+    monkeypatch.setattr(place.backend, "put_document", full)
+    for _ in range(3):
+        machine.report(place.backend)
+    assert caplog.text.count("it is full") == 1
+
+    def down(*_, **__):
+        raise BackendUnavailable("it is down")
+
+    monkeypatch.setattr(place.backend, "put_document", down)
+    with pytest.raises(BackendUnavailable):
+        machine.report(place.backend)

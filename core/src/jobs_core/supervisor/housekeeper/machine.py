@@ -14,7 +14,7 @@ from ... import events
 from ...app import App
 from ...backends.base import Backend
 from ...backends.documents import LARGEST, Document, all_of
-from ...errors import BackendError, SignatureError
+from ...errors import BackendError, BackendUnavailable, SignatureError
 from ...ids import new_token
 from ...machines import (
     COMMAND,
@@ -71,6 +71,7 @@ class Machine:
         self._supervisor = f"{supervisor}-{start_ticks(supervisor)}"
         self._received: Received | None = None
         self._version = -1
+        self._unreported = ""  # why the last report was refused
         self._untold = False  # whether a command has ended since the last report
 
     # -- reports ---------------------------------------------------------------------------------
@@ -81,7 +82,7 @@ class Machine:
         return self._untold
 
     def report(self, backend: Backend) -> None:
-        """Publish the state of this machine."""
+        """Publish the state of this machine; if the backend refuses that, say so once. Raises BackendUnavailable."""
         board = read_board(self._run_dir, most_entries=MOST_RUNNING)
         if board.supervisor is None:
             return
@@ -89,8 +90,17 @@ class Machine:
         data = msgspec.json.encode(report)
         if len(data) > LARGEST:  # there are hundreds of pools
             data = msgspec.json.encode(_shortened(report))
-        backend.put_document(MACHINE, self.name, data, new_token(), ttl=GONE)
         self._untold = False
+        try:
+            backend.put_document(MACHINE, self.name, data, new_token(), ttl=GONE)
+        except BackendUnavailable:
+            raise
+        except BackendError as error:  # a full backend, or an older broker: the housekeeper has other work
+            if str(error) != self._unreported:
+                events.emit(events.MachineNotReported(str(error)))
+            self._unreported = str(error)
+        else:
+            self._unreported = ""
 
     def leave(self, backend: Backend) -> None:
         """Remove the report if the supervisor stops; after a reload, another housekeeper goes on."""
