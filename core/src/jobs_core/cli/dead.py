@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import click
 import msgspec
@@ -14,30 +16,45 @@ from ..escapes import in_one_line
 from ..units import shown_time
 from . import output
 from .common import Context, confirm, fail, json_option, pass_context, yes_option
+from .dead_groups import RATE, groups, in_batches, letters, show_groups
 from .exits import Exit
 from .explain import MOST_DEAD, dead_letter
 from .formatting import are, count
 from .jobs import as_data, name_of, show
+from .searching import Search, search_options
 from .topics import doubt
-from .types import JOB_ID, LIMIT, TOPIC
+from .types import JOB_ID, LIMIT, TEXT, TOPIC
 
+F = TypeVar("F", bound=Callable[..., Any])
 ALL = 1_000_000
+
+
+def _selecting(command: F) -> F:
+    """Add the options that select dead letters to a command."""
+    command = search_options(command)
+    command = click.option("--group", type=TEXT, help="Every dead letter of this group, see `dead groups`.")(command)
+    return click.option("--topic", type=TOPIC, help="Every dead letter of this topic, instead of ids.")(command)
 
 
 @click.group("dead")
 def dead_command() -> None:
-    """List, show, retry and delete dead letters."""
+    """List, group, show, retry and delete dead letters."""
 
 
 @dead_command.command("list")
 @click.argument("topic", required=False, type=TOPIC)
 @click.option("--limit", type=LIMIT, default=50, show_default=True, help="List at most this many of a topic.")
+@click.option("--group", type=TEXT, help="Only those of this group, see `dead groups`.")
+@search_options
 @json_option
 @pass_context
-def list_dead(context: Context, topic: str | None, limit: int, as_json: bool) -> None:
+def list_dead(context: Context, topic: str | None, limit: int, group: str | None, as_json: bool, search: Search) -> None:
     """List dead letters, newest first, of TOPIC or of all topics."""
     _doubt(context, topic)
-    records = context.operate(lambda backend: _dead(backend, topic, limit))
+    if group or search.given:
+        records = list(itertools.islice(letters(context, topic, search, group), limit))
+    else:
+        records = context.operate(lambda backend: _dead(backend, topic, limit))
     if as_json:
         output.json([as_data(context, record) for record in records])
         return
@@ -72,46 +89,98 @@ def show_dead(context: Context, job_id: str, as_json: bool) -> None:
         show(context, record)
 
 
+@dead_command.command("groups")
+@click.argument("topic", required=False, type=TOPIC)
+@search_options
+@json_option
+@pass_context
+def groups_of_dead(context: Context, topic: str | None, as_json: bool, search: Search) -> None:
+    """Group dead letters, of TOPIC or of all topics, by what went wrong.
+
+    A group has the same type of error, place in the application's code, and message, apart from numbers, ids and quoted text.
+    The newest 10,000 dead letters of each topic are read.
+    """
+    _doubt(context, topic)
+    show_groups(groups(context, topic, search), as_json)
+
+
 @dead_command.command("retry")
 @click.argument("job_ids", metavar="[ID]...", nargs=-1, type=JOB_ID)
-@click.option("--topic", type=TOPIC, help="Every dead letter of this topic, instead of ids.")
+@_selecting
+@click.option("--rate", type=RATE, metavar="RATE", help='Retry at most so many, such as "10/s"; without ids.')
 @yes_option
 @pass_context
-def retry_dead(context: Context, job_ids: tuple[str, ...], topic: str | None, yes: bool) -> None:
-    """Make dead letters ready again, with their attempts reset."""
-    if bool(job_ids) == bool(topic):
-        fail("give ids, or a topic with --topic", Exit.USAGE)
-    if not topic:
+def retry_dead(
+    context: Context,
+    job_ids: tuple[str, ...],
+    topic: str | None,
+    group: str | None,
+    rate: float | None,
+    yes: bool,
+    search: Search,
+) -> None:
+    """Make dead letters ready again, with their attempts reset: by ids, or all of a topic, of a group or of a search.
+
+    They are retried in batches of 100, so an interrupted command leaves no batch half done. Repeat it to continue.
+    """
+    if _by_ids(job_ids, topic, group, search):
         done, missed = _one_by_one(context, job_ids, lambda backend, ids: backend.requeue(ids))
         output.echo(f"{are(done, 'job')} ready again")
         _tell_missed(context, missed)
         return
-    _doubt(context, topic)
-    ids = [record.id for record in context.operate(lambda backend: _dead(backend, topic, ALL))]
-    confirm(f"Run {count(len(ids), 'dead letter')} of {topic} again?", yes)
-    done = context.operate(lambda backend: backend.requeue(ids))
+    ids = _selected(context, topic, group, search)
+    confirm(f"Run {count(len(ids), 'dead letter')}{_of(topic, group)} again?", yes)
+    done = in_batches(context, ids, lambda backend, batch: backend.requeue(batch), rate)
     output.echo(f"{are(done, 'job')} ready again")
 
 
 @dead_command.command("purge")
 @click.argument("job_ids", metavar="[ID]...", nargs=-1, type=JOB_ID)
-@click.option("--topic", type=TOPIC, help="Every dead letter of this topic, instead of ids.")
+@_selecting
 @yes_option
 @pass_context
-def purge_dead(context: Context, job_ids: tuple[str, ...], topic: str | None, yes: bool) -> None:
-    """Delete dead letters for good."""
-    if bool(job_ids) == bool(topic):
-        fail("give ids, or a topic with --topic", Exit.USAGE)
-    if topic:
-        _doubt(context, topic)
-        confirm(f"Delete all dead letters of {topic} for good?", yes)
-        missed: list[str] = []
-        deleted = context.operate(lambda backend: backend.purge(topic, State.DEAD))
-    else:
+def purge_dead(
+    context: Context, job_ids: tuple[str, ...], topic: str | None, group: str | None, yes: bool, search: Search
+) -> None:
+    """Delete dead letters for good: by ids, or all of a topic, of a group or of a search."""
+    if _by_ids(job_ids, topic, group, search):
         confirm(f"Delete {count(len(job_ids), 'dead letter')} for good?", yes)
         deleted, missed = _one_by_one(context, job_ids, lambda backend, ids: backend.drop(ids))
+    elif group or search.given:
+        ids = _selected(context, topic, group, search)
+        confirm(f"Delete {count(len(ids), 'dead letter')}{_of(topic, group)} for good?", yes)
+        missed = []
+        deleted = in_batches(context, ids, lambda backend, batch: backend.drop(batch))
+    else:
+        assert topic is not None
+        _doubt(context, topic)
+        confirm(f"Delete all dead letters of {topic} for good?", yes)
+        missed = []
+        deleted = context.operate(lambda backend: backend.purge(topic, State.DEAD))
     output.echo(f"{count(deleted, 'dead letter')} deleted")
     _tell_missed(context, missed)
+
+
+def _by_ids(job_ids: Sequence[str], topic: str | None, group: str | None, search: Search) -> bool:
+    """Return whether a command names its dead letters by id; end it if it does neither that nor selects some, or both."""
+    if bool(job_ids) == bool(topic or group or search.given):
+        fail("give ids, or a topic with --topic, a group with --group, or a filter", Exit.USAGE)
+    return bool(job_ids)
+
+
+def _selected(context: Context, topic: str | None, group: str | None, search: Search) -> list[str]:
+    """Return the ids of the dead letters that a command selects; end it if a group has none."""
+    _doubt(context, topic)
+    if topic and not group and not search.given:
+        return [record.id for record in context.operate(lambda backend: _dead(backend, topic, ALL))]
+    ids = [record.id for record in letters(context, topic, search, group)]
+    if group and not ids:
+        fail(f"no dead letters in group {group}: `jobsctl dead groups` lists the groups")
+    return ids
+
+
+def _of(topic: str | None, group: str | None) -> str:
+    return (f" of {topic}" if topic else "") + (f" in group {group}" if group else "")
 
 
 def _one_by_one(context: Context, job_ids: Sequence[str], action: Callable[[Backend, list[str]], int]) -> tuple[int, list[str]]:

@@ -75,7 +75,7 @@ GROUPS = {
         "resume": ("topics", "Resume a paused topic."),
         "purge": ("topics", "Delete all waiting jobs of a topic."),
         "payloads": ("payloads", "Look after the payload store."),
-        "dead": ("dead", "List, show, retry and delete dead letters."),
+        "dead": ("dead", "List, group, show, retry and delete dead letters."),
     },
     "Plugin authors": {
         "contract": ("contract", "Test a backend against the contract, or measure it."),

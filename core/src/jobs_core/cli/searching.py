@@ -102,16 +102,16 @@ def _unix(moment: datetime) -> float:
 
 
 def found(
-    context: Context, browse: Callable[[Backend, int, int], list[JobRecord]], search: Search, limit: int
+    context: Context, browse: Callable[[Backend, int, int], list[JobRecord]], search: Search, limit: int | None
 ) -> list[JobRecord]:
     """Return up to `limit` records that pass; `browse` lists jobs by number and offset. Tell if not all could be read."""
-    if not search.given:
+    if not search.given and limit is not None:
         return context.operate(lambda backend: browse(backend, limit, 0))
     records: list[JobRecord] = []
     for record in _read(context, browse):
         if search.accepts(context, record):
             records.append(record)
-            if len(records) >= limit:
+            if limit is not None and len(records) >= limit:
                 break
     return records
 
