@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
-from collections import Counter
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from jobs_core.backends.base import BackendOptions, Outgoing
 from jobs_core.backends.flows import After, Member, Part
+from jobs_core.errors import BackendError
 from jobs_core.ids import new_token
-from jobs_core.testing.services.redis import RedisServer
+from jobs_core.testing.services.redis import RedisServer, sentinels, urls
 from jobs_redis.backend import RedisBackend
 from jobs_redis.url import parse
 
@@ -142,15 +144,20 @@ def test_kills_of_workers_housekeeper_and_server_lose_no_member_and_start_none_t
                 assert crew.alive()
     finally:
         crew.stop()
+    ran = _checked(watcher, ledger)
+    assert len(ran) - expected <= 3 * FAULTS, "no more runs than were in flight at the kills"
+
+
+def _checked(watcher: RedisBackend, ledger: Path) -> list[list[str]]:
+    """Check that each member ran, in the order of its flow, and that nothing is left; return the runs."""
+    names, expected = [f"flow{n}" for n in range(FLOWS)], FLOWS * (2 * FAN + 3)
     ran = [line.split() for line in ledger.read_text().splitlines()]
     counts = watcher.counts(["t"])["t"]
     statuses = watcher.flows(10)
     watcher.close()
     assert {(status.state, status.total, status.done) for status in statuses} == {("done", 2 * FAN + 3, 2 * FAN + 3)}
     assert (counts.ready, counts.reserved, counts.waiting, counts.dead) == (0, 0, 0, 0)
-    runs = Counter(job_id for job_id, *_ in ran)
-    assert len(runs) == expected
-    assert sum(runs.values()) - expected <= 3 * FAULTS, "no more runs than were in flight at the kills"
+    assert len({job_id for job_id, *_ in ran}) == expected
     order = [job_id for job_id, *_ in ran]
     for name in names:
         first, joined, finale = (order.index(f"{name}-{which}") for which in ("first", "joined", "finale"))
@@ -160,3 +167,52 @@ def test_kills_of_workers_housekeeper_and_server_lose_no_member_and_start_none_t
         assert all(
             sorted(f"{name}-fan-{n}" for n in range(FAN)) == taken for job_id, *taken in ran if job_id == f"{name}-joined"
         )
+    return ran
+
+
+def test_a_failover_loses_no_member_and_starts_none_too_early(tmp_path):
+    """Settlements that the new master had not received are lost with the old one: these members run again."""
+    with contextlib.ExitStack() as stack:
+        at_once = "--repl-diskless-sync-delay", "0"
+        master = stack.enter_context(RedisServer(tmp_path / "master", *at_once))
+        address = "127.0.0.1", str(master.port)
+        replica = stack.enter_context(RedisServer(tmp_path / "replica", *at_once, "--replicaof", *address))
+        _until(lambda: master.command("WAIT", "1", "100") == b":1")
+        watchers = [stack.enter_context(one) for one in sentinels(tmp_path, master)]
+        _until(lambda: all("slaves=1,sentinels=3" in one.text("INFO", "sentinel") for one in watchers))
+        url = f"redis+sentinel://{urls(watchers)}/jobs?prefix=x&replicas=1"
+        watcher = RedisBackend(parse(url), BackendOptions())
+        watcher.open(None)
+        for n in range(FLOWS):
+            watcher.push_part(Part(f"flow{n}"), _flow(f"flow{n}"), new_token())
+        crew = _Crew(url, tmp_path / "ledger")
+        for name in ("worker-0", "worker-1", "housekeeper"):
+            crew.start(name)
+        try:
+            _until(lambda: sum(status.done for status in watcher.flows(10)) > FAN)
+            master.kill()
+            _until(lambda: _is_master(replica))
+            master.start("--replicaof", "127.0.0.1", str(replica.port))
+            for n in range(FLOWS):
+                _until(lambda n=n: watcher.wait_flow(f"flow{n}", 1.0) is not None)
+                assert crew.alive()
+        finally:
+            crew.stop()
+        _checked(watcher, tmp_path / "ledger")
+
+
+def _is_master(server: RedisServer) -> bool:
+    """Return whether it has been promoted, which closes the connection of this call."""
+    with contextlib.suppress(ConnectionError):
+        return server.fact("role", "INFO", "replication") == "master"
+    return False
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60.0
+    while time.monotonic() < deadline:
+        with contextlib.suppress(BackendError):
+            if condition():
+                return
+        time.sleep(0.02)
+    raise AssertionError("it did not happen within 60 s")

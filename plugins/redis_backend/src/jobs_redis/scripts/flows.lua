@@ -409,6 +409,7 @@ flows = function()
       budget = budget - 0.5
     end
     item[2] = found[1]
+    budget = budget - 1 -- also if nothing was found in a sparse part of the hash
     return found[1] == '0'
   end
 
