@@ -19,6 +19,7 @@ from jobs_core.backends.base import Answer, BackendOptions, Delivery, Outcome, O
 from jobs_core.backends.limits import Limit, tat_under
 from jobs_core.errors import BackendError, OwnerLost
 from jobs_core.ids import new_id, new_token
+from jobs_redis import scripts
 from jobs_redis.backend import RedisBackend
 from jobs_redis.transport.connection import ServerConnection, connector
 from jobs_redis.url import parse
@@ -497,3 +498,32 @@ def test_a_reserve_that_looked_at_enough_lines_wakes_the_topic_again(rig):
     assert len(again) == 250
     backend.settle([Settlement(one.id, one.token, Outcome.DONE) for one in again], new_token())
     assert not rig.keys() & LINES_KEYS
+
+
+@pytest.mark.parametrize("killed", [False, True], ids=["by its caller", "by housekeeping, after a kill"])
+def test_an_owner_of_many_limited_jobs_is_released_in_steps(rig, killed):
+    worker, heir = rig.open(), rig.open()
+    worker.define_limits({"a": Limit(1000)}, {})
+    worker.push([_job("a") for _ in range(600)], new_token())
+    held: list[Delivery] = []
+    while len(held) < 600:
+        held += worker.reserve([T], 600, new_token())
+    started = [one.id for one in held[::2]]
+    if killed:  # after the first step
+        arguments = (worker._owner, 0, 0, b'{"type":"killed"}', len(started), *started)
+        assert heir._store._run(scripts.RELEASE, *arguments) == [250, 1]
+        with pytest.raises(OwnerLost):
+            worker.reserve([T], 1, new_token())
+        while heir.housekeep(100).more:
+            pass
+    else:
+        assert heir.release_owner(worker._owner, started, b'{"type":"killed"}') == 600
+    assert _used(heir) == {}
+    assert heir.counts([T])[T].reserved == 0
+    taken: list[Delivery] = []
+    while len(taken) < 600:
+        taken += heir.reserve([T], 600, new_token())
+    assert {one.id for one in taken if one.redeliveries} == set(started)
+    kinds = rig.keys()
+    assert "retired" not in kinds
+    assert worker.settle([Settlement(held[0].id, held[0].token, Outcome.DONE)], new_token()) == [Answer.STALE]

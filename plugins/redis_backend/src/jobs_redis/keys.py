@@ -24,7 +24,8 @@ key                    type    what
 {jobs}:ended:ID        string  the end of a job with a result, or of a cancelled one; expires after its time to live
 {jobs}:followers       zset    id → until when a client waits for the job's end
 {jobs}:end:ID          list    has an entry once a followed job has ended
-{jobs}:retired         zset    worker process of the previous release → when its lease expires: see need_schema in lines.lua
+{jobs}:retired         zset    worker process that can reserve nothing any more → when its jobs are released: see `release` in
+                               removal.lua; also one of an older release, see `need_schema` in lines.lua
 {jobs}:line:TOPIC,L    zset    id → position, of the ready jobs of one line. L is the limits of its jobs, and in a fair topic
                                first "=rank length key". Here and below, the comma stands for a line break, which also
                                separates several limits; the rank is 9 - priority

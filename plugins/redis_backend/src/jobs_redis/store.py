@@ -119,7 +119,12 @@ class Store:
         )
 
     def release(self, owner: str, started: Collection[str], report: bytes, *, crash: bool, ran: Collection[str] = ()) -> int:
-        return int(self._run(scripts.RELEASE, owner, self._cancelled_ttl, int(crash), report, len(started), *started, *ran))
+        arguments = (owner, self._cancelled_ttl, int(crash), report, len(started), *started, *ran)
+        released, more = self._run(scripts.RELEASE, *arguments)
+        while more:  # if this process dies meanwhile, housekeeping releases the others
+            others, more = self._run(scripts.RELEASE, *arguments)
+            released += others
+        return int(released)
 
     # -- the path of a job ----------------------------------------------------------------------
 

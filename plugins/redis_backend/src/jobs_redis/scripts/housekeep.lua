@@ -3,7 +3,7 @@
 -- ARGV     2 lease   3 pause of housekeeping itself after which leases are extended   4 time to live of a cancelled job
 --          5 limit of each kind   6 ... topic, age at which its dead letters are dropped. All times in microseconds
 -- Result   {jobs made ready, owners released, dropped, 1 if there may be more, {topics in use that are not in the arguments}}
--- Cost     O(limit x log of the queue) and O(topics); of the last expired owner, all jobs are released, even beyond the limit
+-- Cost     O(limit x log of the queue) and O(topics)
 
 local its = lines()
 local lease, limit, cancelled_ttl = tonumber(ARGV[2]), tonumber(ARGV[5]), tonumber(ARGV[4])
@@ -80,16 +80,21 @@ for _, owner in ipairs(redis.call('ZRANGEBYSCORE', OWNERS, '(' .. whole(now + 2 
 end
 local released, jobs = 0, 0
 for _, owner in ipairs(redis.call('ZRANGEBYSCORE', OWNERS, '-inf', now, 'LIMIT', 0, limit)) do
-  if jobs < limit then
+  if jobs < limit and releasable > 0 then
     jobs = jobs + release(owner, nil, '', redis.call('HLEN', HELD .. owner) == 1 and 1 or 0, cancelled_ttl)
     released = released + 1
   end
 end
 
 for _, owner in ipairs(redis.call('ZRANGEBYSCORE', base .. 'retired', '-inf', now, 'LIMIT', 0, limit)) do
-  jobs = jobs + release(owner, nil, '', 0, cancelled_ttl)
-  redis.call('ZREM', base .. 'retired', owner)
+  if releasable <= 0 then break end
+  if redis.call('ZSCORE', OWNERS, owner) then
+    redis.call('ZREM', base .. 'retired', owner) -- it is back under the same name: its lease covers all that it holds
+  else
+    jobs = jobs + release_rest(owner, cancelled_ttl)
+  end
 end
+local unreleased = redis.call('ZCOUNT', base .. 'retired', '-inf', now) > 0
 
 for _, key in ipairs(redis.call('ZRANGEBYSCORE', UNTIL, '-inf', now, 'LIMIT', 0, limit)) do
   redis.call('ZREM', UNTIL, key)
@@ -113,5 +118,5 @@ local more_flows = false
 if redis.call('EXISTS', flows().STATES) == 1 then more_flows = keep_flows(keep, limit) end
 carry_on()
 more_flows = more_flows or redis.call('EXISTS', flows().WORKING) == 1
-local more = more_flows or readied >= limit or released >= limit or dropped >= limit or jobs >= limit
+local more = more_flows or unreleased or readied >= limit or released >= limit or dropped >= limit or jobs >= limit
 return { readied, released, dropped, more and 1 or 0, new }

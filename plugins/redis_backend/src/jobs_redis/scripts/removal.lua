@@ -64,13 +64,21 @@ local function take_out(id, job)
   return redis.call('ZREM', READY .. job.topic, id) == 1 or redis.call('ZREM', LATER .. job.topic, id) == 1
 end
 
--- Release all jobs of an owner, each at its former position, record a redelivery for the started ones, and forget the owner.
+local releasable = 1000 -- jobs that this script still releases, so that it does not take the server over 50 ms; one that stands
+-- in a line of its own, because of limits, a key or a flow, costs as much as four others
+
+-- Release the jobs of an owner, each at its former position, record a redelivery for the started ones, and forget the owner. An
+-- owner with more jobs than this script releases is retired: it can reserve nothing, and `release_rest` goes on. Return how many
+-- were released, and whether there are more.
 -- started is a set of ids, or nil for all; crash is 1 if this counts as a crash, else 0. ran, if given, has the ids of started jobs
 -- and of others that had started: their tokens are not given back.
 local function release(owner, started, report, crash, cancelled_ttl, ran)
   local held = redis.call('HGETALL', HELD .. owner)
-  local topics = {}
+  local topics, released = {}, {}
   for n = 1, #held, 2 do
+    if releasable <= 0 then break end
+    released[#released + 1] = held[n]
+    releasable = releasable - (string.find(held[n + 1], '\n', 1, true) and 4 or 1)
     local id, score = held[n], string.match(held[n + 1], ':(%d+)')
     if string.find(held[n + 1], '\n', 1, true) then lines().free(held[n + 1], 1, started and not (started[id] or ran and ran[id])) end
     local record = redis.call('HGET', JOBS, id)
@@ -89,11 +97,27 @@ local function release(owner, started, report, crash, cancelled_ttl, ran)
       end
     end
   end
-  redis.call('DEL', HELD .. owner, OWNER .. owner)
   redis.call('ZREM', OWNERS, owner)
+  local more = #released < #held / 2
+  if more then
+    call_with('HDEL', HELD .. owner, released)
+    redis.call('ZADD', base .. 'retired', now, owner)
+    redis.call('HSET', OWNER .. owner, 'release', cmsgpack.pack({ started or false, report, crash, ran or false }))
+  else
+    redis.call('DEL', HELD .. owner, OWNER .. owner)
+    redis.call('ZREM', base .. 'retired', owner)
+  end
   for topic, count in pairs(topics) do
     redis.call('HINCRBY', RESERVED, topic, -count)
     wake(topic)
   end
-  return #held / 2
+  return #released, more
+end
+
+-- Go on with the release of a retired owner.
+local function release_rest(owner, cancelled_ttl)
+  local begun = redis.call('HGET', OWNER .. owner, 'release')
+  if not begun then return release(owner, nil, '', 0, cancelled_ttl) end -- retired by `need_schema`
+  local started, report, crash, ran = unpack(cmsgpack.unpack(begun), 1, 4)
+  return release(owner, started or nil, report, crash, cancelled_ttl, ran or nil)
 end
