@@ -15,6 +15,7 @@ import hypothesis.strategies as st
 from hypothesis import HealthCheck, settings
 from hypothesis import Phase as RunPhase
 from hypothesis.stateful import precondition, rule, run_state_machine_as_test
+from msgspec.structs import replace
 
 from ...backends.base import Answer, Delivery, Outcome, Outgoing, Settlement, State
 from ...backends.flows import Member
@@ -143,6 +144,7 @@ class Together(TogetherJobs):
         entry = self.lines.entries[job_id]
         if settlement.limits is not None:
             entry.limits = settlement.limits
+            self.sent[job_id] = replace(self.sent[job_id], limits=settlement.limits)  # it keeps them as a dead letter, too
         if settlement.outcome is Outcome.RELEASE:
             self.lines.make_ready(entry, entry.since, first=True)
         else:
