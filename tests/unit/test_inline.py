@@ -120,7 +120,14 @@ def test_drain_does_not_look_at_every_job_before_each(jobs_queue, monkeypatch):
     backend = jobs_queue._backend
     monkeypatch.setattr(backend.store, "jobs", OneByOne(backend.store.jobs))
     assert jobs_queue.drain() == 7
-    assert backend.topics() == []
+    assert len(backend.store.jobs) == 0
+
+
+def test_drain_runs_jobs_of_topics_that_had_only_scheduled_or_waiting_ones_before(jobs_queue):
+    agreet.using(topic="later", delay=5).enqueue("Ada")
+    assert jobs_queue.drain() == 0
+    jobs_queue.travel(5)
+    assert jobs_queue.drain() == 1
 
 
 def test_drain_runs_all_that_waits_for_one_member(jobs_queue):

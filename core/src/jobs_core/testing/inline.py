@@ -232,7 +232,7 @@ class JobsQueue:
         runs = 0
         self._stop = _StopAfter(stop_after, self._notebook)
         while (limit is None or runs < limit) and not (runs and self._stop.stopping):
-            deliveries = self._backend.reserve(list(topics) or self._backend.topics(), 1, new_token())
+            deliveries = self._backend.reserve(list(topics) or self._backend.store.known_topics(), 1, new_token())
             if not deliveries:
                 if self._backend.store.members.work:  # of a large flow, each call decides a slice
                     continue

@@ -58,7 +58,7 @@ class MemoryOperatorCalls(Backend):
 
     def topics(self) -> list[str]:
         with self.store.lock:
-            return sorted(self.store.in_topic.keys() | self.store.paused)
+            return sorted({job.topic for job in self.store.jobs.values()} | self.store.paused)
 
     def requeue(self, job_ids: Sequence[str]) -> int:
         with self.store.lock:

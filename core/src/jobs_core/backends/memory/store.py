@@ -41,12 +41,13 @@ class MemoryStore:
         self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)
         self.jobs: dict[str, Job] = {}
-        self.in_topic: dict[str, int] = defaultdict(int)  # jobs: `JobsQueue.drain` asks for the topics before each job
         self.owners: dict[str, Owner] = {}
         self.dead: dict[str, dict[str, Job]] = defaultdict(dict)  # by topic, oldest first
         self.needed: dict[str, dict[str, Job]] = defaultdict(dict)  # dead members of flows that wait for their retry
         self.paused: set[str] = set()
-        self._ready: dict[str, list[tuple[int, float, int, Job]]] = defaultdict(list)  # heaps; stale entries are skipped
+        self._ready: dict[str, list[tuple[int, float, int, Job]]] = defaultdict(
+            list
+        )  # heaps; stale entries are skipped; has each topic
         self._ready_count: dict[str, int] = defaultdict(int)
         self._scheduled: list[tuple[float, int, Job]] = []  # a heap; stale entries are skipped
         self._ended: dict[str, tuple[float, JobRecord]] = {}  # id → (time until which it is kept, record of an ended job)
@@ -110,10 +111,11 @@ class MemoryStore:
                 delay = self._within_limit(at.now, message.unique, delay)
             if message.chosen:
                 added.add(message.id)
-            if message.member is not None:
+            if by is not None and message.member is not None:
                 self.members.join(at, message, by)
                 continue
-            self.place(self._stored(at, message), at.now, delay)
+            job = self.jobs[message.id] = Job(next(self._sequence), message, at.now)
+            self.place(job, at.now, delay)
         self.changed.notify_all()
         return conflicts
 
@@ -168,23 +170,13 @@ class MemoryStore:
         if job.unique and isinstance(job.unique.scope, str) and self._unique.get(job.unique.key, ("",))[0] == job.id:
             del self._unique[job.unique.key]
 
-    def _stored(self, at: Moment, message: Outgoing) -> Job:
-        job = self.jobs[message.id] = Job(next(self._sequence), message, at.now)
-        self.in_topic[job.topic] += 1
-        return job
-
-    def _remove(self, job: Job) -> None:
-        del self.jobs[job.id]
-        self.in_topic[job.topic] -= 1
-        if not self.in_topic[job.topic]:
-            del self.in_topic[job.topic]
-
     # -- members of flows -------------------------------------------------------------------------
 
     def add_member(self, at: Moment, message: Outgoing, node: Node | None) -> Job:
         """Store a member, which waits."""
-        job = self._stored(at, message)
+        job = self.jobs[message.id] = Job(next(self._sequence), message, at.now)
         job.state, job.delay, job.node = _WAITING, message.delay, node
+        self._ready.setdefault(job.topic, [])
         if node is not None:
             node.topic = job.topic
         return job
@@ -206,6 +198,7 @@ class MemoryStore:
         job.since = now
         if after > 0:
             job.state, job.due = _SCHEDULED, now + after
+            self._ready.setdefault(job.topic, [])
             heapq.heappush(self._scheduled, (job.due, job.seq, job))
         else:
             job.ready_at = now
@@ -242,6 +235,10 @@ class MemoryStore:
                 self._make_ready(job)
                 readied += 1
         return readied
+
+    def known_topics(self) -> list[str]:
+        """Return every topic that has ever had a job, sorted; unlike `Backend.topics`, this looks at no job."""
+        return sorted(self._ready)
 
     def has_ready(self, topic: str) -> bool:
         """Return whether a worker could reserve a job of this topic."""
@@ -544,7 +541,7 @@ class MemoryStore:
             self._leave(job)
         elif job.state is _DEAD:
             self.leave_letters(job)
-        self._remove(job)
+        del self.jobs[job.id]
         self._free_key(job)
         job.state, job.since = state, at.now
         if job.cancel:
@@ -573,7 +570,7 @@ class MemoryStore:
         dead[job.id] = job
         if dead is not self.needed[job.topic]:
             for _ in range(len(dead) - at.options.retention(job.topic).dead_max):
-                self._remove(dead.pop(next(iter(dead))))
+                del self.jobs[dead.pop(next(iter(dead))).id]
         self.changed.notify_all()
 
     def leave_letters(self, job: Job) -> None:
@@ -717,7 +714,7 @@ class MemoryStore:
                 if job.since > oldest:
                     break
                 del letters[job.id]
-                self._remove(job)
+                del self.jobs[job.id]
                 dropped += 1
         for job_id in self.members.old_letters(at, limit):
             self.end(at, self.jobs[job_id], State.UNKNOWN, 0)
