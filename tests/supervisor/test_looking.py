@@ -9,6 +9,7 @@ import signal
 import socket
 import time
 
+import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
 from jobs_core.scoreboard.writer import start_ticks
@@ -188,6 +189,31 @@ def test_a_job_that_kills_its_workers_shows_in_metrics_and_status(project):
     text = project.run("status").stdout
     assert re.search(rf"\(default\): killed by SIGSEGV, peak memory \d+ MB; ran tasks.crash {job_id}\n", text), text
     assert "Crashes (2 in all)" in text
+
+
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_counters_continue_when_the_supervisor_restarts(project, end):
+    tasks = (project.root / "tasks.py").read_text()
+    (project.root / "tasks.py").write_text(tasks + "\n@job\ndef crash():\n    os.kill(os.getpid(), 11)\n")
+    watched = Watched(project, "max_redeliveries = 2")
+    project.push("crash")
+    project.push("note", "one")
+    project.until(lambda: len(project.dead()) == 1)
+    project.until_noted("note one")
+    done = {"job": "tasks.note", "outcome": "done"}
+    watched.until(lambda board: watched.metric("jobs_finished_total", **done) == 1)
+    assert project.run("reload").returncode == 0
+    watched.until(lambda board: board.supervisor.reloads.get("done") == 1 and board.supervisor.crashed == 2)
+    names = ("jobs_worker_crashes_total", "jobs_redelivered_total", "jobs_worker_restarts_total")
+    before = {name: watched.metric(name) for name in names}
+    assert before["jobs_worker_crashes_total"] == 2
+    getattr(watched, end)()
+    again = Watched(project, "max_redeliveries = 2")
+    again.until_answers("/readyz", 200)
+    assert all(again.metric(name) >= value for name, value in before.items())
+    assert again.metric("jobs_worker_crashes_total") == 2
+    assert again.metric("jobs_reload_total", result="done") == 1
+    again.until(lambda board: again.metric("jobs_finished_total", **done) == 1)
 
 
 # -- status, top, stack --------------------------------------------------------------------------

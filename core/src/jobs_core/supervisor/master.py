@@ -14,7 +14,7 @@ from .. import events
 from ..config import Config
 from ..scoreboard import state
 from ..scoreboard.reader import WorkerFile, alive
-from ..scoreboard.state import Crash
+from ..scoreboard.state import Crash, SupervisorState
 from ..units import format_duration
 from . import helpers
 from .control import Command, ControlSocket
@@ -97,12 +97,14 @@ class Supervisor:
         self._exit_code = 0
         self._crashes: list[Crash] = []
         self._crashed = 0
+        self._restarts: dict[str, dict[str, int]] = {}  # those of an earlier supervisor, by pool
 
     def run(self) -> int:
         """Serve until stopped; return the exit code."""
         linux.subreaper()
         self._loop.on_signals(SIGNALS, self._on_signal)
         (self._run_dir / state.WORKERS).mkdir(mode=0o700, exist_ok=True)
+        self._continue_counting()
         self._take_over_leftovers()
         self._control = ControlSocket(self._loop, self._run_dir, self._obey)
         self._pools.adopt(self._generations.config)
@@ -119,6 +121,7 @@ class Supervisor:
     def _new_pool(self, name: str, settings: Any) -> WorkerPool:
         return WorkerPool(
             name, settings, self._host, self._run_dir,
+            restarts=self._restarts.pop(name, {}),
             generation=lambda: self._generations.generation,
             on_change=self._changed,
             on_crash=self._crash,
@@ -142,6 +145,14 @@ class Supervisor:
     def _repaired(self, file: str) -> None:
         self._pools.repaired(file)
         self._changed()
+
+    def _continue_counting(self) -> None:
+        """Take over the counters of the supervisor that ran here before: a restart must not hide what led to it."""
+        before = state.read(self._run_dir / state.STATE, SupervisorState)
+        if before is not None:
+            self._crashed = before.crashed
+            self._restarts = {pool.name: pool.restarts for pool in before.pools}
+            self._generations.counts |= before.reloads
 
     def _take_over_leftovers(self) -> None:
         """Kill the workers that a killed supervisor has left behind, and have their jobs released."""

@@ -1,7 +1,7 @@
 """Metrics of one installation as OpenMetrics or Prometheus text, from the scoreboard alone.
 
-Counters stay correct when workers come and go: those of ended workers are in `totals.json`. They restart at zero with a new
-run directory, and the supervisor's own counters with the supervisor; Prometheus detects that as a reset.
+Counters stay correct when workers come and go: those of ended workers are in `totals.json`. A new supervisor continues its
+predecessor's, which are in `state.json`. All restart at zero with a new run directory; Prometheus detects that as a reset.
 """
 
 from __future__ import annotations

@@ -70,6 +70,7 @@ class WorkerPool:
         host: str,
         run_dir: Path,
         *,
+        restarts: dict[str, int],
         generation: Callable[[], Generation | None],
         on_change: Callable[[], None],
         on_crash: Callable[[Crash], None],
@@ -83,7 +84,7 @@ class WorkerPool:
         self.outgoing: list[WorkerRecord] = []
         self.quiet = False
         self.closing = False
-        self.restarts: dict[str, int] = {}
+        self.restarts = restarts  # by reason, since the first start in this run directory
         self.last_error = ""
         self.cannot_boot = False
         self._host = host
