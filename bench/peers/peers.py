@@ -133,7 +133,7 @@ PEERS = [
     Peer("jobs", "jobs_app", (_JOBS, _JOBS), 'rate = "500/s"; 2 x jobsctl worker, sync', measures=_RATE),
     Peer(
         "celery", "celery_app", _CELERIES, 'rate_limit="250/s" for each of 2 x celery worker -P prefork -c 1', CELERY,
-        environment={"PREFETCH": "64", "LATE": "1", "RATE": "250/s"}, measures=_RATE,
+        environment={"PREFETCH": "4", "LATE": "1", "RATE": "250/s"}, measures=_RATE,
     ),
     Peer(
         "dramatiq", "dramatiq_app", (_DRAMATIQ,),
