@@ -20,6 +20,7 @@ PUBLISHED = {
     "jobs_core.backends.documents",
     "jobs_core.backends.flows",
     "jobs_core.backends.limits",
+    "jobs_core.backends.notes",
     "jobs_core.errors",
     "jobs_core.loaders.base",
 }
