@@ -8,6 +8,7 @@ import pytest
 from jobs_core import Config, JobsError, Snooze, State, Unique, current_job, job
 from jobs_core.config import Duration, ScheduleEntry
 from jobs_core.registry import default_registry
+from jobs_core.schedule import Schedule
 from jobs_core.testing import JobsQueue, clock, inline
 
 ran = []
@@ -200,6 +201,21 @@ def test_ticks_wait_and_expire_as_if_no_worker_ran():
         ]
         queue.drain()
         assert [record.reason for record in queue.dead()] == ["expired"] * 2
+
+
+def test_entries_added_and_paused_at_run_time_tick_as_in_production(jobs_queue):
+    schedule = Schedule()
+    schedule.add("mine", note.call("mine"), every="1h")
+    jobs_queue.travel("90m")
+    jobs_queue.travel("90m")
+    jobs_queue.drain()
+    assert ran == ["mine"] * 3
+    schedule.pause("mine")
+    jobs_queue.travel("3h")
+    assert jobs_queue.drain() == 0
+    schedule.resume("mine")
+    jobs_queue.travel("1h")
+    assert jobs_queue.drain() == 1
 
 
 def test_the_schedule_can_be_left_out_and_never_runs_away(monkeypatch):

@@ -107,7 +107,7 @@ class Housekeeper:
             self._turn()
         self._call_hook("jobs_housekeeper_stopping")
         self._alerts.close()
-        if self._open and "documents" in self._backend.features:
+        if self._open and not self._outage.lasts and "documents" in self._backend.features:
             self._machine.leave(self._backend)
         self._backend.close()
         self._app.close()
