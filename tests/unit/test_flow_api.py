@@ -30,7 +30,7 @@ from jobs_core import (
 from jobs_core.backends.base import Outgoing
 from jobs_core.backends.flows import After, Part
 from jobs_core.backends.memory import MemoryBackend
-from jobs_core.flows.flow import PART_BYTES, PART_SIZE
+from jobs_core.flows.flow import PART_BYTES, PART_SIZE, PART_TARGETS
 from jobs_core.registry import Registry
 from jobs_core.testing import JobsQueue
 
@@ -183,6 +183,13 @@ def test_a_large_flow_is_sent_in_numbered_parts_of_a_bounded_size(recorder):
             flow.add(tell.call("x" * 900_000))
     assert all(sum(len(message.payload) for message in messages) <= PART_BYTES for _, messages in recorder.parts)
     assert [part.last for part, _ in recorder.parts] == [False, False, True]
+    recorder.parts.clear()
+    with Flow() as flow:
+        first = [flow.add(tell.call(n)) for n in range(900)]
+        for n in range(20):
+            flow.add(tell.call(n), after=first)
+    assert [len(messages) for _, messages in recorder.parts] == [911, 9]
+    assert all(sum(len(each.member.after) for each in messages) <= PART_TARGETS for _, messages in recorder.parts)
 
 
 def test_a_push_whose_answer_was_lost_is_repeated(recorder):
