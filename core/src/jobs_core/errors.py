@@ -161,7 +161,7 @@ HAVING = {
     "limits": ("sqlite://", "redis://", "zmq+tcp://"),
     "fairness": ("sqlite://", "redis://", "zmq+tcp://"),
     "flows": ("sqlite://", "redis://"),
-    "notes": ("sqlite://", "zmq+tcp://"),
+    "notes": ("sqlite://", "redis://", "zmq+tcp://"),
     "history": ("sqlite://", "zmq+tcp://"),
 }
 """Our backends with features that not all have, by the scheme of their URL: those of several processes, if there are any."""

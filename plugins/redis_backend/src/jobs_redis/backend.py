@@ -24,6 +24,7 @@ from jobs_core.backends.base import (
 from jobs_core.backends.documents import Guard, check
 from jobs_core.backends.flows import Part
 from jobs_core.backends.limits import Limit, Lines
+from jobs_core.backends.notes import Note
 from jobs_core.errors import BackendError, BackendUnavailable
 
 from .forecast import LONGEST_LOOK, UNKNOWN, Forecast
@@ -43,7 +44,7 @@ class RedisBackend(RedisOperatorCalls, BindsKeys):
     """The backend for one store on one server; the package's docstring says how it works."""
 
     name = "redis"
-    features = FEATURES | {"checkpoints", "limits", "fairness", "flows", "documents", "guards"}
+    features = FEATURES | {"checkpoints", "limits", "fairness", "flows", "documents", "guards", "notes"}
 
     def __init__(self, target: Target, options: BackendOptions) -> None:
         self._target = target
@@ -240,6 +241,9 @@ class RedisBackend(RedisOperatorCalls, BindsKeys):
 
     def checkpoint(self, checkpoints: Sequence[Checkpoint]) -> None:
         self._store.checkpoint(self._owner, checkpoints)
+
+    def note(self, notes: Sequence[Note]) -> None:
+        self._store.note(self._owner, notes)
 
     def heartbeat(self) -> Heartbeat:
         return self._store.heartbeat(self._owner)

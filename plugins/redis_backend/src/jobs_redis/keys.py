@@ -10,6 +10,7 @@ key                    type    what
 {jobs}:dead:TOPIC      zset    id → when it became a dead letter
 {jobs}:history         hash    id → attempts, redeliveries, crashes, deferrals, reason, errors; only for jobs that have any
 {jobs}:cursor          hash    id → cursor of a resumable job
+{jobs}:note            hash    id → what the job has told: see note.lua
 {jobs}:owners          zset    worker process → when its lease expires
 {jobs}:held:OWNER      hash    id → token, for each job that this worker process has reserved; the token names the limits
                                of which the job holds a slot: see `take` in lines.lua

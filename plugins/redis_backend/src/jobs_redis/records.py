@@ -14,6 +14,7 @@ from jobs_core.backends.base import ENDS, Answer, Delivery, JobRecord, Outcome, 
 from jobs_core.backends.documents import Document
 from jobs_core.backends.flows import After, FlowState, FlowStatus, Member, MemberStatus, When
 from jobs_core.backends.limits import Limit, LimitState, Lines
+from jobs_core.backends.notes import NONE, Note, Notes
 
 _MICRO = 1_000_000
 _DONE = Outcome.DONE
@@ -140,8 +141,9 @@ def _head(priority: int, topic: str) -> bytes:
     return head
 
 
-def settlements(batch: Sequence[Settlement], retention: Callable[[str], Retention]) -> tuple[list[Any], list[int]]:
-    """Return the arguments of settle.lua from the fifth on, and the order in which its answers come."""
+def settlements(batch: Sequence[Settlement], retention: Callable[[str], Retention]) -> tuple[list[Any], list[int], list[Any]]:
+    """Return the arguments of settle.lua from the fifth on, the order of its answers, and the arguments of note.lua, if any."""
+    told: list[Any] = []
     groups: dict[str, tuple[list[str], list[str], list[int]]] = {}
     others: list[Any] = []
     order: list[int] = []
@@ -163,6 +165,8 @@ def settlements(batch: Sequence[Settlement], retention: Callable[[str], Retentio
             group[2].append(n)
         else:
             others += _settlement(settlement, token, topic.partition("\n")[0], retention)
+            if settlement.outcome is not _DONE and (settlement.notes is not None or settlement.timeline):
+                note(told, settlement.notes or Note(settlement.id, settlement.token), settlement.timeline)
             order.append(n)
     arguments: list[Any] = [len(groups)]
     answered: list[int] = []
@@ -171,7 +175,7 @@ def settlements(batch: Sequence[Settlement], retention: Callable[[str], Retentio
         answered += places
     arguments.append(len(order))
     arguments += others
-    return arguments, answered + order
+    return arguments, answered + order, told
 
 
 def _settlement(settlement: Settlement, token: str, topic: str, retention: Callable[[str], Retention]) -> list[Any]:
@@ -198,6 +202,12 @@ def _settlement(settlement: Settlement, token: str, topic: str, retention: Calla
         for followup in settlement.followups:
             message(values, followup)
     return values
+
+
+def note(values: list[Any], told: Note, timeline: bytes = b"") -> None:
+    """Append what a job tells to the arguments of note.lua."""
+    values += (told.id, told.token, int(told.progress is not None), told.progress or b"", told.first, timeline)
+    values += (len(told.lines), *told.lines)
 
 
 def _dead_max(settlement: Settlement, topic: str, retention: Callable[[str], Retention]) -> int:
@@ -300,7 +310,9 @@ def job_record(found: Sequence[Any], now: bytes) -> JobRecord | None:
         _, _, topic, at, has_result, result, reason = found
         kept, since = bytes(result) if has_result else None, int(at) / _MICRO
         return JobRecord(job_id, topic.decode(), state, since=since, reason=reason.decode(), result=kept, broker_now=broker_now)
-    _, _, record, since, due, owner, cancel, cursor, limit, attempt, redeliveries, crashes, deferrals, reason, *errors = found
+    _, _, record, since, due, owner, cancel, cursor, limit, told, *history = found
+    attempt, redeliveries, crashes, deferrals, reason, *errors = history
+    progress, lines, runs = told or (b"", (), ())
     try:
         pushed_at, priority, topic, payload, lined, is_member = _unpacked(record)
     except ValueError:
@@ -334,6 +346,8 @@ def job_record(found: Sequence[Any], now: bytes) -> JobRecord | None:
         blocked_by=limit.decode() if state is State.LIMITED else "",
         member=member,
         waiting_for=tuple(msgspec.msgpack.decode(limit, type=list[str])) if state is State.WAITING else (),
+        notes=Notes(progress, tuple(lines)) if progress or lines else NONE,
+        timeline=tuple(runs),
     )
 
 

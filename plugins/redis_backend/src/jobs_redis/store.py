@@ -26,6 +26,7 @@ from jobs_core.backends.base import (
 from jobs_core.backends.documents import MOST, PAGE, Document, Guard, too_many
 from jobs_core.backends.flows import MOST_LISTED, SLICE, FlowStatus, MemberStatus, Part, misplaced
 from jobs_core.backends.limits import Limit, LimitState, Lines, key_limit, name_of
+from jobs_core.backends.notes import Note
 from jobs_core.errors import BackendError, BackendUnavailable, FlowLost, OwnerLost
 
 from . import records, scripts
@@ -261,7 +262,9 @@ class Store:
         return records.deliveries(found)
 
     def settle(self, owner: str, settlements: Sequence[Settlement], request: str) -> list[Answer]:
-        arguments, order = records.settlements(settlements, self.options.retention)
+        arguments, order, told = records.settlements(settlements, self.options.retention)
+        if told:  # before the tokens become stale
+            self._run(scripts.NOTE, owner, *told)
         letters = self._run(scripts.SETTLE, owner, request, self._cancelled_ttl, *arguments)
         if len(letters) != len(order):  # the request id was used for another batch: this one was not executed
             raise BackendError("a settle request was sent again with other settlements")
@@ -271,6 +274,13 @@ class Store:
         if checkpoints:
             arguments = [value for each in checkpoints for value in (each.id, each.token, each.cursor)]
             self._run(scripts.CHECKPOINT, owner, *arguments)
+
+    def note(self, owner: str, notes: Sequence[Note]) -> None:
+        arguments: list[Any] = []
+        for each in notes:
+            records.note(arguments, each)
+        if arguments:
+            self._run(scripts.NOTE, owner, *arguments)
 
     def look(self, topics: Sequence[str]) -> tuple[bool, float, list[str]]:
         """Return whether there is a ready job, the seconds until one is due, and the topics whose inlet has entries."""

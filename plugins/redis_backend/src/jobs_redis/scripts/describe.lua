@@ -1,7 +1,17 @@
 -- Describe a job, for operators. Needs common, lines, removal and flows.
 
--- {state, id, record, since, due, owner, cancel, cursor, limit of a limited job or packed {target ...} of a waiting one,
--- history ...}; numbers are microseconds, as strings; a value that does not apply is empty.
+local with_lines = false -- whether log lines are part of a description
+
+-- What a job has told: {progress, {line ...}, {entry of its timeline ...}}; empty for most.
+local function notes_of(id)
+  local packed = redis.call('HGET', NOTES, id)
+  if not packed then return '' end
+  local told = cmsgpack.unpack(packed)
+  return { told[3], with_lines and told[4] or {}, told[5] }
+end
+
+-- {state, id, record, since, due, owner, cancel, cursor, limit of a limited job or packed {target ...} of a waiting one, what it
+-- has told, history ...}; numbers are microseconds, as strings; a value that does not apply is empty.
 local function describe(id, record, state, since, due, owner, limit)
   local cancel = redis.call('SISMEMBER', CANCEL, cancel_mark(id, parse(record)))
   if state == 'reserved' and cancel == 0 and redis.call('EXISTS', base .. 'flows-cancelled') == 1 then
@@ -12,6 +22,7 @@ local function describe(id, record, state, since, due, owner, limit)
   local found = { state, id, record, since and whole(since) or '', due and whole(due) or '', owner or '', cancel }
   found[#found + 1] = redis.call('HGET', CURSORS, id) or ''
   found[#found + 1] = limit or ''
+  found[#found + 1] = notes_of(id)
   for _, fact in ipairs(history_of(id)) do found[#found + 1] = fact end
   return found
 end

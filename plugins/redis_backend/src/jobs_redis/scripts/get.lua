@@ -4,4 +4,5 @@
 -- Result   {now, description}: see describe.lua
 -- Cost     O(owners) for a reserved job, else constant
 
+with_lines = true
 return { whole(now), find(ARGV[2]) }

@@ -55,6 +55,7 @@ for _, topic in ipairs(redis.call('SMEMBERS', TOPICS)) do
       redis.call('HDEL', JOBS, unpack(old))
       redis.call('HDEL', HISTORY, unpack(old))
       redis.call('HDEL', CURSORS, unpack(old))
+      redis.call('HDEL', NOTES, unpack(old))
       dropped = dropped + #old
     end
   end

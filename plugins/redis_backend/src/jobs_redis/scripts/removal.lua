@@ -15,6 +15,7 @@ local function finish(id, job, state, ttl, result, reason)
   redis.call('HDEL', JOBS, id)
   redis.call('HDEL', HISTORY, id)
   redis.call('HDEL', CURSORS, id)
+  redis.call('HDEL', NOTES, id)
   local mark = cancel_mark(id, job)
   redis.call('SREM', CANCEL, mark, mark .. FORCED)
   free_key(id, job)
@@ -36,6 +37,7 @@ local function trim(topic, most)
   redis.call('HDEL', JOBS, unpack(oldest))
   redis.call('HDEL', HISTORY, unpack(oldest))
   redis.call('HDEL', CURSORS, unpack(oldest))
+  redis.call('HDEL', NOTES, unpack(oldest))
 end
 
 local buried = 0

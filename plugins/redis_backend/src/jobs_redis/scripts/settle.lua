@@ -22,7 +22,7 @@ although_full()
 local answers = {}
 local function answer(letter) answers[#answers + 1] = letter end
 
-local rare = redis.call('EXISTS', HISTORY, UNIQUE, CANCEL, FOLLOWERS, CURSORS) > 0
+local rare = redis.call('EXISTS', HISTORY, UNIQUE, CANCEL, FOLLOWERS, CURSORS, NOTES) > 0
 local rest = {} -- {ids, end of their tokens, whether to read their records} of acknowledged jobs that have more than a record
 
 -- Acknowledge: compare tokens, delete. History, keys, cancellations and followers are looked up only if there are any.
