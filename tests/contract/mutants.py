@@ -161,6 +161,22 @@ MUTANTS = [
     Mutant("discard takes running jobs", "operators.py", "if job.state in (State.READY, State.SCHEDULED, State.WAITING)]", "if job.state is not State.DEAD]"),
     Mutant("the oldest age is the newest", "operators.py", "max(0.0, now - min(since))", "max(0.0, now - max(since))"),
     Mutant("due jobs count as scheduled", "operators.py", "Counter(State.READY if job.is_due(now) else job.seen_state for job in jobs)", "Counter(job.seen_state for job in jobs)"),
+    # limits and turns
+    Mutant("a slot is never free again", "limits.py", "            value.used -= 1\n", ""),
+    Mutant("a job that ran gives its token back", "store.py", "self._free(job, back=not settlement.ran)", "self._free(job, back=True)"),
+    Mutant("a job that did not run keeps its token", "store.py", "self._free(job, back=not settlement.ran)", "self._free(job, back=False)"),
+    Mutant("a rate has no burst", "limits.py", " - (definition.burst - 1) * definition.interval", ""),
+    Mutant("only the first limit is looked at", "limits.py", "        for limit in limits:\n            definition, value = self.definition(limit), self.values.get(limit)",
+           "        for limit in limits[:1]:\n            definition, value = self.definition(limit), self.values.get(limit)"),
+    Mutant("a name overrides its values", "limits.py", "self.overrides.get(limit) or self.overrides.get(name)", "self.overrides.get(name) or self.overrides.get(limit)"),
+    Mutant("a second closure shortens the first", "limits.py", "max(value.closed, until)", "until"),
+    Mutant("values are kept for ever", "limits.py", "        while self._debts and self._debts[0][0] <= now:", "        while False:"),
+    Mutant("a change reaches some lines only", "lines.py", "        del self.unseen[-SLICE:]\n", "        self.unseen.clear()\n"),
+    Mutant("a returned job's key waits for its turn", "lines.py", "        if first and fair:\n", "        if False:\n"),
+    Mutant("a key that was served keeps its turn", "lines.py", "if self.rules.fair and (not key or (job.rank, key) in self._turns):", "if False:"),
+    Mutant("a claim counts the slot of the one before", "store.py", "                    self.owners[job.owner].held.pop(job.id, None)\n                    self._free(job, back=False)\n",
+           "                    self.owners[job.owner].held.pop(job.id, None)\n"),
+    Mutant("a member of a flow has no limits while it runs", "store.py", "        if job.slots:\n", "        if job.slots and job.node is None:\n"),
     # flows
     Mutant("members run before the last part", "members.py", "        if part.last:\n", "        if True:\n"),
     Mutant("a part with a refused member is added", "members.py", "        if conflicts:\n            return conflicts\n", ""),
@@ -232,7 +248,7 @@ MUTANTS = [
 def killed_by(mutant: Mutant, case: str = "") -> str:
     """Return the case that detects the mutant; an empty string if none does.
 
-    Unless a case is named, the directed cases run first: the model test takes longer.
+    Unless a case is named, the directed cases run first: the machines take longer.
     """
     with tempfile.TemporaryDirectory(prefix="jobs-mutant-") as name:
         directory = Path(name)
@@ -249,7 +265,8 @@ def killed_by(mutant: Mutant, case: str = "") -> str:
                 text = text.replace(f"from ..{module}", f"from jobs_core.backends.{module}")
             (package / source.name).write_text(text)
         (directory / "test_mutant.py").write_text(CASES)
-        return _run(mutant, directory, case or "not model") or (not case and _run(mutant, directory, "model")) or ""
+        machines = "model or as_they_are_defined"
+        return _run(mutant, directory, case or f"not ({machines})") or (not case and _run(mutant, directory, machines)) or ""
 
 
 def _run(mutant: Mutant, directory: Path, expression: str) -> str:

@@ -39,6 +39,7 @@ class Limits:
         self.per_key: dict[str, Limit] = {}  # topic → the limit of each of its keys
         self._opens = opens
         self._due: list[tuple[float, str]] = []
+        self._debts: list[tuple[float, str]] = []  # a heap: when idle values may be forgotten
 
     def definition(self, limit: str) -> Limit | None:
         """Return the definition that applies to a limit value."""
@@ -88,12 +89,15 @@ class Limits:
         value.closed = max(value.closed, until)
         self._forget(limit, value, now)
 
-    def define(self, limits: Mapping[str, Limit], topics: Mapping[str, Lines]) -> None:
+    def define(self, limits: Mapping[str, Limit], topics: Mapping[str, Lines]) -> bool:
+        """Store definitions; return whether one of a limit has changed."""
+        changed = any(self.defined.get(name) != limit for name, limit in limits.items())
         self.defined.update(limits)
         for topic, rules in topics.items():
             self.per_key.pop(topic, None)
             if rules.fair and rules.max_per_key is not None:
                 self.per_key[topic] = Limit(concurrency=rules.max_per_key)
+        return changed
 
     def override(self, limit: str, definition: Limit | None) -> None:
         if definition is None:
@@ -149,14 +153,21 @@ class Limits:
         return value
 
     def _forget(self, limit: str, value: Value, now: float | None) -> None:
+        """Forget a value without holder, line and debt, or once its debt has ended."""
+        if value.used or value.topics:
+            return
         debt = max(value.tat, value.closed)
-        if not value.used and not value.topics and (debt == 0 or (now is not None and debt <= now)):
+        if debt <= 0 or (now is not None and debt <= now):
             self.values.pop(limit, None)
+        else:
+            heapq.heappush(self._debts, (debt, limit))
 
     def forget_idle(self, now: float) -> None:
         """Forget values without holder, line and debt."""
-        for limit, value in list(self.values.items()):
-            self._forget(limit, value, now)
+        while self._debts and self._debts[0][0] <= now:
+            _, limit = heapq.heappop(self._debts)
+            if (value := self.values.get(limit)) is not None:
+                self._forget(limit, value, now)
 
     # -- operators -------------------------------------------------------------------------------
 

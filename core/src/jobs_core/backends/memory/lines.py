@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Generic, TypeAlias, TypeVar
 
 from ..base import State
+from ..flows import SLICE
 from ..limits import LOOKED_AT, Lines, key_limit
 from .limits import Limits
 from .records import Job
@@ -82,6 +83,7 @@ class TopicLines:
         self.bounded: Ranking[Line] = Ranking(self._order)  # open lines with a limit on concurrency
         self.unbounded: Ranking[Line] = Ranking(self._order)  # the other open ones
         self._limits = limits
+        self.unseen: list[Line] = []  # lines that are not placed by the newest definitions yet
         self._groups: dict[tuple[int, str], set[Line]] = defaultdict(set)
         self._turns: dict[tuple[int, str], int] = {}
         self._last_turn = self._front = 0
@@ -193,18 +195,24 @@ class TopicLines:
             self.opening.add(limit)
 
     def place_all(self, rules: Lines, now: float) -> None:
-        """Look at all lines anew after a change of definitions."""
-        for line in self.lines.values():
-            self._unplace(line)
+        """Look at all lines anew after a change of definitions: at SLICE now, and at the others as the topic is served."""
         self.rules = rules
-        for line in self.lines.values():
-            self._place(line, now)
+        self.unseen = list(self.lines.values())
+        self.place_some(now)
+
+    def place_some(self, now: float) -> None:
+        """Look at up to SLICE of the lines that were not looked at since a change of definitions."""
+        for line in self.unseen[-SLICE:]:
+            if self.lines.get((line.rank, line.key, line.limits)) is line:
+                self._unplace(line)
+                self._place(line, now)
+        del self.unseen[-SLICE:]
 
     # -- choice ----------------------------------------------------------------------------------
 
     def may_have_work(self, now: float, plain: int) -> bool:
         """Return whether it is worth while to reserve; `plain` is the number of jobs in the plain line."""
-        return bool(self.opening.members or self.bounded.members or self.unbounded.members) or (
+        return bool(self.unseen or self.opening.members or self.bounded.members or self.unbounded.members) or (
             plain > 0 and not self._limits.blocked(self._plain_limits(), now)
         )
 

@@ -278,11 +278,14 @@ class MemoryStore:
 
     def define(self, at: Moment, limits: Mapping[str, Limit], topics: Mapping[str, Lines]) -> None:
         self._now = at.now
-        self.limits.define(limits, topics)
+        changed = self.limits.define(limits, topics)
         for topic, rules in topics.items():
             if rules.fair or topic in self._lines:
-                self._lines_of(topic).rules_next = rules
-        self._place_lines()
+                lines = self._lines_of(topic)
+                changed = changed or lines.rules_next != rules
+                lines.rules_next = rules
+        if changed:
+            self._place_lines()
 
     def override(self, at: Moment, limit: str, definition: Limit | None) -> None:
         self._now = at.now
@@ -386,6 +389,8 @@ class MemoryStore:
         if topic in self.paused or limit <= 0:
             return startable
         lines = self._lines[topic]
+        if lines.unseen:
+            lines.place_some(self._now)
         jobs, passed_over, startable = lines.take(limit, startable, self._now)
         self.passed_over = self.passed_over or passed_over
         for job in jobs:
@@ -671,9 +676,12 @@ class MemoryStore:
         self.limits.open_due(at.now)
         self.limits.forget_idle(at.now)
         readied = self._ready_due(at.now, limit)
+        for lines in self._lines.values():
+            if lines.unseen:
+                lines.place_some(at.now)
         released = self._release_expired(at, limit)
         dropped = self._drop_old(at, limit)
-        more = self.members.housekeep(at)
+        more = self.members.housekeep(at) or any(lines.unseen for lines in self._lines.values())
         if readied:
             self.changed.notify_all()
         return Housekept(readied, released, dropped, more=more or limit in (readied, released, dropped))

@@ -24,6 +24,7 @@ from .flow_operators import FlowOperators
 from .flows import FlowCases
 from .leases import Leases
 from .leaving import Leaving
+from .limited_flows import LimitedFlows
 from .limits import LimitCases
 from .machine import Machine
 from .notes import HistoryCases, NoteCases
@@ -48,6 +49,7 @@ class BackendContract(
     Fairness,
     FlowCases,
     FlowOperators,
+    LimitedFlows,
     DocumentCases,
     NoteCases,
     HistoryCases,

@@ -60,6 +60,40 @@ class Fairness(RigCase):
         assert again.id == held.id
         assert self._keys(rig, worker) == "baba"
 
+    def test_unstarted_jobs_of_a_dead_owner_come_first_in_turn(self, rig: Rig) -> None:
+        if not rig.has("fairness", "owner_release"):
+            return
+        producer, worker, gone = _fair(rig), rig.worker(), rig.worker("gone")
+        self._push(rig, producer, "aaabbc")
+        unstarted = rig.take_one(gone)
+        producer.release_owner("gone", [], b"")
+        assert self._keys(rig, worker, 4) == "abca"
+        assert unstarted.key == "a"
+
+    def test_the_key_is_stored_whether_or_not_the_topic_is_fair(self, rig: Rig) -> None:
+        if not rig.has("fairness", "lookup"):
+            return
+        producer, worker = rig.producer(), rig.worker()
+        (job_id,) = rig.push_many(producer, 1, key="tenant")
+        assert rig.record(producer, job_id).key == "tenant"
+        assert rig.take_one(worker).key == "tenant"
+
+    def test_empty_lines_leave_nothing_behind(self, rig: Rig) -> None:
+        if not rig.has("fairness", "limits", "browse", "cancel"):
+            return
+        producer, worker = _fair(rig, 1), rig.worker()
+        ids = [rig.push_many(producer, 3, key=key) for key in "ab"]
+        held = rig.take(worker)
+        assert sorted(each.key for each in held) == ["a", "b"]
+        for job_id in (*ids[0], *ids[1]):
+            if job_id not in {each.id for each in held}:
+                producer.cancel(job_id)
+        assert producer.lines(T, 9) == []
+        rig.done(worker, *held)
+        worker.housekeep(100)
+        assert producer.limits(100, [f"key/{T}"]) == []
+        assert self._keys(rig, worker) == ""
+
     def test_a_key_has_at_most_max_per_key_reservations(self, rig: Rig) -> None:
         if not rig.has("fairness", "limits"):
             return

@@ -144,6 +144,92 @@ class LimitCases(RigCase):
         rig.advance(8)
         assert len(rig.take(worker)) == 2
 
+    def test_a_wait_ends_when_a_rate_lets_the_next_job_start(self, rig: Rig) -> None:
+        if not rig.has("limits") or rig.clock:
+            return
+        producer, worker = rig.producer(), rig.worker()
+        producer.define_limits({"r": Limit(interval=0.5)}, {})
+        ids = rig.push_many(producer, 2, limits=("r",))
+        assert rig.take_ids(worker, 1) == ids[:1]
+        assert rig.take_ids(worker, 1) == []
+        assert worker.wait([T], PATIENCE)
+        assert rig.until(lambda: rig.take_ids(worker, 1)) == ids[1:]
+
+    def test_a_value_is_forgotten_with_its_debt(self, rig: Rig) -> None:
+        if not rig.has("limits") or not rig.clock:
+            return
+        producer, worker = rig.producer(), rig.worker()
+        producer.define_limits({"r": Limit(interval=10.0)}, {})
+        rig.push_many(producer, 1, limits=("r:a",))
+        rig.done(worker, *rig.take(worker))
+        worker.housekeep(100)
+        assert {state.limit for state in producer.limits(9)} == {"r", "r:a"}
+        rig.advance(11)
+        worker.housekeep(100)
+        assert {state.limit for state in producer.limits(9)} == {"r"}
+
+    def test_a_line_is_filed_under_the_first_limit_without_room(self, rig: Rig) -> None:
+        if not rig.has("limits", "lookup"):
+            return
+        producer, worker = rig.producer(), rig.worker()
+        producer.define_limits({"a": ONE, "b": Limit(concurrency=0), "c": Limit(concurrency=0)}, {})
+        (job_id,) = rig.push_many(producer, 1, limits=("a", "b", "c"))
+        assert rig.take(worker) == []
+        assert rig.record(producer, job_id).blocked_by == "b"
+        assert (_state(producer, "b").waiting, _state(producer, "c").waiting) == (1, 0)
+        producer.define_limits({"b": ONE}, {})
+        assert rig.take(worker) == []
+        assert rig.record(producer, job_id).blocked_by == "c"
+
+    def test_a_job_behind_many_closed_lines_is_found(self, rig: Rig) -> None:
+        if not rig.has("limits"):
+            return
+        producer, worker = rig.producer(), rig.worker()
+        producer.define_limits({"a": Limit(concurrency=0), "b": Limit(concurrency=0)}, {})
+        jobs = [rig.job(limits=("a", f"b:{n}")) for n in range(350)]
+        rig.push(producer, *jobs)
+        assert rig.take(worker) == []
+        producer.override_limit("b:349", ONE)
+        producer.define_limits({"a": ONE}, {})
+        taken: list[str] = []
+        while not taken:
+            assert worker.wait([T], PATIENCE), "the others were not looked at yet"
+            taken += [each.id for each in worker.reserve([T], 10, rig.request())]
+        assert taken == [jobs[349].id]
+
+    @pytest.mark.parametrize("what", ["a definition", "an override"])
+    def test_a_change_reaches_thousands_of_lines(self, rig: Rig, what: str) -> None:
+        if not rig.has("limits"):
+            return
+        producer, worker = rig.producer(), rig.worker()
+        producer.define_limits({"a": Limit(concurrency=0)}, {})
+        for start in range(0, 2500, 500):
+            rig.push(producer, *[rig.job(limits=(f"a:{n}",)) for n in range(start, start + 500)])
+        assert rig.take(worker) == []
+        if what == "a definition":
+            producer.define_limits({"a": ONE}, {})
+        else:
+            producer.override_limit("a", ONE)
+        taken = 0
+        while taken < 2500:
+            assert worker.wait([T], PATIENCE)
+            taken += len(worker.reserve([T], 500, rig.request()))
+        assert producer.counts([T])[T].limited == 0
+
+    def test_the_order_of_the_pool_decides_between_topics(self, rig: Rig) -> None:
+        if not rig.has("limits", "strict_order"):
+            return
+        producer, worker = rig.producer(), rig.worker()
+        producer.define_limits({"a": ONE}, {})
+        (held,) = rig.push_many(producer, 1, limits=("a",))
+        (older,) = rig.push_many(producer, 1, limits=("a",))
+        (younger,) = rig.push_many(producer, 1, limits=("a",), topic="other")
+        delivery = rig.take_one(worker)
+        assert rig.take(worker, 9, (T, "other")) == []
+        rig.done(worker, delivery)
+        assert (delivery.id, rig.take_ids(worker, 9, ("other", T))) == (held, [younger])
+        assert older
+
     @pytest.mark.parametrize("by", ["definition", "override", "reset"])
     def test_a_raised_rate_opens_at_once_and_holds_from_then_on(self, rig: Rig, by: str) -> None:
         if not rig.has("limits") or not rig.clock:
@@ -217,7 +303,7 @@ class LimitCases(RigCase):
         producer, worker = rig.producer(), rig.worker()
         rig.push_many(producer, 3, limits=("c",))
         held = rig.take(worker, 1)[0]
-        rig.settle(worker, held, Outcome.RETRY, close_limits=(("c", 10.0), ("unused", 5.0)))
+        rig.settle(worker, held, Outcome.RETRY, close_limits=(("c", 10.0), ("unused", 5.0), ("c", 2.0)))
         assert rig.take(worker) == []
         assert _state(producer, "c").closed_for == pytest.approx(10)
         rig.advance(9)

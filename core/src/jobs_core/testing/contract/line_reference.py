@@ -31,6 +31,7 @@ class Entry:
     line_key: str = ""  # the key whose turn it uses
     slots: tuple[str, ...] = ()
     tokens: list[tuple[str, float]] = field(default_factory=list)
+    vague: bool = False  # it was claimed before it was due: no definition says how old it is if it returns
     counter: int = 0  # scheduled: the counter of turns at that time
 
     @property
@@ -211,11 +212,12 @@ class LineReference:
             turn = self._turns[self._group(entry)][0]
             assert all(turn <= self._turns[group][1] for group in keys), f"{entry.id} came out of turn: {self._turns}"
             same = [each for each in same if each.line_key == entry.line_key]
-        older = [each.id for each in same if each.age < entry.age]
+        older = [] if entry.vague else [each.id for each in same if each.age < entry.age and not each.vague]
         assert not older, f"{entry.id} came before {older}, which are older"
 
     def take(self, entry: Entry, *, claimed: bool = False) -> None:
         """Reserve a job: a claimed one neither counts nor uses a turn."""
+        entry.vague = entry.vague or (claimed and entry.state == "scheduled")
         entry.state = "reserved"
         if claimed:
             return
