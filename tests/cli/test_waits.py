@@ -169,7 +169,7 @@ def test_a_supervisor_that_never_answers_ends_the_command_with_a_sentence(projec
 
 
 def test_a_measurement_and_an_alert_are_waited_for_with_a_word(project: Project, hurried, monkeypatch):
-    monkeypatch.setattr("jobs_core.testing.contract.bench.measure", lambda url: hurried.wait(30) and [])
+    monkeypatch.setattr("jobs_core.testing.contract.bench.measure", lambda url, large: hurried.wait(30) and [])
     text = project.here("contract", "memory://", "--bench")
     assert "waiting for the measurements to end" in text
     hurried.clear()

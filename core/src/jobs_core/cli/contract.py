@@ -34,17 +34,20 @@ CASE_TIMEOUT = 180
 @click.command("contract")
 @click.argument("url", type=URL)
 @click.option("--bench", is_flag=True, help="Measure the backend instead: push, reserve and settle, wake-up.")
+@click.option("--large", is_flag=True, help="With --bench: also measure large flows, 100,000 limited jobs and 100,000 keys.")
 @click.option("-k", "expression", metavar="EXPRESSION", type=TEXT, help="Only the cases whose names match, as in pytest.")
 @json_option
 @pass_context
-def contract_command(context: Context, url: str, bench: bool, expression: str | None, as_json: bool) -> None:
+def contract_command(context: Context, url: str, bench: bool, large: bool, expression: str | None, as_json: bool) -> None:
     """Run the backend contract against URL, an empty store that nothing else uses: it is written to and emptied.
 
     Needs pip install "jobs-core[testing]".
     """
+    if large and not bench:
+        fail("--large is only used with --bench", Exit.USAGE)
     if bench:
         with waiting("the measurements to end"):
-            figures = measure(url)
+            figures = measure(url, large=large)
         if as_json:
             output.json(figures)
         else:
@@ -53,11 +56,11 @@ def contract_command(context: Context, url: str, bench: bool, expression: str | 
     raise click.exceptions.Exit(run_cases(url, expression))
 
 
-def measure(url: str) -> list[dict[str, Any]]:
+def measure(url: str, *, large: bool) -> list[dict[str, Any]]:
     """Return the figures of a backend."""
     from ..testing.contract.bench import measure as figures
 
-    return figures(url)
+    return figures(url, large=large)
 
 
 def run_cases(url: str, expression: str | None) -> Exit:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from ...backends.flows import After, Member, Part
 from ...ids import new_id, new_token
 from ...plugins import Plugins
 from ...urls import scheme
+from .bench_steps import measure_steps
 from .stores import fresh
 
 TOPIC = "contract.bench"
@@ -24,14 +24,24 @@ JOBS = 20_000
 ROUNDS = 3
 
 
-def measure(url: str) -> list[dict[str, Any]]:
-    """Return the figures as dicts with the keys `what`, `figure` and `unit`; each is the median of three rounds."""
+def measure(url: str, *, large: bool = False) -> list[dict[str, Any]]:
+    """Return the figures as dicts with the keys `what`, `figure` and `unit`; each is the median of three rounds.
+
+    With `large`, the longest single calls follow that stores with large flows, many limited jobs and many keys take.
+    """
     factory = Plugins.discover().choose("jobs_queue_backends", scheme(url), "URL")
     fresh(url)
     options = BackendOptions(base_dir=Path.cwd())
-    producer, worker = factory(url, options), factory(url, options)
+    producer: Backend = factory(url, options)
+    workers: list[Backend] = []
     producer.open(None)
-    worker.open(new_token())
+
+    def connected(owner: str = "") -> Backend:
+        workers.append(factory(url, options))
+        workers[-1].open(owner or new_token())
+        return workers[-1]
+
+    worker = connected()
     try:
         rows = []
         for batch in (1, 10, 100, 500):
@@ -46,9 +56,12 @@ def measure(url: str) -> list[dict[str, Any]]:
         delays = sorted(_wake_ups(producer, worker, 200))
         rows.append({"what": "push to waiting worker, median", "figure": round(delays[100] * 1e3, 2), "unit": "ms"})
         rows.append({"what": "push to waiting worker, 99 of 100", "figure": round(delays[197] * 1e3, 2), "unit": "ms"})
-        return rows + (_flows(producer, worker) if "flows" in producer.features else [])
+        if "flows" in producer.features:
+            rows += _flows(producer, worker)
+        return rows + (measure_steps(producer, connected) if large else [])
     finally:
-        worker.close()
+        for each in workers:
+            each.close()
         producer.close()
 
 
@@ -87,31 +100,20 @@ def _flows(producer: Backend, worker: Backend) -> list[dict[str, Any]]:
         jobs = [Outgoing(job_id, TOPIC, PAYLOAD, member=place) for job_id in ids]
         last = Outgoing(hub, TOPIC, PAYLOAD, member=Member(flow, "", (After("s", "stage"),) if fan_in else ()))
         jobs = [*jobs, last] if fan_in else [last, *jobs]
-        slowest = 0.0
         begin = time.perf_counter()
         for number, start in enumerate(range(0, len(jobs), 1000)):
             part = Part(flow, number, last=start + 1000 >= len(jobs))
-            slowest = max(slowest, _seconds(producer.push_part, part, jobs[start : start + 1000], new_token()))
+            producer.push_part(part, jobs[start : start + 1000], new_token())
         pushed = time.perf_counter() - begin
         ended = 0
         begin = time.perf_counter()
         while ended < len(jobs):
-            took = time.perf_counter()
             deliveries = worker.reserve([TOPIC], 100, new_token())
-            slowest = max(slowest, time.perf_counter() - took)
-            settlements = [Settlement(d.id, d.token, Outcome.DONE) for d in deliveries]
-            slowest = max(slowest, _seconds(worker.settle, settlements, new_token()))
+            worker.settle([Settlement(d.id, d.token, Outcome.DONE) for d in deliveries], new_token())
             ended += len(deliveries)
         rows.append(_row(f"{what} of {FLOW:,}, push in parts of 1,000", len(jobs) / pushed))
         rows.append(_row(f"{what} of {FLOW:,}, reserve and settle, 100 at a time", len(jobs) / (time.perf_counter() - begin)))
-        rows.append({"what": f"{what} of {FLOW:,}, longest call", "figure": round(slowest * 1e3, 1), "unit": "ms"})
     return rows
-
-
-def _seconds(call: Callable[..., object], *args: Any) -> float:
-    begin = time.perf_counter()
-    call(*args)
-    return time.perf_counter() - begin
 
 
 def _wake_ups(producer: Backend, worker: Backend, count: int) -> list[float]:
