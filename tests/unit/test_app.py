@@ -658,6 +658,16 @@ def test_of_many_threads_that_choose_one_id_one_has_made_the_job(app, greet):
     assert len(waiting(app)) == 1
 
 
+def test_a_hook_that_keeps_the_id_does_not_make_the_backend_look_for_it(app, greet):
+    class Tracing:
+        @hookimpl
+        def jobs_before_enqueue(self, message):
+            return msgspec.structs.replace(message, headers={"trace": "1"})
+
+    app.plugins._add(Tracing(), PluginInfo("tracing", "jobs-test", "1"))
+    assert [app.prepare(greet.using(**options).call("a"))[0].chosen for options in ({}, {"id": "mine"})] == [False, True]
+
+
 def test_a_hook_may_choose_the_id(app, greet):
     class Choosing:
         @hookimpl

@@ -424,9 +424,10 @@ class App:
 
     def _made(self, call: Call[T], stamp: Stamp) -> tuple[Outgoing, JobHandle[T]]:
         """Return a call in the form that the backend takes, and its handle; raises what `message` and `outgoing` raise."""
-        message = self._message(call, stamp)
-        if self._before_enqueue:  # a hook may have chosen another id or topic
-            return self.outgoing(message), self._handle(call.job, message, stamp)
+        message = self._draft(call, stamp)
+        if self._before_enqueue is None or self._before_enqueue:
+            sent = self._hooked(message, call.job.name)
+            return self.outgoing(sent, stamp.id is not None or sent.id != message.id), self._handle(call.job, sent, stamp)
         return (
             self.outgoing(message, stamp.id is not None),
             JobHandle(self, message.id, call.job, message.topic, stamp.stores_result),
@@ -483,7 +484,11 @@ class App:
         """Return the envelope of a call: arguments checked, options resolved. Raises ArgumentError or JobDefinitionError."""
         return self._message(call, self._stamp(call.job))
 
-    def _message(self, call: Call[Any], stamp: Stamp, takes: Taken | None = None) -> Message:
+    def _message(self, call: Call[Any], stamp: Stamp) -> Message:
+        return self._hooked(self._draft(call, stamp), call.job.name)
+
+    def _draft(self, call: Call[Any], stamp: Stamp, takes: Taken | None = None) -> Message:
+        """Return the envelope of a call before any hook."""
         job, args, kwargs = call.job, call.args, call.kwargs
         if takes is None:
             job.arguments.check(args, kwargs)
@@ -502,13 +507,17 @@ class App:
             message = replace(
                 message, v=PACKED_VERSION, args=takes.args, kwargs=takes.kwargs, results=takes.pointers, flow=takes.flow
             )
+        return message
+
+    def _hooked(self, message: Message, job: str) -> Message:
+        """Return the envelope that hooks make of a message: another id, topic or headers, for example."""
         if self._before_enqueue is None:
             self._before_enqueue = self.plugins.implementations("jobs_before_enqueue")
         for implementation in self._before_enqueue:
             replacement = obeyed(implementation, Message, {"message": message})
             if replacement is not None:
                 message = replacement
-                readable(message, job.name)
+                readable(message, job)
         return message
 
     def _now(self) -> float:
@@ -609,14 +618,15 @@ class App:
         if takes is not None:
             job.arguments.check_all_but(call.args, call.kwargs, takes.parameters)
         try:
-            message = self._message(call, stamp, takes)
+            draft = self._draft(call, stamp, takes)
         except FlowError as error:  # a template or function used a result that does not exist yet
             if takes is None:
                 raise
             raise FlowError(
                 f"{job.name}: unique, key and limits are computed when the flow is sent, and cannot depend on a result: {error}"
             ) from None
-        chosen = stamp.id is not None or bool(self._before_enqueue)
+        message = self._hooked(draft, job.name)
+        chosen = stamp.id is not None or message.id != draft.id
         return self.outgoing(message, chosen), self._handle(job, message, stamp)
 
     def _require_flows(self) -> None:

@@ -41,7 +41,8 @@ async def waits():
 
 @job(topic="async")
 async def followed():
-    pass
+    with Path("followed").open("a") as file:
+        file.write("once\\n")
 
 @job(topic="sync")
 def ticks():
@@ -50,12 +51,15 @@ def ticks():
 SHOP = """
 import telemetry, tasks
 from opentelemetry import trace
+from jobs_core import Flow
 
 telemetry.configure()
 with trace.get_tracer("shop").start_as_current_span("request"):
     tasks.plain.enqueue()
     tasks.threaded.enqueue()
     tasks.waits.enqueue()
+    with Flow() as flow:
+        flow.add(tasks.followed.call(), after=flow.add(tasks.plain.call()))
 trace.get_tracer_provider().shutdown()
 """
 POOLS = """
@@ -105,11 +109,12 @@ def start(project) -> Callable[..., tuple]:
 
 
 @pytest.mark.parametrize("preload", ["true", "false"])
-def test_context_crosses_producers_forks_pools_retries_and_follow_ups(start, preload):
+def test_context_crosses_producers_forks_pools_retries_follow_ups_and_flows(start, preload):
     project, spans = start(preload=preload)
     project.start("start", RECEIVER=spans.port).until_said(" ready: ")
     shop = project.start_python("shop.py", RECEIVER=spans.port)
     assert shop.wait() == 0, shop.output
+    project.until(lambda: (project.root / "followed").exists() and (project.root / "followed").read_text() == "once\n" * 2)
     project.until_empty("sync", "threads", "async")
     assert spans.find("process sync") == [], "exported before the worker's end"
     project.here("stop")
@@ -126,8 +131,12 @@ def test_context_crosses_producers_forks_pools_retries_and_follow_ups(start, pre
         runs = [span for span in spans.find("process sync", "plain") if span["links"] == [origin["span"]]]
         assert sorted((run["attempt"], run["outcome"]) for run in runs) == [(1, "retry"), (2, "done")]
     (threaded,) = spans.find("process threads")
-    (create,), (followed,) = spans.find("create async"), spans.find("process async", "followed")
-    assert (create["parent"], followed["links"]) == (threaded["span"], [create["span"]])
+    creates = {span["span"]: span["parent"] for span in spans.find("create async")}
+    assert sorted(creates.values()) == sorted([threaded["span"], request["span"]])
+    assert sorted(run["links"] for run in spans.find("process async", "followed")) == sorted([span] for span in creates)
+    (member,) = spans.find("create sync")
+    assert member["parent"] == request["span"]
+    assert len([span for span in spans.find("process sync", "plain") if span["links"] == [member["span"]]]) == 2
 
 
 def test_jobs_of_the_schedule_are_linked_to_the_housekeepers_spans_and_with_parent_in_its_traces(start):

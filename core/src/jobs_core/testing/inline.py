@@ -397,9 +397,9 @@ class _TestApp(App):
     def _now(self) -> float:
         return self._clock()
 
-    def _message(self, call: Call[Any], stamp: Stamp, takes: Taken | None = None) -> Message:
+    def _draft(self, call: Call[Any], stamp: Stamp, takes: Taken | None = None) -> Message:
         """Return an envelope with the queue's time, by which signed messages expire."""
-        return msgspec.structs.replace(super()._message(call, stamp, takes), enqueued_at=int(self._clock() * 1e6) / 1e6)
+        return msgspec.structs.replace(super()._draft(call, stamp, takes), enqueued_at=int(self._clock() * 1e6) / 1e6)
 
     def enqueue(self, call: Call[T]) -> JobHandle[T]:
         __tracebackhide__ = True
