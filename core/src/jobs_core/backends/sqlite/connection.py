@@ -183,7 +183,7 @@ class Transaction:
         these = ", ".join(map(repr, rounds))
         for table, condition in (
             ("owner", f"lease_until <= {latest}"),
-            ("meta", f"key NOT IN ({these}) OR value <= {kept!r}"),
+            ("meta", f"value <= {kept!r} OR key NOT IN ({these})"),
         ):
             self.db.execute(f'ALTER TABLE {table} ADD COLUMN {column} INTEGER CONSTRAINT "{_EXCLUDED}" CHECK ({condition})')
         self.db.execute("INSERT OR IGNORE INTO meta (key, value) SELECT 'owners', count(*) FROM owner")  # see owners.recount

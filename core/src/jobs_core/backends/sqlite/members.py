@@ -211,7 +211,8 @@ def can_retry(tx: Transaction, seq: int) -> bool:
 
 
 def retry(tx: Transaction, seqs: str) -> None:
-    """Let dead members, whose jobs are no dead letters any more, run or wait again."""
+    """Let dead members, whose jobs are no dead letters any more, run at once, or wait again."""
+    tx.db.execute(f"UPDATE flow_member SET delay = 0 WHERE seq IN ({removal.THESE}) AND delay > 0 AND awaits <= 0", (seqs,))
     enter(tx, seqs, Phase.WAITING)
     decide(tx, "SELECT value FROM json_each(:seqs)", {"seqs": seqs})
     proceed(tx)

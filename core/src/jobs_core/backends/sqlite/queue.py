@@ -281,7 +281,7 @@ _TOPICS = """
 SELECT topic, NULL, NULL FROM paused
 UNION ALL SELECT topic, fair, max_per_key FROM topic_lines
            WHERE fair OR ready + limited > 0 OR EXISTS (SELECT 1 FROM opening WHERE opening.topic = topic_lines.topic)
-UNION ALL SELECT '', -1, NULL WHERE EXISTS (SELECT 1 FROM flow_work)
+UNION ALL SELECT NULL, -1, NULL FROM flow_work
 """
 
 
@@ -289,11 +289,10 @@ def reserve(tx: Transaction, requests: Sequence[Reserving], most_bytes: int | No
     """Reserve jobs for one request after the other, each from its topics in order; see `requests.reserve`."""
     topics = list(dict.fromkeys([topic for _, wanted, *_ in requests for topic in wanted]))
     ready_due(tx, topics, max(READY_AT_ONCE, sum([limit for _, _, limit, *_ in requests])))
-    served = tx.db.execute(_TOPICS).fetchall()
-    carries_on = bool(served) and served[-1][1] == -1
+    served, carries_on = _served(tx)
     if carries_on:
         members.proceed(tx)
-        served = tx.db.execute(_TOPICS).fetchall()
+        served, _ = _served(tx)
     answers = _reserve_all(tx, requests, served, most_bytes)
     looks = SLICE
     while tx.barred and looks > 0:
@@ -309,6 +308,18 @@ def reserve(tx: Transaction, requests: Sequence[Reserving], most_bytes: int | No
     return answers
 
 
+def _served(tx: Transaction) -> tuple[list[tuple[str, int | None, int | None]], bool]:
+    """Return the paused topics and those with lines, and whether there is something to carry on with in flows."""
+    served: list[tuple[str, int | None, int | None]] = []
+    rows = tx.db.execute(_TOPICS)
+    for row in rows:
+        if row[1] == -1:
+            rows.close()
+            return served, True
+        served.append(row)
+    return served, False
+
+
 def _drop_barred(tx: Transaction) -> None:
     barred, tx.barred = tx.barred, []
     members.drop_barred(tx, [token for token, _ in barred if token], [seq for token, seq in barred if not token])
@@ -322,7 +333,7 @@ def _reserve_all(
     for topic, fair, max_per_key in served:
         if fair is None:
             empty.add(topic)
-        elif topic:
+        else:
             lined[topic] = Lines(bool(fair), max_per_key)
     taken = [_reserve(tx, asked, empty, lined) for asked in requests]
     count, last_token = sum([count for count, _ in taken]), max([token for _, token in taken])

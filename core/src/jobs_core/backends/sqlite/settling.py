@@ -56,8 +56,7 @@ def _delete_done(tx: Transaction, plain: Sequence[tuple[str, list[int | str]]]) 
     if not all(whole):
         these = json.dumps([token for (_, batch), ours in zip(plain, whole, strict=True) if ours for token in batch])
     seqs = f"SELECT seq FROM reserved WHERE token {_AMONG}"
-    if joined:
-        joined = tx.first(f"SELECT json_group_array(seq) FROM ({seqs} AND seq < 0)", (these,))
+    ended = tx.first(f"SELECT json_group_array(seq) FROM ({seqs} AND seq < 0)", (these,)) if joined else ""
     removal.forget_marks(tx, seqs, these)
     tx.db.execute(f"DELETE FROM job WHERE seq IN ({seqs})", (these,))
     if holds:
@@ -65,23 +64,24 @@ def _delete_done(tx: Transaction, plain: Sequence[tuple[str, list[int | str]]]) 
         lines.free(tx, [slots for (slots,) in held])
     else:
         tx.db.execute(f"DELETE FROM reserved WHERE token {_AMONG}", (these,))
-    if joined:
-        members.enter(tx, joined, members.Phase.DONE)
+    if ended:
+        members.enter(tx, ended, members.Phase.DONE)
     return whole
 
 
-def _are_theirs(
-    tx: Transaction, plain: Sequence[tuple[str, list[int | str]]], these: str
-) -> tuple[list[bool], bool, str | bool]:
+def _are_theirs(tx: Transaction, plain: Sequence[tuple[str, list[int | str]]], these: str) -> tuple[list[bool], bool, bool]:
     """Return, for each batch, whether all its tokens are reservations of its owner, without repetitions.
 
-    And whether any has slots, and whether any is of a member of a flow. `these` is a JSON array of all tokens.
+    And whether any has slots, and whether any may be of a member of a flow. `these` is a JSON array of all tokens.
     """
     if len(plain) == 1:
         owner, tokens = plain[0]
-        sql = f"SELECT count(*), count(slots), min(seq) FROM reserved WHERE owner = ? AND token {_AMONG}"
-        count, holds, lowest = tx.db.execute(sql, (owner, these)).fetchone()
-        return [count == len(tokens)], bool(holds), count > 0 and lowest < 0
+        sql = f"SELECT count(*), count(slots) FROM reserved WHERE owner = ? AND token {_AMONG}"
+        count, holds = tx.db.execute(f"{sql} AND seq > 0", (owner, these)).fetchone()
+        joined = count < len(tokens)
+        if joined:
+            count, holds = tx.db.execute(sql, (owner, these)).fetchone()
+        return [count == len(tokens)], bool(holds), joined
     rows = tx.db.execute(f"SELECT token, owner, slots, seq FROM reserved WHERE token {_AMONG}", (these,)).fetchall()
     held: dict[int | str, str] = {row[0]: row[1] for row in rows}
     whole = [[held.pop(token, None) for token in tokens].count(owner) == len(tokens) for owner, tokens in plain]
