@@ -387,7 +387,7 @@ def reserve_these(tx: Transaction, owner: str, job_ids: Sequence[str], request: 
     held = tx.db.execute(f"DELETE FROM reserved WHERE seq IN ({seqs}) RETURNING slots", (these,)).fetchall()
     if held:
         lines.free(tx, [slots for (slots,) in held])
-    tx.db.execute(f"UPDATE job SET due = NULL, ready_at = ? WHERE due IS NOT NULL AND seq IN ({seqs})", (tx.now, these))
+    tx.db.execute(f"UPDATE job SET due = NULL WHERE due IS NOT NULL AND seq IN ({seqs})", (these,))
     tx.db.execute(
         f"INSERT INTO reserved (seq, at, owner, request) SELECT value, ?, ?, ? FROM ({seqs})", (tx.now, owner, request, these)
     )
