@@ -133,7 +133,7 @@ def test_an_interrupted_retry_leaves_whole_batches_and_continues(project, monkey
         if len(calls) == 1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(dead_groups, "_tell", interrupted)
+    monkeypatch.setattr(dead_groups.output, "progress", interrupted)
     project.here("dead", "retry", "--topic", "default", "--yes", code=None)
     assert len(project.here("dead", "list").splitlines()) == 3
     assert "3 jobs are ready again" in project.here("dead", "retry", "--topic", "default", "--yes")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -113,19 +112,12 @@ def in_batches(
         batch = list(ids[start : start + size])
         changed += context.operate(functools.partial(_apply, action, batch))
         if len(ids) > size:
-            _tell(start + len(batch), len(ids))
+            output.progress(start + len(batch), len(ids))
     return changed
 
 
 def _apply(action: Callable[[Backend, list[str]], int], batch: list[str], backend: Backend) -> int:
     return action(backend, batch)
-
-
-def _tell(done: int, total: int) -> None:
-    """Show on a terminal how far the command is."""
-    if sys.stderr.isatty():
-        bar = "█" * (30 * done // total)
-        click.echo(f"\r{bar:<30} {done:,} of {total:,}", err=True, nl=done >= total)
 
 
 class RateType(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions only

@@ -52,6 +52,13 @@ def echo(text: str = "", *, err: bool = False, nl: bool = True) -> None:
     click.echo(escapes.lines(in_this_command(text)), err=err, nl=nl)
 
 
+def progress(done: int, total: int) -> None:
+    """Show how far a command is, in one line of standard error that changes; nothing if that is no terminal."""
+    if sys.stderr.isatty():
+        bar = "█" * (30 * done // total)
+        click.echo(f"\r{bar:<30} {done:,} of {total:,}", err=True, nl=done >= total)
+
+
 def script(text: str) -> None:
     """Print text for another program, unchanged."""
     click.echo(text)
