@@ -1,8 +1,9 @@
-"""pyright agrees with mypy: it passes correct application code, and finds the same errors on the same lines."""
+"""pyright agrees with mypy: the same errors in application code; and public names have types that it need not infer."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -29,3 +30,24 @@ def test_pyright_finds_the_errors_that_mypy_finds_and_reveals_the_same_types(tmp
         wanted = re.search(r"# reveals: (\w+)$", line)  # the two write the types of functions differently
         if wanted:
             assert revealed[number].endswith(f' is "{wanted[1]}"'), line
+
+
+EXPORTING = re.compile(r"jobs_core(\.errors|\.config|\.backend_kit|\.testing|\.backends\.(base|flows|limits))?\.\w+")
+"""Names of what applications and backends import."""
+INFERRED = {"jobs_core.testing.BackendContract"}
+"""A class with some hundred test cases, which no caller uses."""
+
+
+def test_each_name_that_applications_and_backends_import_has_a_type_that_no_checker_has_to_infer(tmp_path):
+    """A name is incomplete if it is a class with an attribute whose type is inferred, or refers to such a class."""
+    command = [sys.executable, "-m", "pyright", "--verifytypes", "jobs_core", "--ignoreexternal", "--outputjson"]
+    path = (
+        f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # with this option, pyright asks the `python` there for its paths
+    )
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PATH": path})
+    assert done.stdout.startswith("{"), done.stdout + done.stderr
+    symbols = json.loads(done.stdout)["typeCompleteness"]["symbols"]
+    named = [each for each in symbols if each["isExported"] and EXPORTING.fullmatch(each["name"])]
+    assert len(named) > 150
+    incomplete = {each["name"] for each in named if not each["isTypeKnown"]} - INFERRED
+    assert not incomplete, "`pyright --verifytypes jobs_core --ignoreexternal` says which attribute"

@@ -114,13 +114,13 @@ class App:
     ) -> None:
         if config is not None and not isinstance(config, Config):
             raise ConfigError(f"App: expected Config(...), got {type(config).__name__}: write App(Config(backend=...))")
-        self.config = config_sources.load().config if config is None else config
-        self.plugins = Plugins.discover(self.config.prefer) if plugins is None else plugins
+        self.config: Config = config_sources.load().config if config is None else config
+        self.plugins: Plugins = Plugins.discover(self.config.prefer) if plugins is None else plugins
         self.plugins.configure(self.config)
-        self.registry = default_registry if registry is None else registry
-        self.signer = Signer(self.config.signing_keys)
+        self.registry: Registry = default_registry if registry is None else registry
+        self.signer: Signer = Signer(self.config.signing_keys)
         self._signs = self.signer or None
-        self.payloads = Payloads(self.config, self._codec)
+        self.payloads: Payloads = Payloads(self.config, self._codec)
         self._before_enqueue: list[Implementation] | None = None
         self._hold_enqueue: list[Implementation] | None = None
         self._stamps: dict[weakref.ref[AnyJob], Stamp] = {}  # a WeakKeyDictionary would cost a call for each enqueue

@@ -19,7 +19,7 @@ Found: TypeAlias = "list[tuple[Any, Any, int, str, Any]]"
 class Deadline(threading.local):
     """The time at which each thread gives up, by time.monotonic(). Code that sets it restores the previous value."""
 
-    at = math.inf
+    at: float = math.inf
 
 
 deadline: Final = Deadline()

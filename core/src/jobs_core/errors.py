@@ -112,7 +112,7 @@ class UnknownJob(JobsError):
 
     def __init__(self, message: str, *, nearest: Sequence[str] = ()) -> None:
         super().__init__(message)
-        self.nearest = tuple(nearest)
+        self.nearest: tuple[str, ...] = tuple(nearest)
 
 
 # -- backends --------------------------------------------------------------------------------------
@@ -157,7 +157,7 @@ class FlowLost(BackendError):
         return cls(f"flow {flow} {why}: no member of it will run; push the whole flow again under a new id")
 
 
-HAVING = {
+HAVING: dict[str, tuple[str, ...]] = {
     "limits": ("sqlite://", "redis://", "zmq+tcp://"),
     "fairness": ("sqlite://", "redis://", "zmq+tcp://"),
     "flows": ("sqlite://", "redis://"),

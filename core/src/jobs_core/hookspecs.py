@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 PROJECT = "jobs"
 
-hookspec = pluggy.HookspecMarker(PROJECT)
-hookimpl = pluggy.HookimplMarker(PROJECT)
+hookspec: pluggy.HookspecMarker = pluggy.HookspecMarker(PROJECT)
+hookimpl: pluggy.HookimplMarker = pluggy.HookimplMarker(PROJECT)
 
 
 # -- Providers: each returns {name: factory}, and the configuration selects by name -----------------

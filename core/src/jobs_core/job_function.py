@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, Literal, NamedTuple, ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, Final, Generic, Literal, NamedTuple, ParamSpec, Protocol, TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -248,7 +248,7 @@ class JobFunction(Generic[P, R, T]):
         """Return a call of this function with arguments, for `enqueue_many`, flows, chains and groups."""
         return Call(self, args, kwargs)
 
-    step = _StepMethod()
+    step: ClassVar[_StepMethod] = _StepMethod()
     """Return a call without its first argument, for a chain: there it is the result of the job before."""
 
     def enqueue_many(self, calls: Iterable[Call[T] | tuple[Any, ...] | dict[str, Any]]) -> list[JobHandle[T]]:

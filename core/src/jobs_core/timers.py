@@ -17,7 +17,7 @@ class Timer:
     __slots__ = ("at", "callback")
 
     def __init__(self, at: float, callback: Callback) -> None:
-        self.at = at
+        self.at: float = at
         self.callback: Callback | None = callback
 
     def cancel(self) -> None:

@@ -48,7 +48,7 @@ class Flow(Adder):
     ) -> None:
         if name != "":
             check_label("Flow: name", name)
-        self.id = new_id()
+        self.id: str = new_id()
         self.name: Final = name
         self.all: Final = All(self.id)
         defaults = Part("")

@@ -20,7 +20,7 @@ class Mark:
     __slots__ = ("dependency",)
 
     def __init__(self, dependency: Callable[..., Any] | None = None) -> None:
-        self.dependency = dependency
+        self.dependency: Callable[..., Any] | None = dependency
 
     def __repr__(self) -> str:
         return "Injected" if self.dependency is None else f"provided_by({self.dependency.__qualname__})"

@@ -61,7 +61,7 @@ class Payloads:
             self.store = open_store(config.payloads.url, float(config.enqueue_timeout))
             self.discarder = Discarder(self.store)
             self._stored_above = int(config.payloads.above)
-        self.packs = self.store is not None or bool(self._keys) or config.payloads.compress is not None
+        self.packs: bool = self.store is not None or bool(self._keys) or config.payloads.compress is not None
         """If not, nothing is packed here, though it may have to be unpacked."""
 
     def check(self) -> None:

@@ -27,8 +27,8 @@ class JobFlow(Adder):
 
     def __init__(self, job: JobContext) -> None:
         self._job = job
-        self.id = job._run.delivery.flow
-        self.all = All(self.id)
+        self.id: str = job._run.delivery.flow
+        self.all: All = All(self.id)
         self._chosen = {job.id: -1}  # ids that `using` set → how many follow-ups came before; and the job's own
 
     @property

@@ -43,7 +43,7 @@ class RunNotes:
     __slots__ = ("_lines", "_pack", "_progress", "_sent", "_taken", "run")
 
     def __init__(self, run: Run, pack: Callable[[str, bytes], bytes] | None) -> None:
-        self.run = run
+        self.run: Run = run
         self._pack = pack
         self._progress: bytes | None = None
         self._lines: deque[bytes] = deque(maxlen=MOST_LINES)  # older ones would not be kept anyway
@@ -92,7 +92,7 @@ class Notebook:
     """
 
     def __init__(self, wake: Callable[[], None]) -> None:
-        self.due = NEVER
+        self.due: float = NEVER
         self.runs: dict[str, RunNotes] = {}  # by job id
         self.fails = False  # whether the backend refused the last ones
         self._wake = wake

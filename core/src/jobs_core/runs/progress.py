@@ -67,10 +67,10 @@ class Progress:
     __slots__ = ("_loop", "_loops", "_staged", "place", "start", "stepped", "steps", "suspended")
 
     def __init__(self, start: Place) -> None:
-        self.start = start
-        self.place = start  # replaced as a whole, because the courier reads it at any time
-        self.stepped = 0.0  # monotonic: when the current step began; 0.0: with the run
-        self.steps = 0  # in this run
+        self.start: Place = start
+        self.place: Place = start  # replaced as a whole, because the courier reads it at any time
+        self.stepped: float = 0.0  # monotonic: when the current step began; 0.0: with the run
+        self.steps: int = 0  # in this run
         self.suspended: JobSuspended | None = None  # raised to end the run
         self._staged: bytes | None = None  # the state that a step in progress has saved
         self._loops = 0  # begun in this run

@@ -37,8 +37,8 @@ class StopFlag:
     __slots__ = ("notebook", "stopping")
 
     def __init__(self, notebook: Notebook | None = None) -> None:
-        self.stopping = False
-        self.notebook = notebook  # None if the backend keeps no notes
+        self.stopping: bool = False
+        self.notebook: Notebook | None = notebook  # None if the backend keeps no notes
 
 
 class Run:
@@ -56,22 +56,23 @@ class Run:
     def __init__(
         self, delivery: Delivery, message: Message, job: AnyJob, policy: Policy, args: list[Any], kwargs: dict[str, Any]
     ) -> None:
-        self.delivery = delivery
-        self.message = message
-        self.job = job
-        self.policy = policy
-        self.args = args
-        self.kwargs = kwargs
-        self.retries = policy.retries if message.retries is None else message.retries
-        self.timeout = policy.timeout if message.timeout is None else (message.timeout or None)
-        self.store_result = policy.store_result if message.store_result is None else message.store_result
+        self.delivery: Delivery = delivery
+        self.message: Message = message
+        self.job: AnyJob = job
+        self.policy: Policy = policy
+        self.args: list[Any] = args
+        self.kwargs: dict[str, Any] = kwargs
+        self.retries: int = policy.retries if message.retries is None else message.retries
+        self.timeout: float | None = policy.timeout if message.timeout is None else (message.timeout or None)
+        self.store_result: bool = policy.store_result if message.store_result is None else message.store_result
         self.blob: str | None = None  # the name of the arguments in the payload store
         self.load: Callable[[Message], Message] | None = None  # fetches them; None once they are fetched
         self.sent: bytes | None = None  # they as JSON, kept for the jobs that follow this one's end
-        self.convert = False  # the arguments are not converted yet, see `Arguments.run_code`
-        self.unfit = False  # the arguments could not be converted
-        self.started = self.ended = 0.0
-        self.taken = 0.0  # when it got a slot; set only if it may then have to wait for a thread
+        self.convert: bool = False  # the arguments are not converted yet, see `Arguments.run_code`
+        self.unfit: bool = False  # the arguments could not be converted
+        self.started: float = 0.0
+        self.ended: float = 0.0
+        self.taken: float = 0.0  # when it got a slot; set only if it may then have to wait for a thread
         self.value: Any = None
         self.error: BaseException | None = None
         self.failure: Failure | None = None  # the error as text
@@ -82,7 +83,7 @@ class Run:
         self.context: Any = None
         self.progress: Progress | None = None  # of a resumable job
         self.stop_flag: Stops | None = None
-        self.slot = -1  # on the scoreboard, from its start until it is settled
+        self.slot: int = -1  # on the scoreboard, from its start until it is settled
         self.task: Any = None  # async: the task to cancel
 
     @property

@@ -82,7 +82,7 @@ class JobsQueue:
     def __init__(self, config: Config | None = None) -> None:
         self._clock = Clock()
         self._url = f"memory://test-{new_token()}"
-        self.app = _TestApp(msgspec.structs.replace(config or Config(), backend=self._url), self._clock.now)
+        self.app: _TestApp = _TestApp(msgspec.structs.replace(config or Config(), backend=self._url), self._clock.now)
         backend = self.app.new_backend()
         assert isinstance(backend, MemoryBackend)
         self._backend = backend
