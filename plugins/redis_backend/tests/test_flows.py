@@ -95,6 +95,12 @@ class _Stepwise(RedisBackend):
         while self._connection.call("EXISTS", f"{self._store.keys.base}:flows-working"):
             self._store.housekeep(1)
 
+    def close(self) -> None:
+        if self._owner and self._connection.connected:
+            self._store.release(self._owner, (), b"", crash=False)  # as `close` does, which leaves no connection to carry on
+            self._carry_on()
+        super().close()
+
 
 def _stepwise(name: str) -> Any:
     def call(self: _Stepwise, *arguments: Any, **options: Any) -> Any:
@@ -105,7 +111,19 @@ def _stepwise(name: str) -> Any:
     return call
 
 
-CALLS = ("push_part", "settle", "release_owner", "cancel", "cancel_flow", "requeue", "retry_flow", "discard", "drop", "purge")
+CALLS = (
+    "push_part",
+    "reserve",
+    "settle",
+    "release_owner",
+    "cancel",
+    "cancel_flow",
+    "requeue",
+    "retry_flow",
+    "discard",
+    "drop",
+    "purge",
+)
 for _name in (*CALLS, "housekeep"):
     setattr(_Stepwise, _name, _stepwise(_name))
 
