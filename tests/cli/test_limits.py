@@ -268,7 +268,7 @@ def own(account): return "stripe"
 @job(limits=own)
 def charge(account): ...
 """
-HAS = r" \(sqlite://, redis:// or zmq\+tcp://\)"
+HAS = r" \(sqlite://, .*://\)"
 LACKING = {
     "limits of a job": (WANTS, "", f"limits: tasks.charge cannot be enqueued with its limit stripe: .*{HAS}"),
     "limits of a function": (COMPUTES, "", f"limits: tasks.charge computes its limits: leave them out, .*{HAS}"),

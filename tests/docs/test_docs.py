@@ -180,7 +180,12 @@ def test_the_table_of_backends_equals_their_features():
     rows = [line.strip("| ").split(" | ") for line in page.splitlines() if re.match(r"\| \w+ \| (yes|no) \|", line)]
     claimed = {name: [cell == "yes" for cell in cells] for name, *cells in rows}
     assert claimed == {name: [name in column.features for column in columns] for name in ALL_FEATURES}
-    shown = {"sqlite://": SqliteBackend, "redis://": RedisBackend, "zmq+tcp://": ZeromqBackend}
+    shown = {
+        "sqlite://": SqliteBackend,
+        "redis://": RedisBackend,
+        "zmq+tcp://": ZeromqBackend,
+        "postgresql://": PostgresBackend,
+    }
     for feature, named in HAVING.items():  # errors name those that have it
         assert named == (tuple(url for url, column in shown.items() if feature in column.features) or ("memory://",)), (
             f"HAVING in errors.py: {feature}"
