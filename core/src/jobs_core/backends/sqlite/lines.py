@@ -10,6 +10,7 @@ served. `_advance` restores this when a limit gets room, and when such an open l
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
@@ -97,12 +98,19 @@ def enter(tx: Transaction, seqs: Sequence[int]) -> None:
         tx.exclude_older_releases()
         topics = {(topic,) for topic, *_ in lines}
         tx.db.executemany("INSERT INTO topic_lines (topic) VALUES (?) ON CONFLICT DO NOTHING", topics)
+    ready: Counter[str] = Counter()
+    lined: list[tuple[int, int, int, float]] = []
     for kind, places in lines.items():
-        _add(tx, kind, places, fair=fair[kind[0]])
+        line = _add(tx, kind, places, fair=fair[kind[0]])
+        lined += [(seq, line.id, rank, since) for rank, since, seq in places]
+        if line.filed_under is None:
+            ready[line.topic] += len(places)
+    tx.db.executemany("INSERT INTO lined (seq, line, rank, since) VALUES (?, ?, ?, ?)", lined)
+    tx.db.executemany(_COUNT, [(count, 0, topic) for topic, count in ready.items()])
 
 
-def _add(tx: Transaction, kind: Kind, places: Sequence[Place], *, fair: bool) -> None:
-    """Add jobs to their line, which is made if there is none."""
+def _add(tx: Transaction, kind: Kind, places: Sequence[Place], *, fair: bool) -> Line:
+    """Make room for jobs in their line, which is made if there is none; count them if it is closed, and return the line."""
     first = min(places)
     sql = f"{_LINE} WHERE topic = ? AND fair = ? AND rank = ? AND key = ? AND limits = ?"
     row = tx.db.execute(sql, kind).fetchone()
@@ -111,12 +119,12 @@ def _add(tx: Transaction, kind: Kind, places: Sequence[Place], *, fair: bool) ->
     else:
         line = Line(*row)
         tx.db.execute("UPDATE line SET size = size + ? WHERE id = ?", (len(places), line.id))
-    rows = [(seq, line.id, rank, since) for rank, since, seq in places]
-    tx.db.executemany("INSERT INTO lined (seq, line, rank, since) VALUES (?, ?, ?, ?)", rows)
-    _count(tx, line, len(places))
+    if line.filed_under is not None:
+        _count(tx, line, len(places))
     if first < line.head:
         tx.db.execute("UPDATE line SET head_rank = ?, head_since = ?, head_seq = ? WHERE id = ?", (*first, line.id))
         _open_if_room(tx, line)
+    return line
 
 
 def _begin(tx: Transaction, kind: Kind, head: Place, size: int, *, fair: bool) -> Line:
@@ -383,8 +391,13 @@ def to_front(tx: Transaction, seqs: Sequence[int]) -> None:
         "SELECT job.topic, job.rank, coalesce(job.key, '') FROM json_each(?) AS these JOIN job ON job.seq = these.value "
         "JOIN topic_lines USING (topic) WHERE fair ORDER BY these.key"
     )
-    for topic, rank, key in tx.db.execute(sql, (json.dumps(seqs),)).fetchall():
-        front = tx.first("UPDATE topic_lines SET front = front - 1 WHERE topic = ? RETURNING front", (topic,))
-        set_turn(tx, topic, rank, key, front)
+    rows = tx.db.execute(sql, (json.dumps(seqs),)).fetchall()
+    fronts = {}
+    for topic, count in Counter(topic for topic, *_ in rows).items():
+        front = tx.first("UPDATE topic_lines SET front = front - ? WHERE topic = ? RETURNING front", (count, topic))
+        fronts[topic] = int(front) + count
+    for topic, rank, key in rows:
+        fronts[topic] -= 1
+        set_turn(tx, topic, rank, key, fronts[topic])
         for row in tx.db.execute(f"{_LINE} WHERE {_OF_KEY} AND filed_under IS NOT NULL", (topic, rank, key)).fetchall():
             _open_if_room(tx, Line(*row))
