@@ -39,12 +39,12 @@ def main() -> int:
                 counts, again, seconds = endure(row, options.jobs)
             except AssertionError as error:
                 failed.append(f"{backend}, {name}: {error}")
+                print(f"FAILED: {failed[-1]}", flush=True)
                 continue
             _show(f"{backend}, {name}", [*(f"{counts[count]:,}" for count in COUNTS), f"{again:.2f}", f"{seconds:.0f}"])
             if counts["lost"] or counts["unexpected"] or counts["attempted"] != options.jobs:
                 failed.append(f"{backend}, {name}: {counts}")
-    for line in failed:
-        print(f"FAILED: {line}")
+                print(f"FAILED: {failed[-1]}", flush=True)
     return 1 if failed else 0
 
 

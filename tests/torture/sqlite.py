@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from . import limits
+from . import flows, limits
 from .stage import Row
 from .supervised import Supervision
 
@@ -18,4 +18,7 @@ def supervised(kind: type[Supervision], directory: Path, toml: str) -> Iterator[
         yield stage
 
 
-ROWS: dict[str, Row] = {"1,000 limits, every process killed": limits.row(supervised)}
+ROWS: dict[str, Row] = {
+    "1,000 limits, every process killed": limits.row(supervised),
+    "10,000 flows, every process killed": flows.row(supervised),
+}

@@ -13,7 +13,7 @@ from jobs_core.testing.services.broker import BrokerService
 
 from ..support.project import until
 from ..support.proxy import Proxy
-from . import limits
+from . import flows, limits
 from .stage import LEASE, Row, SetUp, Stage
 from .supervised import Supervision
 from .troubles import (
@@ -132,7 +132,7 @@ def lose_reply(verb: bytes) -> Trouble:
     return lose_reply_to(b"\x05" + b"jobs1" + b"\x01" + bytes([len(verb)]) + verb)
 
 
-DEATHS = ",".join(f"broker.{request}.after_commit=kill@1500" for request in ("reserve", "settle", "housekeep", "push"))
+DEATHS = ",".join(f"broker.{request}.after_commit=kill@1500" for request in ("reserve", "settle", "push", "push_part"))
 """Fail points at which each broker under supervisors dies by itself: the change is committed, and not confirmed."""
 
 
@@ -175,6 +175,7 @@ ROWS: dict[str, Row] = {
     "packets lost in silence": _row(lose_packets(3 * LEASE)),
     "100 ms and more each way": _row(slow_down),
     "1,000 limits, every process killed": limits.row(supervised),
+    "10,000 flows, every process killed": flows.row(supervised),
 }
 
 SHORT: tuple[Trouble, ...] = (

@@ -160,7 +160,7 @@ class FlowLost(BackendError):
 HAVING: dict[str, tuple[str, ...]] = {
     "limits": ("sqlite://", "redis://", "zmq+tcp://"),
     "fairness": ("sqlite://", "redis://", "zmq+tcp://"),
-    "flows": ("sqlite://", "redis://"),
+    "flows": ("sqlite://", "redis://", "zmq+tcp://"),
     "notes": ("sqlite://", "redis://", "zmq+tcp://"),
     "history": ("sqlite://", "zmq+tcp://"),
 }

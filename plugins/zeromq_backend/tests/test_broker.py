@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import pytest
+from tests.support.project import until
 
 from jobs_core.backends.base import BackendOptions, Outgoing
 from jobs_core.errors import BackendUnavailable
@@ -186,6 +187,31 @@ def test_no_more_jobs_are_delivered_than_requested_or_than_can_be_sent_in_time(s
         backend.close()
 
 
+def test_a_waiting_worker_that_was_woken_for_nothing_gets_the_next_job_at_once(start_in_process):
+    """What woke it was due, and gone: the wait goes on, and its request is no repetition when it is executed again."""
+    url = start_in_process().url
+    worker, producer = (ZeromqBackend(url, BackendOptions()) for _ in range(2))
+    worker.open("worker")
+    producer.open(None)
+    try:
+        later = Outgoing(new_id(), "t", b"", delay=0.3)
+        producer.push([later], new_token())
+        found = []
+        thread = threading.Thread(target=lambda: found.append(worker.reserve_next(["t"], 1, new_token(), 30.0)))
+        thread.start()
+        until(lambda: producer.status().waiting == 1)
+        producer.cancel(later.id)
+        commits = producer.status().commits
+        until(lambda: producer.status().commits > commits)  # it has looked, and found nothing
+        job = Outgoing(new_id(), "t", b"")
+        producer.push([job], new_token())
+        thread.join(5.0)
+        assert [[one.id for one in deliveries] for deliveries in found] == [[job.id]]
+    finally:
+        worker.close()
+        producer.close()
+
+
 def test_one_job_wakes_only_one_waiting_worker(start_in_process):
     broker = start_in_process()
     waiting = [ZeromqBackend(broker.url, BackendOptions()) for _ in range(2)]
@@ -295,7 +321,7 @@ def test_waits_that_are_over_are_not_remembered():
     waits, ends = Waiting(lambda waiter: True), Results()
     for number in range(10_000):
         waits.add(b"peer", b"%d" % number, ["t"], 1000.0, float("inf"))
-        ends.add(asked(p.RESULT, id=f"job-{number}", timeout=1000.0))
+        ends.add(f"job-{number}", asked(p.RESULT, id=f"job-{number}", timeout=1000.0))
         ends.take(f"job-{number}")
     assert (len(waits), len(ends)) == (1, 0)
     assert len(waits._timers) < 2000

@@ -21,7 +21,7 @@ from jobs_zeromq.backend import ZeromqBackend
 
 from .raw import Raw
 
-CODES = {"unavailable", "full", "owner_lost", "refused", "malformed", "hello"}
+CODES = {"unavailable", "full", "owner_lost", "flow_lost", "refused", "malformed", "hello"}
 FUZZ = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 values = st.recursive(
@@ -36,7 +36,8 @@ GOOD = {
     "priority": 0, "delay": 0.0, "limits": {"a": {"concurrency": 1}}, "lines": {"fuzz": {"fair": True}}, "name": "a:x",
     "definition": {"interval": 1.0}, "most": 1, "names": ["a"], "startable": 1, "features": ["limits"],
     "kind": "fuzz", "kinds": ["fuzz"], "after": "", "expected": None, "ttl": 1.0, "data": b"{}",
-    "guard": {"kind": "fuzz", "name": "a", "version": 0},
+    "guard": {"kind": "fuzz", "name": "a", "version": 0}, "flow": "f", "part": {"flow": "f"}, "finale": True,
+    "most_bytes": 1, "max_message": 1,
 }  # fmt: skip
 """A value of the right kind for every field."""
 
@@ -74,7 +75,8 @@ def answers_until_status(raw):
     found = []
     while True:
         version, kind, tag, *bodies = raw.receive()
-        assert (version, len(bodies)) == (p.VERSION, 1)
+        assert version == p.VERSION
+        assert bodies[1:] in ([], [p.PASSED_OVER])
         if tag == b"the-end":
             assert kind == p.OK
             return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from jobs_core.backend_kit import new_token
 from jobs_core.backends.base import (
@@ -19,6 +19,7 @@ from jobs_core.backends.base import (
     Settlement,
 )
 from jobs_core.backends.documents import ABSENT, Guard
+from jobs_core.backends.flows import Part
 from jobs_core.backends.limits import Limit, Lines
 from jobs_core.backends.notes import Note
 from jobs_core.errors import BackendError, BackendUnavailable
@@ -33,7 +34,9 @@ class ZeromqBackend(ZeromqOperatorCalls):
     """One connection to a broker."""
 
     # A broker's store belongs to one application.
-    features = (FEATURES - {"prefix"}) | {"checkpoints", "limits", "fairness", "documents", "guards", "notes", "history"}
+    features = (FEATURES - {"prefix"}) | {
+        "checkpoints", "limits", "fairness", "flows", "documents", "guards", "notes", "history",
+    }  # fmt: skip
 
     def __init__(self, url: str, options: BackendOptions) -> None:
         self.name = url.partition("://")[0]
@@ -75,6 +78,7 @@ class ZeromqBackend(ZeromqOperatorCalls):
             dedup_window=options.dedup_window,
             retention=self._retention,
             done_max=self._done_max,
+            max_message=options.max_message,
             features=list(p.FEATURES),
         )
 
@@ -91,19 +95,22 @@ class ZeromqBackend(ZeromqOperatorCalls):
     # -- jobs ------------------------------------------------------------------------------------
 
     def push(self, messages: Sequence[Outgoing], request: str) -> Mapping[str, str]:
-        return self._connection.call(p.PUSH, p.Push(request=request), messages, uses_limits=lambda: _use_limits(messages))
+        return self._connection.call(p.PUSH, p.Push(request=request), messages, needs=lambda: _needed_by(messages))
 
     def push_guarded(self, messages: Sequence[Outgoing], request: str, guard: Guard) -> Mapping[str, str] | None:
         if not self._has_documents:
             return self.push(messages, request) if guard.version == ABSENT else None
         asked = p.PushGuarded(request=request, guard=guard)
-        return self._connection.call(p.PUSH_GUARDED, asked, messages, uses_limits=lambda: _use_limits(messages))
+        return self._connection.call(p.PUSH_GUARDED, asked, messages, needs=lambda: _needed_by(messages))
+
+    def push_part(self, part: Part, messages: Sequence[Outgoing], request: str) -> Mapping[str, str]:
+        return self._connection.call(p.PUSH_PART, p.PushPart(request=request, part=part), messages, needs=lambda: (p.FLOWS,))
 
     def define_limits(self, limits: Mapping[str, Limit], topics: Mapping[str, Lines]) -> None:
         asked = p.DefineLimits(limits=dict(limits), lines=dict(topics))
         used = bool(limits) or any(rules.fair for rules in topics.values())
         if used or p.LIMITS in self._connection.features:
-            self._connection.call(p.DEFINE_LIMITS, asked, uses_limits=lambda: used)
+            self._connection.call(p.DEFINE_LIMITS, asked, needs=lambda: (p.LIMITS,) if used else ())
 
     def reserve(self, topics: Sequence[str], limit: int, request: str) -> list[Delivery]:
         self._say_retention(topics)
@@ -151,7 +158,7 @@ class ZeromqBackend(ZeromqOperatorCalls):
         first, self._settle_request = request != self._settle_request, request
         connection = self._connection
         asked = p.Settle(owner=self._owner, request=request)
-        answers = connection.call(p.SETTLE, asked, settlements, uses_limits=lambda: _need_limits(settlements))
+        answers = connection.call(p.SETTLE, asked, settlements, needs=lambda: _needed_to_settle(settlements))
         if first and connection.sendings > 1:  # "already" comes from our own repetition: our caller has asked once
             return [Answer.SETTLED if answer is Answer.ALREADY else answer for answer in answers]
         return answers
@@ -200,9 +207,16 @@ class ZeromqBackend(ZeromqOperatorCalls):
             self._connection.tell(p.RETAIN, p.Retain(retention=new, done_max=done_max))
 
 
-def _use_limits(messages: Sequence[Outgoing]) -> bool:
-    return any(message.limits or message.key for message in messages)
+def _needed_by(messages: Sequence[Outgoing]) -> Iterator[str]:
+    """Yield the features that a broker needs to store these messages."""
+    if any(message.limits or message.key for message in messages):
+        yield p.LIMITS
+    if any(message.member is not None for message in messages):
+        yield p.FLOWS
 
 
-def _need_limits(settlements: Sequence[Settlement]) -> bool:
-    return any(one.limits or one.close_limits or _use_limits(one.followups) for one in settlements)
+def _needed_to_settle(settlements: Sequence[Settlement]) -> Iterator[str]:
+    for one in settlements:
+        if one.limits or one.close_limits:
+            yield p.LIMITS
+        yield from _needed_by(one.followups)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import zmq
@@ -20,7 +20,24 @@ from jobs_core.backend_kit import deadline as of_thread
 from jobs_core.errors import BackendError, BackendUnavailable
 
 from . import keys, sockets
-from .protocol import ERROR, HELLO, LIMITS, MAX_FRAME, NO_ROOM, VERSION, WAIT, WAKE, Hello, Refusal, Verb, Wait, decode_refusal
+from .protocol import (
+    DOCUMENTS,
+    ERROR,
+    FEATURES,
+    FLOWS,
+    HELLO,
+    LIMITS,
+    MAX_FRAME,
+    NO_ROOM,
+    VERSION,
+    WAIT,
+    WAKE,
+    Hello,
+    Refusal,
+    Verb,
+    Wait,
+    decode_refusal,
+)
 from .url import Address
 
 Q = TypeVar("Q")
@@ -40,6 +57,9 @@ LATE = 0.5
 
 REPLY = 10.0
 """Seconds that a reachable broker may take to answer."""
+
+_SHOWN = {LIMITS: "limits, fair topics and keys", FLOWS: "flows", DOCUMENTS: "documents"}
+"""What a release does without that lacks a feature, for errors."""
 
 _EVENTS = (
     zmq.Event.HANDSHAKE_SUCCEEDED
@@ -61,6 +81,7 @@ class BrokerConnection:
         self.address = address
         self.max_frame = MAX_FRAME
         self.features: frozenset[str] = frozenset()  # what the broker knows, see protocol.FEATURES
+        self._lacks: frozenset[str] = frozenset()  # of these, what it does not know
         self.remark = b""  # the frame after the body of the last answer
         self._hello = hello
         self._socket: zmq.Socket[bytes] | None = None
@@ -102,13 +123,13 @@ class BrokerConnection:
         *items: Sequence[Any],
         reply: float = REPLY,
         reconnect: float = RECONNECT,
-        uses_limits: Callable[[], bool] | None = None,
+        needs: Callable[[], Iterable[str]] | None = None,
     ) -> A:
         """Send a request and return the answer. `items` are sent in further frames after the body of a bulk request.
 
         Raises the broker's errors, and BackendUnavailable if the broker cannot be reached, or does not answer within
-        `reply` seconds or the thread's deadline. A broker of a release without limits would ignore them without a word:
-        then `uses_limits` is called, and the request is refused if it returns true.
+        `reply` seconds or the thread's deadline. A broker of a release without limits, say, would ignore them without a
+        word: if the broker lacks any feature, `needs` is called, and the request is refused if it names one that is lacking.
         """
         frames = [VERSION, verb.name, b"", verb.encode(request)]
         for part in items:
@@ -119,17 +140,23 @@ class BrokerConnection:
         while True:
             try:
                 self._connect(give_up)
-                if uses_limits is not None and LIMITS not in self.features and uses_limits():
-                    raise BackendError(
-                        f"the broker at {self.address.shown} is of a release without limits, fair topics and keys: "
-                        "upgrade jobs-zeromq there, and restart the broker"
-                    )
+                if self._lacks and needs is not None:
+                    self._require(needs())
                 self.sendings += 1
                 return verb.decode_answer(self._ask(frames, left(reply)))
             except _Gone as gone:
                 self.drop()
                 give_up = self._go_on(gone, give_up, left(reconnect), at_last)
                 time.sleep(random.uniform(0.0, STAGGER))
+
+    def _require(self, features: Iterable[str]) -> None:
+        """Raise BackendError if the broker lacks one of these features."""
+        for feature in features:
+            if feature in self._lacks:
+                raise BackendError(
+                    f"the broker at {self.address.shown} is of a release without {_SHOWN[feature]}: "
+                    "upgrade jobs-zeromq there, and restart the broker"
+                )
 
     def _go_on(self, gone: _Gone, give_up: float, reconnect: float, at_last: float) -> float:
         """Return the time until which to retry connecting; raise BackendUnavailable if it has passed."""
@@ -326,6 +353,7 @@ class BrokerConnection:
             raise refusal.error()
         welcome = HELLO.decode_answer(body)
         self.max_frame, self.features = welcome.max_frame, frozenset(welcome.features)
+        self._lacks = frozenset(FEATURES) - self.features
 
     def _open_socket(self) -> None:
         address = self.address

@@ -7,8 +7,9 @@ import time
 from collections.abc import Sequence
 
 from jobs_core.backend_kit import new_token
-from jobs_core.backends.base import Backend, JobRecord, State
+from jobs_core.backends.base import Backend, BackendOptions, JobRecord, State
 from jobs_core.backends.documents import Document, check
+from jobs_core.backends.flows import FlowStatus, MemberStatus
 from jobs_core.backends.limits import Limit, LimitState
 from jobs_core.errors import BackendError
 
@@ -17,10 +18,13 @@ from .connection import REPLY, BrokerConnection
 
 _SLICE = 10.0
 _PURGED_AT_ONCE = 500
+_LATER_STATES = {State.LIMITED: p.LIMITS, State.WAITING: p.FLOWS}
 
 
 class ZeromqOperatorCalls(Backend):
     """The backend's methods for operators."""
+
+    _options: BackendOptions
 
     @property
     @abc.abstractmethod
@@ -31,7 +35,14 @@ class ZeromqOperatorCalls(Backend):
         return self._connection.call(p.GET, p.OfJob(id=job_id))
 
     def browse(self, topic: str, state: State, limit: int, offset: int = 0) -> list[JobRecord]:
+        if not self._has_state(state):
+            return []
         return self._connection.call(p.BROWSE, p.Browse(topic=topic, state=state, limit=limit, offset=offset))
+
+    def _has_state(self, state: State) -> bool:
+        """Return whether the broker knows a state: one of an earlier release has no jobs in states that came later."""
+        needed = _LATER_STATES.get(state)
+        return needed is None or needed in self._connection.features
 
     def topics(self) -> list[str]:
         return self._connection.call(p.TOPICS, p.Nothing())
@@ -43,6 +54,8 @@ class ZeromqOperatorCalls(Backend):
         return self._connection.call(p.DISCARD, p.Change(request=new_token(), ids=list(job_ids), reason=reason))
 
     def purge(self, topic: str, state: State) -> int:
+        if not self._has_state(state):
+            return 0
         deleted = 0
         while True:
             some = self._connection.call(p.PURGE, p.Purge(request=new_token(), topic=topic, state=state))
@@ -73,12 +86,53 @@ class ZeromqOperatorCalls(Backend):
 
     def override_limit(self, limit: str, definition: Limit | None) -> None:
         asked = p.OverrideLimit(name=limit, definition=definition)
-        self._connection.call(p.OVERRIDE_LIMIT, asked, uses_limits=lambda: True)
+        self._connection.call(p.OVERRIDE_LIMIT, asked, needs=lambda: (p.LIMITS,))
 
     def lines(self, topic: str, most: int) -> list[tuple[str, int]]:
         if p.LIMITS not in self._connection.features:
             return []
         return self._connection.call(p.LIST_LINES, p.ListLines(topic=topic, most=most))
+
+    @property
+    def _has_flows(self) -> bool:
+        return p.FLOWS in self._connection.features  # a broker of an earlier release has none
+
+    def flow(self, flow_id: str) -> FlowStatus | None:
+        return self._connection.call(p.FLOW, p.OfFlow(flow=flow_id)) if self._has_flows else None
+
+    def flows(self, most: int, offset: int = 0) -> list[FlowStatus]:
+        return self._connection.call(p.LIST_FLOWS, p.ListFlows(most=most, offset=offset)) if self._has_flows else []
+
+    def flow_members(self, flow_id: str, most: int, offset: int = 0) -> list[MemberStatus]:
+        if not self._has_flows:
+            return []
+        return self._connection.call(p.FLOW_MEMBERS, p.ListMembers(flow=flow_id, most=most, offset=offset))
+
+    def flow_results(self, flow_id: str, job_ids: Sequence[str]) -> list[tuple[str, bytes]]:
+        if not self._has_flows:
+            return []
+        return self._connection.call(
+            p.FLOW_RESULTS, p.FlowResults(flow=flow_id, ids=list(job_ids), most_bytes=self._options.max_message)
+        )
+
+    def cancel_flow(self, flow_id: str, *, finale: bool = False) -> bool:
+        if not self._has_flows:
+            return False
+        return self._connection.call(p.CANCEL_FLOW, p.CancelFlow(flow=flow_id, request=new_token(), finale=finale))
+
+    def retry_flow(self, flow_id: str) -> int:
+        if not self._has_flows:
+            return 0
+        return self._connection.call(p.RETRY_FLOW, p.RetryFlow(flow=flow_id, request=new_token()))
+
+    def wait_flow(self, flow_id: str, timeout: float) -> FlowStatus | None:
+        deadline = time.monotonic() + timeout
+        while self._has_flows:
+            left = min(_SLICE, max(0.0, deadline - time.monotonic()))
+            over, status = self._connection.call(p.WAIT_FLOW, p.WaitFlow(flow=flow_id, timeout=left), reply=left + REPLY)
+            if over or time.monotonic() >= deadline:
+                return status
+        return None
 
     @property
     def _has_documents(self) -> bool:

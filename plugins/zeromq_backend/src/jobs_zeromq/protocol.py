@@ -27,9 +27,10 @@ from jobs_core.backends.base import (
     State,
 )
 from jobs_core.backends.documents import Document, Guard
+from jobs_core.backends.flows import FlowStatus, MemberStatus, Part
 from jobs_core.backends.limits import Limit, LimitState, Lines
 from jobs_core.backends.notes import Note
-from jobs_core.errors import BackendError, BackendUnavailable, OwnerLost, QueueFull
+from jobs_core.errors import BackendError, BackendUnavailable, FlowLost, OwnerLost, QueueFull
 
 VERSION: Final = b"jobs1"
 OK: Final = b"ok"
@@ -47,7 +48,10 @@ DOCUMENTS: Final = "documents"
 NOTES: Final = "notes"
 """The feature with which a broker says that it keeps what jobs tell, and done jobs."""
 
-FEATURES: Final = (LIMITS, DOCUMENTS, NOTES)
+FLOWS: Final = "flows"
+"""The feature with which an end says that it knows flows and their members."""
+
+FEATURES: Final = (LIMITS, DOCUMENTS, NOTES, FLOWS)
 """What this release knows beyond the first one, told in `hello` and its answer."""
 
 BEAT: Final = b"beat"
@@ -86,6 +90,7 @@ class Hello(Struct, kw_only=True):
     dedup_window: Seconds = 60.0
     retention: Retentions = {}
     done_max: Annotated[dict[Topic, int], Meta(max_length=100_000)] = {}
+    max_message: Natural = 1_000_000  # bytes of results that a delivery may contain as inputs
     features: Annotated[list[str], Meta(max_length=100)] = []  # what the client knows
 
 
@@ -113,6 +118,12 @@ class PushGuarded(Push, kw_only=True):
     """Push messages if a document has a version."""
 
     guard: Guard
+
+
+class PushPart(Push, kw_only=True):
+    """Push a part of a flow; each message has a `member` of this flow."""
+
+    part: Part
 
 
 class Put(Struct, kw_only=True):
@@ -236,6 +247,42 @@ class PutDocument(DeleteDocument, kw_only=True):
 
     data: bytes
     ttl: Seconds | None = None
+
+
+class OfFlow(Struct, kw_only=True):
+    flow: Id
+
+
+class ListFlows(Struct, kw_only=True):
+    most: Annotated[int, Meta(ge=0, le=100_000)]
+    offset: Natural = 0
+
+
+class ListMembers(OfFlow, kw_only=True):
+    most: Annotated[int, Meta(ge=0, le=100_000)]
+    offset: Natural = 0
+
+
+class FlowResults(OfFlow, kw_only=True):
+    """Fetch results of members, as many as fit into `most_bytes` and a frame."""
+
+    ids: Annotated[list[str], Meta(max_length=100_000)]
+    most_bytes: Natural = 1_000_000
+
+
+class CancelFlow(OfFlow, kw_only=True):
+    request: Request
+    finale: bool = False
+
+
+class RetryFlow(OfFlow, kw_only=True):
+    request: Request
+
+
+class WaitFlow(OfFlow, kw_only=True):
+    """Wait for the end of a flow: see `Operable.wait_flow`. Unlike `wait`, no other request ends it."""
+
+    timeout: Annotated[float, Meta(ge=0, le=3600)] = 0.0
 
 
 class Release(Struct, kw_only=True):
@@ -395,6 +442,18 @@ READ_DOCUMENT: Verb[OfDocument, Document | None] = Verb("document", OfDocument, 
 DOCUMENT_VERSIONS: Verb[OfKinds, dict[str, int]] = Verb("document_versions", OfKinds, dict[str, int], writes=False)
 PUT_DOCUMENT: Verb[PutDocument, int | None] = Verb("put_document", PutDocument, int | None, durable=True)
 DELETE_DOCUMENT: Verb[DeleteDocument, bool] = Verb("delete_document", DeleteDocument, bool, durable=True)
+PUSH_PART: Verb[PushPart, dict[str, str]] = Verb("push_part", PushPart, dict[str, str], durable=True)
+FLOW: Verb[OfFlow, FlowStatus | None] = Verb("flow", OfFlow, FlowStatus | None, writes=False)
+LIST_FLOWS: Verb[ListFlows, list[FlowStatus]] = Verb("flows", ListFlows, list[FlowStatus], writes=False)
+FLOW_MEMBERS: Verb[ListMembers, list[MemberStatus]] = Verb("flow_members", ListMembers, list[MemberStatus], writes=False)
+FLOW_RESULTS: Verb[FlowResults, list[tuple[str, bytes]]] = Verb(
+    "flow_results", FlowResults, list[tuple[str, bytes]], writes=False
+)
+CANCEL_FLOW: Verb[CancelFlow, bool] = Verb("cancel_flow", CancelFlow, bool, durable=True)
+RETRY_FLOW: Verb[RetryFlow, int] = Verb("retry_flow", RetryFlow, int, durable=True)
+WAIT_FLOW: Verb[WaitFlow, tuple[bool, FlowStatus | None]] = Verb(
+    "wait_flow", WaitFlow, tuple[bool, FlowStatus | None], writes=False
+)
 RELEASE: Verb[Release, int] = Verb("release", Release, int)
 HOUSEKEEP: Verb[Housekeep, Kept] = Verb("housekeep", Housekeep, Kept)
 COUNTS: Verb[OfTopics, dict[str, Counts]] = Verb("counts", OfTopics, dict[str, Counts], writes=False)
@@ -416,14 +475,16 @@ VERBS: Final[dict[bytes, Verb[Any, Any]]] = {value.name: value for value in list
 
 ITEMS: Final[dict[bytes, Any]] = {
     PUSH.name: msgspec.msgpack.Decoder(list[Outgoing]).decode,
+    PUSH_PART.name: msgspec.msgpack.Decoder(list[Outgoing]).decode,
     PUSH_GUARDED.name: msgspec.msgpack.Decoder(list[Outgoing]).decode,
     SETTLE.name: msgspec.msgpack.Decoder(list[Settlement]).decode,
 }
 """The types of the frames after the body of a bulk request."""
 
-Code = Literal["unavailable", "full", "owner_lost", "refused", "malformed", "hello"]
+Code = Literal["unavailable", "full", "owner_lost", "flow_lost", "refused", "malformed", "hello"]
 _CODES: Final[tuple[tuple[type[BackendError], Code], ...]] = (
     (OwnerLost, "owner_lost"),
+    (FlowLost, "flow_lost"),
     (QueueFull, "full"),
     (BackendUnavailable, "unavailable"),
     (BackendError, "refused"),

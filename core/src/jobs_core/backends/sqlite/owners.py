@@ -47,6 +47,11 @@ def renew(tx: Transaction, requests: Mapping[str, str]) -> dict[str, str]:
     return last
 
 
+def forget_request(tx: Transaction, owner: str) -> None:
+    """Forget an owner's reserve request that found nothing: executed again, it is then no repetition."""
+    tx.db.execute("UPDATE owner SET reserve_request = '' WHERE id = ?", (owner,))
+
+
 def heartbeat(tx: Transaction, owner: str) -> Heartbeat:
     """Renew an owner's lease; return which of its jobs are to be cancelled. Raises OwnerLost."""
     if not tx.db.execute("UPDATE owner SET lease_until = ? WHERE id = ?", (tx.now + tx.options.lease, owner)).rowcount:

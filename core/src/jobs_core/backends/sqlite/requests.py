@@ -77,11 +77,13 @@ def reserve(tx: Transaction, reserves: Sequence[Reserve], most_bytes: int | None
     answers: dict[str, list[Delivery] | OwnerLost] = {}
     if new:
         answers.update(zip((reserve.owner for reserve in new), queue.reserve(tx, new, most_bytes), strict=True))
-    for owner, _, _, request, _ in reserves:
+    for owner, _, _, request, startable in reserves:
         if owner not in last:
             answers[owner] = OwnerLost.of(owner)
         elif owner not in answers:
             answers[owner] = queue.deliveries(tx, owner, request)
+            if startable is not None:  # the answer that was lost may have said so; if it did not, the owner asks once more
+                tx.passed_over += (owner,)
     return [answers[reserve.owner] for reserve in reserves]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from jobs_core.backends import documents
 from jobs_core.backends.base import Outcome, Outgoing, Settlement, Token
+from jobs_core.backends.flows import misplaced
 from jobs_core.backends.limits import LIMIT, LONGEST_KEY, MOST_LIMITS, Limit, name_of
 from jobs_core.backends.notes import Note
 from jobs_core.errors import BackendError
@@ -47,23 +48,16 @@ def read(peer: Peer, sender: bytes, tag: bytes, verb: p.Verb[Any, Any], frames: 
         request = verb.decode_request(frames[0])
         if verb is p.PUT:
             return _put(peer, sender, tag, request, frames[1:])
-        if verb is p.PUSH or verb is p.PUSH_GUARDED:
+        items = p.ITEMS.get(verb.name)
+        if items is not None:
+            those = request.settlements if verb is p.SETTLE else request.messages
             for frame in frames[1:]:
-                request.messages += p.ITEMS[verb.name](frame)
-            _check_messages(request.messages)
-        elif verb is p.SETTLE:
-            for frame in frames[1:]:
-                request.settlements += p.ITEMS[verb.name](frame)
+                those.extend(items(frame))
+        if verb is p.SETTLE:
             return Asked(peer, sender, tag, verb, request, plain=_check_settlements(request.settlements))
-        elif verb is p.CHECKPOINT:
-            for one in request.checkpoints:
-                _check_token(one.token)
-        elif verb is p.NOTE:
-            _check_notes(request.notes)
-        elif verb is p.PUT_DOCUMENT:
-            _check_document(request)
-        elif verb is p.DEFINE_LIMITS or verb is p.OVERRIDE_LIMIT:
-            _check_definitions(request)
+        check = _CHECKS.get(verb.name)
+        if check is not None:
+            check(request)
     except (msgspec.MsgspecError, UnicodeError, RecursionError, IndexError) as error:
         raise Malformed(f"{verb.name.decode()}: {error}") from None
     return Asked(peer, sender, tag, verb, request)
@@ -86,7 +80,7 @@ def _is_topic(name: str) -> bool:
     return True
 
 
-def _check_messages(messages: Sequence[Outgoing]) -> None:
+def _check_messages(messages: Sequence[Outgoing], *, members: bool = True) -> None:
     for message in messages:
         if not 0 < len(message.id) <= _LONGEST_ID:
             raise Malformed(f"push: an id has 1 to {_LONGEST_ID} characters")
@@ -100,10 +94,30 @@ def _check_messages(messages: Sequence[Outgoing]) -> None:
             raise Malformed("push: a unique key's scope is queued, done, or a number of seconds")
         if message.unique is not None and not math.isfinite(_number(message.unique.longest)):
             raise Malformed("push: the limit of a unique key is a number of seconds")
+        if message.member is not None and not members:
+            raise Malformed(str(misplaced(message.id, message.member)))
         if message.key or message.limits:
             if len(message.key) > LONGEST_KEY:
                 raise Malformed(f"push: a key has at most {LONGEST_KEY} characters")
             _check_limits(message.limits)
+
+
+def _check_push(request: p.Push) -> None:
+    _check_messages(request.messages, members=False)
+
+
+def _check_part(request: p.PushPart) -> None:
+    part = request.part
+    _check_messages(request.messages)
+    if not 0 < len(part.flow) <= _LONGEST_ID or not 0 <= part.number < _LARGEST:
+        raise Malformed(f"push_part: the id of a flow has 1 to {_LONGEST_ID} characters, and parts are numbered from 0")
+    if not (math.isfinite(part.ttl) and math.isfinite(part.open_for)):
+        raise Malformed("push_part: ttl and open_for are numbers of seconds")
+
+
+def _check_checkpoints(request: p.Checkpoints) -> None:
+    for one in request.checkpoints:
+        _check_token(one.token)
 
 
 def _check_document(request: p.PutDocument) -> None:
@@ -193,3 +207,15 @@ def check_json(what: str, document: bytes) -> None:
         msgspec.json.decode(document)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise Malformed(f"{what} has to be JSON: {error}") from None
+
+
+_CHECKS: dict[bytes, Callable[[Any], None]] = {
+    p.PUSH.name: _check_push,
+    p.PUSH_GUARDED.name: _check_push,
+    p.PUSH_PART.name: _check_part,
+    p.CHECKPOINT.name: _check_checkpoints,
+    p.NOTE.name: lambda request: _check_notes(request.notes),
+    p.PUT_DOCUMENT.name: _check_document,
+    p.DEFINE_LIMITS.name: _check_definitions,
+    p.OVERRIDE_LIMIT.name: _check_definitions,
+}

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from jobs_core.backends.base import BackendOptions, Retention
 
-from ..protocol import Hello
+from ..protocol import FLOWS, LIMITS, MAX_FRAME, Hello
 
 FORGET_AFTER = 600.0
 """Seconds after which a silent client is forgotten; it sends hello again before its next request."""
@@ -27,13 +27,15 @@ class Peer:
         self.seen = time.monotonic()
         self.unsaid: set[str] = set()
         self.features = frozenset(hello.features)
-        self.terms = hello.lease, hello.cancelled_ttl, hello.dedup_window
+        self.is_old = not self.features.issuperset((LIMITS, FLOWS))  # some jobs may not be handed to it
+        self.terms = hello.lease, hello.cancelled_ttl, hello.dedup_window, hello.max_message
         self._retention: dict[str, Retention] = {}
         self.retain(hello.retention, hello.done_max)
         self.options = BackendOptions(
             lease=hello.lease,
             cancelled_ttl=hello.cancelled_ttl,
             dedup_window=hello.dedup_window,
+            max_message=min(hello.max_message, MAX_FRAME),
             retention=self._retained,
             clock=clock,
         )

@@ -1,4 +1,4 @@
-"""The requests of clients that wait for the end of a job."""
+"""The requests of clients that wait for the end of a job, or of a flow."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NEVER = float("inf")
 
 
 class Results:
-    """All waits for results, by job id."""
+    """All waits for the ends of jobs, or all for those of flows, by id."""
 
     def __init__(self) -> None:
         self._by_job: dict[str, dict[int, Asked]] = {}
@@ -30,8 +30,8 @@ class Results:
     def __len__(self) -> int:
         return self._count
 
-    def add(self, asked: Asked) -> None:
-        number, job_id = next(self._order), asked.request.id
+    def add(self, job_id: str, asked: Asked) -> None:
+        number = next(self._order)
         self._by_job.setdefault(job_id, {})[number] = asked
         self._count += 1
         if len(self._timers) > 2 * self._count + 1000:

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from jobs_core.backend_kit import SelfPipe, new_token
 from jobs_core.backends.base import BackendOptions
-from jobs_core.backends.sqlite.engine import housekeeping, views
+from jobs_core.backends.sqlite.engine import flow_views, housekeeping, views
 from jobs_core.errors import BackendError, QueueFull
 
 from .. import protocol as p
@@ -77,6 +77,7 @@ class Server:
         self._waiting = Waiting(self._wake)
         self._takers: list[Asked] = []  # requests of woken workers, for which jobs are reserved next
         self._results = Results()
+        self._flow_ends = Results()
         self._listener: Listener | None = None
         self._began = time.monotonic()
         self._next_round = self._next_sweep = 0.0
@@ -138,6 +139,7 @@ class Server:
         return min(
             self._waiting.next_moment(),
             self._results.next_moment(),
+            self._flow_ends.next_moment(),
             self._next_round,
             self._next_sweep,
         )
@@ -216,7 +218,7 @@ class Server:
             if one.verb is p.HELLO or one.verb is p.RETAIN:
                 self._note(one)
         work = [one for one in asked if one.verb.name not in _OURS]
-        self._transactions.heeds_ends = bool(self._results)
+        self._transactions.heeds_ends, self._transactions.heeds_flows = bool(self._results), bool(self._flow_ends)
         answers = self._transactions.serve(work)
         self._reply_takers()
         lasting = [answer for answer in answers if answer.to.verb.durable]
@@ -256,12 +258,15 @@ class Server:
         elif (one.verb is p.WAIT or one.verb is p.NEXT) and one.request.topics and is_last:
             if one.verb is p.WAIT or self._peers.is_at(one.request.owner, one.sender):
                 self._wait(one)
-        elif one.verb is p.RESULT:
-            if len(self._results) >= MOST_RESULTS:
+        elif one.verb is p.RESULT or one.verb is p.WAIT_FLOW:
+            if len(self._results) + len(self._flow_ends) >= MOST_RESULTS:
                 self._reply(refusal(one, QueueFull(f"{MOST_RESULTS:,} results are already being waited for: ask again later")))
-                return
-            self._results.add(one)
-            self._transactions.touched.add(one.request.id)
+            elif one.verb is p.RESULT:
+                self._results.add(one.request.id, one)
+                self._transactions.touched.add(one.request.id)
+            else:
+                self._flow_ends.add(one.request.flow, one)
+                self._transactions.rested.add(one.request.flow)
 
     def _wait(self, one: Asked, *, got_nothing: bool = False) -> None:
         """Let a worker wait unless a job is ready. One that has just got nothing waits for a moment even then."""
@@ -331,6 +336,9 @@ class Server:
         touched, self._transactions.touched = self._transactions.touched, set()
         if self._results:
             self._tell_ends(self._results.to_look_at(touched))
+        rested, self._transactions.rested = self._transactions.rested, set()
+        if self._flow_ends:
+            self._tell_flow_ends(self._flow_ends.to_look_at(rested))
 
     def _tell_ends(self, job_ids: Sequence[str]) -> None:
         if not job_ids:
@@ -347,6 +355,21 @@ class Server:
                 for one in self._results.take(job_id):
                     self._reply(Answered(one, p.OK, body))
 
+    def _tell_flow_ends(self, flow_ids: Sequence[str]) -> None:
+        if not flow_ids:
+            return
+        try:
+            with self._store.reading() as db:
+                found = [(flow_id, flow_views.at_rest(db, flow_id, self._store.now())) for flow_id in flow_ids]
+        except BackendError as error:
+            logger.warning("%s", error)
+            return
+        for flow_id, answer in found:
+            if answer[0]:
+                body = p.WAIT_FLOW.encode(answer)
+                for one in self._flow_ends.take(flow_id):
+                    self._reply(Answered(one, p.OK, body))
+
     def _pass_time(self) -> None:
         """Handle timeouts and periodic checks that are due."""
         now = time.monotonic()
@@ -355,6 +378,8 @@ class Server:
             self._reply(Answered(one, p.OK, _NOTHING))
         for one in self._results.overdue():
             self._reply(Answered(one, p.OK, p.RESULT.encode(None)))
+        for one in self._flow_ends.overdue():
+            self._reply(Answered(one, p.OK, p.WAIT_FLOW.encode((False, None))))
         if now >= self._next_round:
             self._next_round = now + ROUND
             self._transactions.news.update(topic for waiter in self._waiting for topic in waiter.topics)
@@ -362,7 +387,7 @@ class Server:
             self._next_sweep = now + SWEEP
             self._sweep()
             self.listener.has_room()
-        if self._transactions.news or self._takers or self._results:
+        if self._transactions.news or self._takers or self._results or self._flow_ends:
             self._tell_news()
 
     def _with_work(self, topics: Sequence[str]) -> list[str]:
@@ -433,7 +458,7 @@ class Server:
         )
 
 
-_OURS = frozenset(verb.name for verb in (p.HELLO, p.RETAIN, p.STATUS, p.WAIT, p.NEXT, p.RESULT))
+_OURS = frozenset(verb.name for verb in (p.HELLO, p.RETAIN, p.STATUS, p.WAIT, p.NEXT, p.RESULT, p.WAIT_FLOW))
 _NOTHING = p.RESERVE.encode([])
 
 

@@ -8,6 +8,7 @@ request that is only refused (a lost owner, a full disk) has not written anythin
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import sqlite3
@@ -18,10 +19,12 @@ from typing import Any, TypeVar
 from msgspec import Struct
 
 from jobs_core.backend_kit import failpoint
-from jobs_core.backends.base import Outcome, Outgoing, Settlement, State
+from jobs_core.backends.base import Delivery, JobRecord, Outcome, Outgoing, Settlement, State
 from jobs_core.backends.sqlite.engine import (
     Transaction,
     documents,
+    flow_views,
+    flows,
     housekeeping,
     limits,
     lines,
@@ -46,8 +49,7 @@ T = TypeVar("T")
 _NIL = p.PUSH_GUARDED.encode(None)
 
 _OLD_CLIENT = (
-    "this worker's jobs-zeromq does not know limits and fair topics, which jobs of this broker have: "
-    "upgrade jobs-zeromq on the worker's machine"
+    "this worker's jobs-zeromq does not know {}, which jobs of this broker have: upgrade jobs-zeromq on the worker's machine"
 )
 
 
@@ -86,6 +88,8 @@ class Transactions:
         self.news: set[str] = set()  # topics that may have jobs for waiting workers
         self.heeds_ends = False  # whether a client waits for the end of a job
         self.touched: set[str] = set()  # while `heeds_ends`, the jobs that may have ended
+        self.heeds_flows = False  # whether a client waits for the end of a flow
+        self.rested: set[str] = set()  # while `heeds_flows`, the flows that may have ended
 
     def serve(self, asked: Sequence[Asked], *, serves_waiting: bool = True) -> list[Answered]:
         """Execute the requests and return the answers, in order.
@@ -133,7 +137,7 @@ class Transactions:
         if not any(one.verb.writes for one in asked):
             with self._store.reading() as db:
                 now = self._store.now()
-                return [self._answer(one, partial(_READ[one.verb.name], db, now, one.request)) for one in asked]
+                return [self._answer(one, partial(self._read, one, db, now)) for one in asked]
         done: dict[int, Answered] = {}
         failpoint("broker.before_commit")
         with self._store.transaction() as tx:
@@ -143,6 +147,8 @@ class Transactions:
         failpoint("broker.after_commit")
         self.figures.commits += 1
         self.news |= tx.wake
+        if self.heeds_flows:
+            self.rested.update(tx.rested)
         for answer in done.values():
             failpoint(answer.to.verb.confirmed)
             self._account(answer)
@@ -168,13 +174,21 @@ class Transactions:
             return together(self, tx, batch)
         if one.verb.writes:
             return [self._answer(one, partial(_WRITE[one.verb.name], self, tx, one))]
-        return [self._answer(one, partial(_READ[one.verb.name], tx.db, tx.now, one.request))]
+        return [self._answer(one, partial(self._read, one, tx.db, tx.now))]
+
+    def _read(self, one: Asked, db: sqlite3.Connection, now: float) -> Any:
+        answer = _READ[one.verb.name](db, now, one.request)
+        if p.FLOWS not in one.peer.features and _has_waiting(answer):
+            raise BackendError(
+                "this client's jobs-zeromq does not know flows, of which the job is a member: upgrade jobs-zeromq there"
+            )
+        return answer
 
     def _account(self, answer: Answered) -> None:
         if answer.kind is not p.OK:
             return
         verb, request = answer.to.verb, answer.to.request
-        if verb is p.PUSH or (verb is p.PUSH_GUARDED and answer.body != _NIL):
+        if verb is p.PUSH or verb is p.PUSH_PART or (verb is p.PUSH_GUARDED and answer.body != _NIL):
             self.figures.pushed += len(request.messages)
         elif verb is p.PUT:
             self.figures.pushed += len(answer.to.payloads)
@@ -199,13 +213,19 @@ class Transactions:
         ]
 
     def reserve(self, tx: Transaction, batch: Sequence[Asked]) -> list[Answered]:
-        if any(p.LIMITS not in one.peer.features for one in batch) and tx.excludes_older_releases:
-            return [answer for one in batch for answer in self._reserve(tx, [one])]
+        if any(one.peer.is_old for one in batch) and (tx.excludes_older_releases or tx.excludes_releases_without_flows):
+            return [answer for one in batch for answer in self._reserve_if_known(tx, one)]
         return self._reserve(tx, batch)
 
+    def _reserve_if_known(self, tx: Transaction, one: Asked) -> list[Answered]:
+        """Refuse jobs to a worker of a release that does not know what jobs of this store have."""
+        if p.LIMITS not in one.peer.features and tx.excludes_older_releases:
+            return [refusal(one, BackendError(_OLD_CLIENT.format("limits and fair topics")))]
+        if p.FLOWS not in one.peer.features and tx.excludes_releases_without_flows:
+            return [refusal(one, BackendError(_OLD_CLIENT.format("flows")))]
+        return self._reserve(tx, [one])
+
     def _reserve(self, tx: Transaction, batch: Sequence[Asked]) -> list[Answered]:
-        if p.LIMITS not in batch[0].peer.features and tx.excludes_older_releases:
-            return [refusal(batch[0], BackendError(_OLD_CLIENT))]
         reserves = [
             requests.Reserve(one.owner, one.topics, one.limit, one.request, one.startable)
             for one in (one.request for one in batch)
@@ -216,8 +236,14 @@ class Transactions:
             if isinstance(deliveries, BackendError):
                 answers.append(refusal(one, deliveries))
             else:
+                answer = _ok(one, deliveries, p.PASSED_OVER if one.request.owner in tx.passed_over else b"")
+                if len(answer.body) > p.MAX_FRAME:
+                    deliveries = _within_frame(tx, one.request.owner, deliveries)
+                    answer.body = one.verb.encode(deliveries)
+                if not deliveries and isinstance(one.request, p.Next):
+                    owners.forget_request(tx, one.request.owner)  # it waits on, and is executed again when there is news
                 self.figures.reserved += len(deliveries)
-                answers.append(_ok(one, deliveries, p.PASSED_OVER if one.request.owner in tx.passed_over else b""))
+                answers.append(answer)
         return answers
 
     def settle(self, tx: Transaction, batch: Sequence[Asked]) -> list[Answered]:
@@ -251,6 +277,17 @@ class Transactions:
             return None
         self._store.check_room()
         return requests.push(tx, [requests.Push(asked.messages, asked.request)])[0]
+
+    def push_part(self, tx: Transaction, one: Asked) -> Any:
+        self._store.check_room()
+        return flows.push_part(tx, one.request.part, one.request.messages, one.request.request)
+
+    def cancel_flow(self, tx: Transaction, one: Asked) -> bool:
+        asked: p.CancelFlow = one.request
+        return self._once(tx, one, lambda: flows.cancel_flow(tx, asked.flow, finale=asked.finale))
+
+    def retry_flow(self, tx: Transaction, one: Asked) -> int:
+        return self._once(tx, one, lambda: flows.retry_flow(tx, one.request.flow))
 
     def put_document(self, tx: Transaction, one: Asked) -> int | None:
         asked: p.PutDocument = one.request
@@ -311,6 +348,16 @@ class Transactions:
         return answer
 
 
+def _within_frame(tx: Transaction, owner: str, deliveries: list[Delivery]) -> list[Delivery]:
+    """Keep the first deliveries that fit into a frame together with the results that they contain; release the others."""
+    sizes = (len(one.payload) + sum(len(result) for _, result in one.inputs) for one in deliveries)
+    count = max(1, sum(size <= p.MAX_FRAME for size in itertools.accumulate(sizes)))
+    if count < len(deliveries):
+        back = [Settlement(one.id, one.token, Outcome.RELEASE, ran=False) for one in deliveries[count:]]
+        settling.settle(tx, [(owner, back)])
+    return deliveries[:count]
+
+
 def _as_push(one: Asked) -> requests.Push:
     if one.verb is p.PUSH:
         return requests.Push(one.request.messages, one.request.request)
@@ -349,6 +396,12 @@ _WRITE: dict[bytes, Callable[[Transactions, Transaction, Asked], Any]] = {
 }
 
 
+def _has_waiting(answer: Any) -> bool:
+    """Return whether an answer has a job in a state that came with flows."""
+    records = answer if isinstance(answer, list) else [answer]
+    return any(isinstance(record, JobRecord) and record.state is State.WAITING for record in records)
+
+
 def _counts(db: sqlite3.Connection, now: float, request: p.OfTopics) -> Any:
     return views.counts(db, request.topics, now)
 
@@ -385,6 +438,22 @@ def _document_versions(db: sqlite3.Connection, now: float, request: p.OfKinds) -
     return documents.versions(db, request.kinds)
 
 
+def _flow(db: sqlite3.Connection, now: float, request: p.OfFlow) -> Any:
+    return flow_views.status(db, request.flow, now)
+
+
+def _flows(db: sqlite3.Connection, now: float, request: p.ListFlows) -> Any:
+    return flow_views.listed(db, request.most, request.offset, now)
+
+
+def _flow_members(db: sqlite3.Connection, now: float, request: p.ListMembers) -> Any:
+    return flow_views.members(db, request.flow, request.most, request.offset, now)
+
+
+def _flow_results(db: sqlite3.Connection, now: float, request: p.FlowResults) -> Any:
+    return flow_views.results(db, request.flow, request.ids, min(request.most_bytes, p.MAX_FRAME))
+
+
 def _topics(db: sqlite3.Connection, now: float, request: p.Nothing) -> Any:
     return views.topics(db)
 
@@ -397,6 +466,10 @@ _READ: dict[bytes, Callable[[sqlite3.Connection, float, Any], Any]] = {
     b"topics": _topics,
     b"limits": _limits,
     b"lines": _lines,
+    b"flow": _flow,
+    b"flows": _flows,
+    b"flow_members": _flow_members,
+    b"flow_results": _flow_results,
     b"documents": _documents,
     b"document": _document,
     b"document_versions": _document_versions,
