@@ -191,7 +191,7 @@ MUTANTS = [
     Mutant("a dead member ends no stage", "flows.py", "ended, had_ended = phase not in (Phase.WAITING, Phase.ACTIVE), before in _BAD", "ended, had_ended = phase in _FINAL, False"),
     Mutant("a skipped member spoils its stage", "flows.py", "group.gone += phase is Phase.GONE", "group.gone += phase in (Phase.GONE, Phase.SKIPPED)"),
     Mutant("a failure runs again after a retry", "flows.py", "            any_end, target.any_end = target.any_end, []\n", "            any_end = target.any_end\n"),
-    Mutant("a retry takes no death back", "flows.py", "        if ended or had_ended:\n", "        if ended:\n"),
+    Mutant("a retry takes no death back", "flows.py", "if (ended or had_ended) and", "if ended and"),
     Mutant("a handler of failures always runs", "flows.py", 'if node.place.when == "failed" and not node.bad:', "if False:"),
     Mutant("what needs a cancelled member waits on", "flows.py", "node.lost = node.lost or end", "node.lost = None"),
     Mutant("what a member adds comes after its end", "store.py", "        if settlement.followups and outcome in ENDS:\n", "        self.members.proceed(at)\n        if settlement.followups and outcome in ENDS:\n"),

@@ -361,18 +361,6 @@ def test_a_dead_letter_of_a_forgotten_flow_is_kept_and_not_retried(open_):
     assert backend.drop(["0"]) == 1
 
 
-def test_discarding_a_stuck_member_holds_up_what_needs_it_once(open_):
-    backend = open_("worker")
-    push(backend, member("a"), member("b", after=[After("a")]), member("c", after=[After("b")], stage="s"),
-         member("d", after=[After("s", "stage", True)]))  # fmt: skip
-    end(backend, *backend.reserve(["t"], 1, new_id()), outcome=Outcome.DEAD)
-    assert backend.discard(["b"], "not wanted") == 1
-    assert [each.id for each in backend.reserve(["t"], 9, new_id())] == ["d"], "its stage could only wait for what died"
-    assert backend.requeue(["b", "a"]) == 2
-    assert not any(each.stuck for each in backend.flow_members("f", 9))
-    assert_counts_are_exact(backend)
-
-
 def test_an_error_in_a_part_leaves_nothing_behind(open_):
     backend = open_()
     with pytest.raises(BackendError, match="no member yet"):

@@ -357,7 +357,7 @@ class Flow:
             group.gone += phase is Phase.GONE
         if phase in _FINAL:
             self._forget(node)
-        if ended or had_ended:
+        if (ended or had_ended) and not (had_ended and phase in _BAD):  # from stuck to dead, nothing follows
             self._follow(node, phase if ended else Phase.WAITING)
         for group in node.groups:
             self._judge(group)

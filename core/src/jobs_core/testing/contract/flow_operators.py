@@ -123,6 +123,21 @@ class FlowOperators(RigCase):
         assert flow.backend.retry_flow(flow.id) == 1
         assert run(rig, worker, 9) == [second]
 
+    def test_a_stuck_member_that_is_discarded_holds_up_what_needs_it_once(self, rig: Rig) -> None:
+        if not rig.has(*OPS):
+            return
+        flow, worker = FlowRig(rig), rig.worker()
+        first = flow.add()
+        second = flow.add(after(first))
+        flow.add(after(second), stage="s")
+        handler = flow.add(stage("s", ended=True))
+        flow.push()
+        run(rig, worker, 1, Outcome.DEAD)
+        assert worker.discard([second], "not wanted") == 1
+        assert run(rig, worker, 9) == [handler], "its stage could only wait for what had died"
+        assert worker.requeue([second, first]) == 2
+        assert not any(member.stuck for member in worker.flow_members(flow.id, 9))
+
     def test_keys_count_waiting_members_as_queued_and_never_replace_a_member(self, rig: Rig) -> None:
         if not rig.has(*OPS, "unique"):
             return

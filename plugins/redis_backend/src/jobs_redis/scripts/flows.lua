@@ -289,7 +289,7 @@ flows = function()
       changed(flow, group)
     end
     if FINAL[phase] then forget(flow, node, job, reason, result) end
-    if ended or had_ended then follow(flow, node, ended and phase or 'w') end
+    if (ended or had_ended) and not (had_ended and BAD[phase]) then follow(flow, node, ended and phase or 'w') end
     for _, group in ipairs(groups) do judge(flow, group) end
   end
 
