@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from jobs_core.cli.main import OURS
 from jobs_core.scoreboard.state import LimitFigures, read_board
 from jobs_core.supervisor.http import metrics
+from jobs_core.testing.services import program
 
 from ..supervisor.test_metrics import full
 from ..support.board import FakeBoard
@@ -50,10 +50,7 @@ def series(tmp_path_factory) -> dict[str, float]:
 
 @pytest.fixture
 def promtool() -> str:
-    found = shutil.which("promtool")
-    if found is None:
-        pytest.skip("promtool is not installed: apt-get install prometheus")
-    return found
+    return program("promtool", "prometheus")
 
 
 def dashboard() -> Iterator[tuple[str, str]]:
