@@ -1,20 +1,21 @@
-"""Documents: small named values beside the queue, for what all machines of an installation have to agree on.
+"""Documents: small named values beside the queue, on which all machines of an installation have to agree.
 
 A document has a *kind*, a name that is unique in its kind, and data: one JSON document of up to LARGEST bytes, which a backend
-never parses. A kind holds MOST documents at most.
+never parses. A kind has up to MOST documents.
 
 *Versions.* Each kind counts the changes to its documents; a document's version is the number of its last change. So a version
-never returns, even if a document is deleted and written again. A change may name the version that it expects, or ABSENT, and
-is made only if that is still right: of several such changes, one succeeds. The number of a kind's last change tells a reader
-whether to read its documents again.
+is never used twice, even if a document is deleted and written again. A change may name the version that it expects, or ABSENT.
+It is made only if the document has this version: of several changes that expect the same version, one succeeds. The number of a
+kind's last change tells a reader whether to read its documents again.
 
-*Time to live.* A document that has expired, by the broker's clock, counts as absent at once. That is no change of the kind.
+*Time to live.* A document that has expired, by the broker's clock, is absent at once. Its expiry does not count as a change of
+the kind.
 
-*Retried calls.* A change has a request id. If it is repeated within the dedup window, it changes nothing and returns the first
-answer.
+*Retried calls.* A change has a request id. If the same request is repeated within the dedup window, it changes nothing and
+returns the first answer.
 
-*Guards.* With the feature `guards`, jobs are pushed in the same step in which the version of a document is compared: once a
-change of that document has returned, no push that expects an earlier version adds anything.
+*Guards.* With the feature `guards`, a push compares the version of a document and adds its jobs in one step: once a change of
+that document has returned, no push that expects an earlier version adds anything.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ MOST: Final = 10_000
 """Most documents of one kind."""
 
 PAGE: Final = 4_000_000
-"""Bytes of documents above which a page ends early."""
+"""Most bytes of documents in one page, unless it has only one document."""
 
 ABSENT: Final = 0
 """The version of a document that does not exist."""
@@ -80,12 +81,12 @@ def check(kind: str, name: str, data: bytes = b"", ttl: float | None = None) -> 
 
 
 def too_many(kind: str) -> BackendError:
-    """Return the error for a document too many of one kind."""
+    """Return the error for one document more than a kind can have."""
     return BackendError(f"there are {MOST:,} documents of kind {kind}, which is the most: delete some first")
 
 
 def all_of(backend: Operable, kind: str) -> Iterator[Document]:
-    """Return all documents of a kind by name, one page after the other; those that change meanwhile may be seen or not."""
+    """Yield all documents of a kind by name, read page by page; documents that change meanwhile may be missing."""
     after = ""
     while page := backend.documents(kind, 1000, after):
         yield from page

@@ -1,36 +1,37 @@
 """Flows: jobs that wait for one another, and the rules that every backend with the feature `flows` keeps.
 
-A flow has members. Each member is a job that is WAITING until all it is `after` have ended; then it becomes ready, or due
-after its delay. A member is in the *finale* if it is after ALL, after a member or stage of the finale, or was added by a
-member of the finale; the others are the *body*. A stage has members of one of the two.
+A flow has members. Each member is a job that waits for its *targets*: the members and stages that it is `after`, or ALL. It is
+WAITING until all its targets have ended; then it becomes ready, or due after its delay. A member is in the *finale* if it is
+after ALL, after a member or stage of the finale, or was added by a member of the finale; the others are the *body*. The members
+of one stage are all in the finale or all in the body.
 
-*No cycles.* A member is after members and stages that were added before it. Once something is after a stage, no part adds to
-it; a running member may add to its own stage, but nothing that is after what may wait for that stage. A part that breaks
-this is refused as a whole. An addition by a member that breaks it becomes a dead letter that says why, because the settlement
-of the member stands.
+*No cycles.* A member is after members and stages that were added before it. Once a member is after a stage, no part adds to
+that stage. A running member may add to its own stage, but only members that are after nothing that may wait for that stage. A
+part that breaks these rules is refused as a whole. An addition by a running member that breaks them becomes a dead letter that
+says why, because the settlement of the running member is not undone.
 
 *The end of a target.* A member has ended when it is done, dead, gone (cancelled, replaced, purged, dropped, trimmed), skipped,
-or *stuck*: it waits for something that died. A stage has ended when the flow is closed and each of its members has ended; it
-is done if each is done or skipped. ALL has ended when the flow is closed and each member of the body has ended: so none is
-ready, limited, scheduled or reserved, and nothing that the body waits for can still make one ready; it is done if each is
-done or skipped. A target that is not there any more when a running member names it counts as done.
+or *stuck*: it waits for a target that is dead or stuck. A stage has ended when the flow is closed and each of its members has
+ended; it is done if each is done or skipped. ALL has ended when the flow is closed and each member of the body has ended, so
+that no member of the body is ready, limited, scheduled or reserved, and none can become ready; it is done if each is done or
+skipped. A target that does not exist any more when a running member names it counts as done.
 
-*What follows for a member that is after it.* With `ended`, the member waits no longer for it, whatever its end. Otherwise it
-waits until the target is done; if the target is gone, the member is cancelled with that reason, which may cancel further
-members; if it was skipped, the member is skipped; if it is dead or stuck, the member is stuck until a dead letter is
-retried. A member with `when="failed"` waits for the end of everything it is after; then it runs if at least one of them is
-dead, stuck or gone, else it is skipped. An end is reported once: what it released does not run again when a dead letter is
-retried later.
+*What the end of a target means for a member that is after it.* With `ended`, the member no longer waits for this target,
+however it ended. Otherwise, the member waits until the target is done. If the target is gone, the member is cancelled with that
+reason, which may cancel further members. If the target was skipped, the member is skipped. If the target is dead or stuck, the
+member is stuck until a dead letter is retried. A member with `when="failed"` waits for the end of all its targets; then it runs
+if at least one of them is dead, stuck or gone, and is skipped otherwise. An end takes effect once: a member that it made ready
+does not run again when a dead letter is retried later.
 
-*A dead letter* of a flow is kept whatever `dead_max` says, and for `dead_keep` from the flow's last failure. Retried, it
-waits again if what it waits for has not ended.
+*A dead letter* of a flow is kept whatever `dead_max` says, and for `dead_keep` from the flow's last failure. If it is retried
+while one of its targets has not ended, it waits again.
 
 *A cancelled flow.* Once the cancellation has returned, no member starts; dead letters of the flow cannot be retried, and count
-as gone. The members are removed by the steps that follow. An open flow that is dropped is cancelled.
+as gone. Later steps remove the members. An open flow that is dropped is cancelled.
 
-*Steps.* Each settlement changes the counters of its flow, stage and dependents in its own step, after its own additions. Of a
-target with many dependents, SLICE are decided at once, and the rest by whoever next reserves, settles or keeps house; until
-then, neither a stage nor the flow ends.
+*Steps.* Each settlement changes the counters of its flow, stage and dependents (the members that are after its job) in its own
+step, after its own additions. If a target has more than SLICE dependents, the step decides about SLICE of them; the next calls
+that reserve, settle or keep house decide about the rest. Until then, neither a stage nor the flow ends.
 """
 
 from __future__ import annotations
@@ -62,19 +63,19 @@ class After(Struct, frozen=True):
 
 
 class Member(Struct, frozen=True):
-    """The place of a job in a flow; a part of `Outgoing`."""
+    """The place of a job in a flow; a field of `Outgoing`."""
 
     flow: str
     stage: str | None = ""  # None: the stage of the member that adds it
     after: tuple[After, ...] = ()
     when: When = "done"
-    inputs: tuple[str, ...] = ()  # ids of the members whose results it takes; each is among `after`, or in a stage that is
+    inputs: tuple[str, ...] = ()  # ids of the members whose results it takes: each is in `after`, or in a stage of `after`
     label: str = ""  # for people, such as the name of the job
 
 
 def misplaced(job_id: str, member: Member) -> BackendError:
     """Return the error for a member in a plain push: its flow would not know of it."""
-    return BackendError(f"{job_id} is a member of flow {member.flow}: push it with push_part, nothing of this push was added")
+    return BackendError(f"{job_id} is a member of flow {member.flow}: push it with push_part; no job of this push was added")
 
 
 class Part(Struct, frozen=True):
@@ -127,5 +128,5 @@ class MemberStatus(Struct, frozen=True):
     finale: bool = False
     after: tuple[After, ...] = ()
     when: When = "done"
-    stuck: bool = False  # it waits for something that died
+    stuck: bool = False  # it waits for a target that is dead or stuck
     reason: str = ""  # dead or cancelled

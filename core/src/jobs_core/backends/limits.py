@@ -1,29 +1,29 @@
 """Limits and fairness: definitions, states, and the rules that every backend with these features keeps.
 
-A limit is named by a job as `name` or `name:value`; the part before the first colon is the name, which a definition gives
-its numbers, and each value has a state of its own. A name without a definition limits nothing, but its slots are counted.
+A job names a limit as `name` or `name:value`. The part before the first colon is the name. A definition sets the numbers of a
+name, and each value has a state of its own. A name without a definition limits nothing, but its slots are counted.
 
-*Lines.* Ready jobs of a topic without limits and without a fair key stand in the topic's plain line. The others of one topic
-with the same limits (and, in a fair topic, the same key and priority) stand in a line of their own. The jobs of a line are
-interchangeable to the limits, so only its head is looked at. A line is open if all its limits have room; otherwise it is
-closed, its jobs are LIMITED, and it is filed under the first limit without room. A limit that gets room wakes one worker for
-each free slot and topic with such a line; nothing is moved before a worker of that topic reserves, so nothing is held for a
-topic that is paused or not served. A reserve looks at 100 closed lines at most.
+*Lines.* Ready jobs of a topic without limits and without a fair key stand in the topic's plain line. The other ready jobs of a
+topic stand in one line for each set of limits (and, in a fair topic, for each key and priority). The limits treat all jobs of a
+line alike, so a reserve looks only at the first job of a line. A line is open if all its limits have room. Otherwise it is
+closed, its jobs are LIMITED, and it is filed under the first limit without room. When a limit gets room, it wakes one worker
+for each free slot and each topic with such a line. Nothing is moved before a worker of that topic reserves, so no slot is kept
+for a topic that is paused or not served. A reserve looks at up to LOOKED_AT closed lines.
 
-*Slots.* A slot is the reservation: it is taken with it, and is free when it ends, however it ends. Every limit that a job
-names, and the key of a job in a fair topic, is counted, whether it is defined or not. A reserve takes the slots and tokens
-of all limits of a job, or none.
+*Slots.* A slot is the reservation itself: it is taken with the reservation and is free when the reservation ends, however it
+ends. Every limit that a job names, and the key of a job in a fair topic, is counted, whether it is defined or not. A reserve
+takes the slots and tokens of all limits of a job, or none.
 
-*Rates* are GCRA (ITU-T I.371): a limit value remembers the theoretical time of the next reservation, `tat`. A job conforms
-if `tat - now <= (burst - 1) * interval`, and then `tat = max(tat, now) + interval`. Each reservation that ends without
-its function having been entered gives its token back (`tat - interval`); one that ends with its lease does not. A `tat`
-further ahead than two full bursts is left from a slower rate, and counts as `now`: so a raised rate opens at once, however
-many values it has. (One burst would be exact, but any step back of the clock would then open a limit.)
+*Rates* are GCRA (ITU-T I.371): a limit value stores the theoretical time of the next reservation, `tat`. A job conforms if
+`tat - now <= (burst - 1) * interval`, and then `tat = max(tat, now) + interval`. A reservation that ends before the job's
+function was called returns its token (`tat - interval`); one that ends with its lease does not. A `tat` further ahead than two
+full bursts is left from a slower rate, and counts as `now`: so a raised rate opens at once, however many values it has. (One
+burst would be exact, but any step back of the clock would then open a limit.)
 
-*Fairness.* In a fair topic, keys take turns within each priority, one job each. A key that had no waiting job of that
-priority joins at the end of the turn, and a served one goes there. Jobs without a key, and jobs that stood in the plain line
-before the topic was fair, count as one key. An unstarted job that returns is first in its line, and its key first in the
-turn. A key whose lines are all closed uses no turn. Lines that remain when a topic stops being fair are served by age.
+*Fairness.* In a fair topic, keys take turns within each priority, one job each. A key that had no queued job of that priority
+joins at the end of the round; a key whose job was reserved goes there, too. Jobs without a key, and jobs that stood in the
+plain line before the topic was fair, count as one key. A job that returns unstarted is first in its line, and its key has the
+next turn. A key whose lines are all closed uses no turn. Lines that remain when a topic stops being fair are served by age.
 
 *Order.* Without fairness, a topic is served from its plain line and its open lines by priority, then by age.
 """
@@ -79,7 +79,7 @@ class LimitState(Struct, frozen=True):
     definition: Limit | None = None  # the one that applies: override of the value, of the name, definition
     overridden: bool = False
     opens_in: float | None = (
-        None  # seconds until the rate, or the end of a closure, lets the next job start; None: now, or by a slot
+        None  # seconds until the rate, or the end of a closure, lets the next job start; None: now, or when a slot is free
     )
     closed_for: float = 0.0  # the seconds left of a closure by `Settlement.close_limits`
 
@@ -114,9 +114,9 @@ def held_back(state: LimitState) -> Iterator[str]:
 
 
 def line_of_foreign(key: str | None, limits: Sequence[str] | None) -> tuple[str, tuple[str, ...]]:
-    """Return `Outgoing.key` and `Outgoing.limits` for a message of an unknown producer, without what cannot be stored.
+    """Return `Outgoing.key` and `Outgoing.limits` for a message of an unknown producer, without values that cannot be stored.
 
-    The worker that gets the message judges the rest.
+    The worker that reserves the message checks everything else.
     """
     found = sorted({*(limits or ())})
     valid = len(found) <= MOST_LIMITS and all(LIMIT.fullmatch(limit) for limit in found)

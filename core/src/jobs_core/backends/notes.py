@@ -1,20 +1,20 @@
-"""Notes and history: what a running job tells about itself, and done jobs that stay to be looked at.
+"""Notes and history: the progress and log lines of running jobs, and done jobs that are kept for a time.
 
 *Notes* are the progress of a job and its log lines. A worker sends them in batches while the job runs (`Backend.note`), and the
 last ones with the settlement (`Settlement.notes`). Notes whose token is stale are dropped. A job keeps its newest MOST_LINES
-lines, of at most MOST_BYTES together, over all its runs; its progress is that of its latest run that told any. They are deleted
-with the job.
+lines, of at most MOST_BYTES together, over all its runs. Its progress is that of its latest run that reported any. Notes are
+deleted with the job.
 
 *A repeated batch* adds no line twice: `Note.first` is the number of lines that this run had sent before those of the note, and
-a backend skips what it has already stored under the same token. So a worker whose call got no answer sends these lines again,
-together with newer ones.
+a backend skips lines that it has already stored under the same token. So a worker whose call got no answer can send these lines
+again, together with newer ones.
 
-*The timeline* of a job has an entry for each of its newest MOST_RUNS runs that a worker has settled with one
+*The timeline* of a job has entries for its newest MOST_RUNS runs. A worker sends the entry of a run with the settlement
 (`Settlement.timeline`).
 
-*History.* A job that is settled as done with a timeline stays in the store for `Settlement.result_ttl` seconds, in state DONE,
-with its payload, notes and timeline, but never more than `Retention.done_max` of a topic. A push of its id adds nothing, as for
-a result. Its result, if it has one, stays as long.
+*History.* A job that is settled as done with a timeline entry is kept for `Settlement.result_ttl` seconds, in state DONE, with
+its payload, notes and timeline. Its result, if it has one, is kept as long. A topic keeps up to `Retention.done_max` such jobs.
+While a job is kept, a push of its id adds nothing, as while a result is stored.
 
 Progress, lines and entries are opaque bytes for a backend; docs/backend-authors.md says what the core writes there.
 """
@@ -37,7 +37,7 @@ MOST_RUNS: Final = 20
 
 
 class Note(Struct, frozen=True):
-    """What one reserved job has told since its last note."""
+    """The progress and log lines of one reserved job since its last note."""
 
     id: str
     token: int | str
@@ -47,7 +47,7 @@ class Note(Struct, frozen=True):
 
 
 class Notes(Struct, frozen=True):
-    """What a job has told, as a backend keeps it."""
+    """The progress and log lines of one job, as a backend keeps them."""
 
     progress: bytes = b""
     lines: tuple[bytes, ...] = ()  # oldest first
@@ -62,7 +62,7 @@ def new_lines(note: Note, seen: int) -> tuple[bytes, ...]:
 
 
 def with_note(kept: Notes, note: Note, seen: int) -> Notes:
-    """Return the notes of a job with one more; `seen` is the number of lines of this run that have been stored."""
+    """Return the notes of a job after one more note; `seen` is the number of lines of this run that have been stored."""
     lines = _newest((*kept.lines, *new_lines(note, seen)))
     return Notes(kept.progress if note.progress is None else note.progress, lines)
 
