@@ -107,7 +107,7 @@ def test_a_command_that_never_answers_costs_only_its_own_part(project: Project, 
     (project.root / "tasks.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(600)\n")
     monkeypatch.chdir(project.root)
     monkeypatch.setattr(diagnose, "PATIENCE", 3.0)
-    assert "ended after 3 s without an answer" in diagnose.said(["check"])
+    assert "stopped after 3 s, because the command had not ended" in diagnose.said(["check"])
 
 
 def test_a_failure_leaves_no_half_archive_behind(project: Project, monkeypatch):

@@ -112,7 +112,7 @@ def test_more_workers_than_configured_need_a_confirmation(project, backend):
     report(backend, "web1.aaaaaa")
     done = project.run("machines", "scale", "mail", "5", "--all")
     assert done.returncode == 2
-    assert "5 workers are more than the 4 of the configuration" in done.stderr
+    assert "Set pool mail to 5, above the configured maximum of 4?" in done.stderr
     assert given(backend) == []
 
 

@@ -128,4 +128,6 @@ def test_a_search_says_when_it_has_not_read_all(project, monkeypatch):
     monkeypatch.setattr(searching, "MOST", 4)
     monkeypatch.setattr(searching, "PAGE", 2)
     project.push_many([("note", (number,), {}) for number in range(5)])
-    assert "there are more jobs: the first 4 jobs were searched" in project.here("list", "default", "--text", "nothing")
+    assert "only the first 4 jobs of a topic were searched: it has more in this state" in project.here(
+        "list", "default", "--text", "nothing"
+    )

@@ -96,7 +96,7 @@ def jobs_cli_commands() -> Mapping[str, click.Command]:  # type: ignore[empty-bo
 def jobs_configured_hooks(config: Config) -> object | None:
     """Return an object with more hooks, which its methods implement, if this configuration wants them.
 
-    A plugin that only takes part where the configuration has its table, `[plugins.NAME]`, implements this hook alone. Without
+    A plugin that is active only if the configuration has its table, `[plugins.NAME]`, implements this hook alone. Without
     the table it returns None, and costs nothing. Raise ConfigError for a mistake in the table.
 
     :param config: the configuration.

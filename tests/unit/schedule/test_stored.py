@@ -240,7 +240,7 @@ def test_what_cannot_be_an_entry_is_refused(shop):
         (lambda: shop.schedule.pause("unknown"), "there is no schedule entry unknown"),
         (lambda: shop.schedule.resume("unknown"), "there is no schedule entry unknown"),
         (lambda: shop.schedule.run("unknown"), "there is no schedule entry unknown"),
-        (lambda: shop.schedule.remove("unknown"), "there is none"),
+        (lambda: shop.schedule.remove("unknown"), "there is no such entry"),
         (lambda: shop.schedule.remove("minute"), "pause it"),
     ):
         with pytest.raises(ScheduleError, match=reason):

@@ -34,7 +34,7 @@ CASE_TIMEOUT = 180
 @click.command("contract")
 @click.argument("url", type=URL)
 @click.option("--bench", is_flag=True, help="Measure the backend instead: push, reserve and settle, wake-up.")
-@click.option("--large", is_flag=True, help="With --bench: also measure large flows, 100,000 limited jobs and 100,000 keys.")
+@click.option("--large", is_flag=True, help="With --bench: also measure with large flows, 100,000 limited jobs, 100,000 keys.")
 @click.option("-k", "expression", metavar="EXPRESSION", type=TEXT, help="Only the cases whose names match, as in pytest.")
 @json_option
 @pass_context
@@ -44,7 +44,7 @@ def contract_command(context: Context, url: str, bench: bool, large: bool, expre
     Needs pip install "jobs-core[testing]".
     """
     if large and not bench:
-        fail("--large is only used with --bench", Exit.USAGE)
+        fail("--large has no effect without --bench: add --bench", Exit.USAGE)
     if bench:
         with waiting("the measurements to end"):
             figures = measure(url, large=large)

@@ -32,7 +32,7 @@ ALL = 1_000_000
 def _selecting(command: F) -> F:
     """Add the options that select dead letters to a command."""
     command = search_options(command)
-    command = click.option("--group", type=TEXT, help="Every dead letter of this group, see `dead groups`.")(command)
+    command = click.option("--group", type=TEXT, help="Every dead letter of this group (see `jobsctl dead groups`).")(command)
     return click.option("--topic", type=TOPIC, help="Every dead letter of this topic, instead of ids.")(command)
 
 
@@ -44,7 +44,7 @@ def dead_command() -> None:
 @dead_command.command("list")
 @click.argument("topic", required=False, type=TOPIC)
 @click.option("--limit", type=LIMIT, default=50, show_default=True, help="List at most this many of a topic.")
-@click.option("--group", type=TEXT, help="Only those of this group, see `dead groups`.")
+@click.option("--group", type=TEXT, help="Only dead letters of this group (see `jobsctl dead groups`).")
 @search_options
 @json_option
 @pass_context
@@ -97,8 +97,8 @@ def show_dead(context: Context, job_id: str, as_json: bool) -> None:
 def groups_of_dead(context: Context, topic: str | None, as_json: bool, search: Search) -> None:
     """Group dead letters, of TOPIC or of all topics, by what went wrong.
 
-    A group has the same type of error, place in the application's code, and message, apart from numbers, ids and quoted text.
-    The newest 10,000 dead letters of each topic are read.
+    The dead letters of a group have the same type of error, were raised by the same function of the application, and have the
+    same message apart from numbers, ids and quoted text. Only the newest 10,000 dead letters of each topic are read.
     """
     _doubt(context, topic)
     show_groups(groups(context, topic, search), as_json)
@@ -107,7 +107,7 @@ def groups_of_dead(context: Context, topic: str | None, as_json: bool, search: S
 @dead_command.command("retry")
 @click.argument("job_ids", metavar="[ID]...", nargs=-1, type=JOB_ID)
 @_selecting
-@click.option("--rate", type=RATE, metavar="RATE", help='Retry at most so many, such as "10/s"; without ids.')
+@click.option("--rate", type=RATE, metavar="RATE", help='Retry at most this many in a period, such as "10/s"; not with ids.')
 @yes_option
 @pass_context
 def retry_dead(
@@ -119,9 +119,10 @@ def retry_dead(
     yes: bool,
     search: Search,
 ) -> None:
-    """Make dead letters ready again, with their attempts reset: by ids, or all of a topic, of a group or of a search.
+    """Make dead letters ready again and reset their attempts: those with these ids, or all that the options select.
 
-    They are retried in batches of 100, so an interrupted command leaves no batch half done. Repeat it to continue.
+    Those that the options select are retried in batches of up to 100. If you interrupt the command, no batch is half done:
+    repeat it to continue.
     """
     if _by_ids(job_ids, topic, group, search):
         done, missed = _one_by_one(context, job_ids, lambda backend, ids: backend.requeue(ids))
@@ -142,7 +143,7 @@ def retry_dead(
 def purge_dead(
     context: Context, job_ids: tuple[str, ...], topic: str | None, group: str | None, yes: bool, search: Search
 ) -> None:
-    """Delete dead letters for good: by ids, or all of a topic, of a group or of a search."""
+    """Delete dead letters for good: those with these ids, or all that the options select."""
     if _by_ids(job_ids, topic, group, search):
         confirm(f"Delete {count(len(job_ids), 'dead letter')} for good?", yes)
         deleted, missed = _one_by_one(context, job_ids, lambda backend, ids: backend.drop(ids))
@@ -162,9 +163,9 @@ def purge_dead(
 
 
 def _by_ids(job_ids: Sequence[str], topic: str | None, group: str | None, search: Search) -> bool:
-    """Return whether a command names its dead letters by id; end it if it does neither that nor selects some, or both."""
+    """Return whether a command names its dead letters by id; end it unless it either names some or selects some by options."""
     if bool(job_ids) == bool(topic or group or search.given):
-        fail("give ids, or a topic with --topic, a group with --group, or a filter", Exit.USAGE)
+        fail("give ids, or a topic with --topic, a group with --group or a filter such as --job; not both", Exit.USAGE)
     return bool(job_ids)
 
 

@@ -1,4 +1,4 @@
-"""`jobsctl dead groups`, and the dead letters of a group, a topic or a search that `dead retry` and `dead purge` take."""
+"""`jobsctl dead groups`, and how `dead retry` and `dead purge` select the dead letters of a group, a topic or a search."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BATCH = 100
 
 
 class Group(Struct):
-    """Dead letters that died of the same thing."""
+    """Dead letters with the same fingerprint."""
 
     of: Fingerprint
     count: int = 0
@@ -42,7 +42,7 @@ class Group(Struct):
 
 
 def letters(context: Context, topic: str | None, search: Search, group: str | None = None) -> Iterator[JobRecord]:
-    """Return the dead letters of a topic or of all topics that a search accepts, newest first; of one group only, if given."""
+    """Yield the dead letters of a topic, or of all, that a search accepts, newest first; only those of a group if given."""
     topics = [topic] if topic else context.operate(lambda backend: backend.topics())
     for name in topics:
         for record in found(context, functools.partial(_dead, name), search, None):
@@ -102,7 +102,7 @@ def in_batches(
 ) -> int:
     """Apply an action to dead letters, a batch at a time, at most `rate` a second; return how many it changed.
 
-    An interruption leaves whole batches done, and the others as they were: the same command continues.
+    If it is interrupted, no batch is half done: repeating the command continues with the rest.
     """
     size = BATCH if rate is None else max(1, min(BATCH, int(rate)))
     changed, began = 0, time.monotonic()

@@ -1,7 +1,7 @@
 """`jobsctl diagnose`: collect what a bug report needs in one archive, without secrets.
 
-Most parts are the output of other commands, each in a process of its own and with a time limit: a backend that hangs, or a
-plugin that ends its process, costs only its own part.
+Most parts are the output of other commands, each in a process of its own and with a time limit: if a backend hangs, or a plugin
+ends its process, only the parts that use it are missing.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ HEAD: Final = """\
 A diagnosis of jobs {version}, made {at}.
 
 It contains names (of topics, jobs, pools, machines, users and paths), errors of recent crashes, and log lines, which hold
-whatever your jobs print. It contains no arguments, results or messages of jobs, and no secrets that the configuration knows.
+whatever your jobs print. It contains no arguments, results or messages of jobs, and no secrets of the configuration.
 Look through it before you send it.
 
 """
@@ -75,8 +75,8 @@ Look through it before you send it.
 def diagnose_command(context: Context, file: str | None) -> None:
     """Write one archive for a bug report, and list what is in it.
 
-    It works whether or not the supervisor runs, the backend answers, or the configuration is valid. Secrets of the
-    configuration are replaced, in log lines too. The file is readable by you alone, and no existing file is overwritten.
+    It works even if the supervisor is not running, the backend does not answer, or the configuration is invalid. Secrets of
+    the configuration are replaced, in log lines too. Only you can read the file, and no existing file is overwritten.
     """
     at = time.strftime("%Y%m%d-%H%M%S")
     path = Path(file or f"jobs-diagnosis-{at}.tar.gz")
@@ -104,7 +104,8 @@ def _create(path: Path) -> int:
     except FileExistsError:
         fail(f"{path} already exists: name another file with --output", Exit.USAGE)
     except (OSError, ValueError) as error:
-        fail(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}", Exit.USAGE)
+        why = getattr(error, "strerror", None) or error
+        fail(f"{path} cannot be written: {why}: name another file with --output", Exit.USAGE)
 
 
 def _add(archive: tarfile.TarFile, name: str, text: str) -> None:
@@ -134,7 +135,7 @@ def said(arguments: list[str]) -> str:
         )
     except subprocess.TimeoutExpired as error:
         told = (error.stdout or b"").decode(errors="replace")
-        return f"{told}\n(ended after {PATIENCE:.0f} s without an answer)\n"
+        return f"{told}\n(stopped after {PATIENCE:.0f} s, because the command had not ended)\n"
     except OSError as error:
         return f"(could not be run: {error})\n"
     text = done.stdout.decode(errors="replace")
@@ -167,7 +168,7 @@ def _log(context: Context) -> str:
         place = context.place.run_dir
         state = read(place / STATE, SupervisorState)
     except JobsError as error:
-        return f"(no run directory: {error})\n"
+        return f"(the log is missing, because the run directory is unknown: {error})\n"
     if state is None or not state.log:
         return "(the log goes to standard error: add the end of it yourself, for example from `journalctl -u UNIT`)\n"
     try:

@@ -1,8 +1,9 @@
-"""What went wrong in a dead letter, as a fingerprint: letters that died of the same thing have the same one.
+"""What went wrong in a dead letter, as a fingerprint: dead letters with the same cause have the same one.
 
-It is made from the last error of the letter: its type, the place in the application's code, and the message without what
-differs from job to job (numbers, ids, quoted text). The line is no part of it, so that it outlasts most changes of the code.
-It is computed when the letters are read, so it costs workers nothing, and old letters have it on every backend.
+It is made from the last error of the dead letter: its type, the place in the application's code, and the message without the
+parts that differ from job to job (numbers, ids, quoted text). The line number is not a part of it, so that most changes of the
+code do not change it. It is computed when dead letters are read: it costs workers nothing, and works for old dead letters and
+on every backend.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ LONGEST = 200
 
 
 class Fingerprint(Struct, frozen=True):
-    """What a dead letter died of."""
+    """The cause of a dead letter."""
 
     id: str
     kind: str  # the type of the error, or the reason if the job never ran

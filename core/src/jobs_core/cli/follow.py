@@ -1,4 +1,4 @@
-"""`jobsctl follow`: what a job tells while it runs, and how it ends."""
+"""`jobsctl follow`: the state, progress and log lines of a job while it runs, and how it ends."""
 
 from __future__ import annotations
 
@@ -19,14 +19,19 @@ from .types import DURATION, JOB_ID
 @click.command("follow")
 @click.argument("job_id", metavar="ID", type=JOB_ID)
 @click.option(
-    "--for", "longest", type=DURATION, default=0.0, metavar="TIME", help="Stop following after this long; 0: when the job ends."
+    "--for",
+    "longest",
+    type=DURATION,
+    default=0.0,
+    metavar="TIME",
+    help="Stop after this time, even if the job has not ended; 0: never.",
 )
 @json_option
 @pass_context
 def follow_command(context: Context, job_id: str, longest: float, as_json: bool) -> None:
-    """Show what a job tells: its states, its progress and its log lines as they come, until it has ended.
+    """Show the state, the progress and the log lines of a job as they change, until the job has ended.
 
-    The job is looked at twice a second. The exit code is 0 if the job is done, else 1.
+    The job is read from the backend twice a second. The exit code is 0 if the job is done or has left the backend, else 1.
     """
     record = context.find(job_id)
     job_id = record.id
@@ -39,7 +44,7 @@ def follow_command(context: Context, job_id: str, longest: float, as_json: bool)
         if record.state in ENDED:
             raise click.exceptions.Exit(Exit.FINE if record.state is State.DONE else Exit.FAILED)
         if time.monotonic() >= deadline:
-            fail(f"job {job_id} has not ended: it is {record.state.value}")
+            fail(f"job {job_id} has not ended: it is {record.state.value}; repeat the command to follow it further")
         time.sleep(min(INTERVAL, max(0.0, deadline - time.monotonic())))
         found = context.operate(lambda backend: backend.get(job_id))
         if found is None:
@@ -77,7 +82,7 @@ class _Page:
         self._tell("state", {"at": record.since, "state": record.state.value, "reason": record.reason})
 
     def gone(self, job_id: str) -> None:
-        """Tell that the job has left the store, as jobs do that are done and keep no result."""
+        """Tell that the job has left the backend, as jobs do that are done and keep no result."""
         if self._as_json:
             self._tell("state", {"state": State.UNKNOWN.value})
         else:
@@ -97,7 +102,7 @@ class _Page:
 
 
 def _known(before: tuple[bytes, ...], lines: tuple[bytes, ...]) -> int:
-    """Return how many of the lines were there before: the oldest may have gone meanwhile."""
+    """Return how many of the lines were there before: the oldest may have been dropped meanwhile."""
     for start in range(len(before)):
         if lines[: len(before) - start] == before[start:]:
             return len(before) - start

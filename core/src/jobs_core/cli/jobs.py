@@ -40,9 +40,9 @@ _STATES = [
 @json_option
 @pass_context
 def list_command(context: Context, topic: str, state: str, limit: int, as_json: bool, search: Search) -> None:
-    """List the jobs of TOPIC in one state, next to run first; dead and done ones newest first.
+    """List the jobs of TOPIC in one state: the next to run first; dead and done ones newest first.
 
-    Done jobs are those of topics with keep_done. With a filter, the first 10,000 jobs are searched.
+    Done jobs are kept only in topics with keep_done. With a filter, only the first 10,000 jobs are searched.
     """
     if reason := context.operate(lambda backend: doubt(context, backend, topic)):
         output.echo(f"jobs: {reason}", err=True)

@@ -49,7 +49,7 @@ def _computing(app: App) -> str:
 
 
 def _uses_flows(app: App) -> str:
-    """Return a name from the modules with jobs that composes jobs, with its module; what other modules use is not known."""
+    """Return a name in the modules with jobs that composes flows, with its module; other modules are not searched."""
     from ..flows import Chain, Flow, Group, chain, group  # late: only a backend without flows needs them
 
     composing = (Flow, Chain, Group, chain, group)

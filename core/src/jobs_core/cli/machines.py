@@ -119,7 +119,7 @@ def scale_command(context: Context, pool: str, workers: int, names: tuple[str, .
     def check(chosen: Sequence[MachineReport]) -> None:
         most = [each.max for report in chosen for each in report.pools if each.name == pool]
         if most and workers > max(most) and not force:
-            confirm(f"{workers:,} workers are more than the {max(most):,} of the configuration. Start them?", False, "--force")
+            confirm(f"Set pool {pool} to {workers:,}, above the configured maximum of {max(most):,}?", False, "--force")
 
     _give(context, names, everywhere, Order("scale", pool, workers), check)
 
@@ -139,7 +139,7 @@ def auto_command(context: Context, pool: str, names: tuple[str, ...], everywhere
 @all_option
 @pass_context
 def reload_command(context: Context, names: tuple[str, ...], everywhere: bool) -> None:
-    """Load the new code and configuration that is on these machines, without a gap in service."""
+    """Load the code and configuration that are now installed on these machines, without a gap in service."""
     _give(context, names, everywhere, Order("reload"))
 
 
@@ -162,14 +162,17 @@ def _give(
 ) -> None:
     """Give a command, wait until each machine has reported how it ended, and end with exit code 1 if one did not obey."""
     if everywhere == bool(names):
-        fail("name machines, or give --all", Exit.USAGE)
+        fail("give either the names of machines or --all", Exit.USAGE)
     chosen = context.operate(reports)
     if names:
         chosen = _chosen(chosen, names)
     elif order.pool:  # a machine without this pool is not meant
         chosen = [report for report in chosen if any(pool.name == order.pool for pool in report.pools)]
     if not chosen:
-        fail("no machine " + (f"with a pool {order.pool} " if order.pool else "") + "has reported within 30 s")
+        fail(
+            f"no machine {f'with a pool {order.pool} ' if order.pool else ''}has reported within 30 s: "
+            "`jobsctl machines` lists those that have"
+        )
     check(chosen)
 
     def give(backend: Backend) -> dict[str, str]:
@@ -187,12 +190,13 @@ def _give(
 
 def _outcome(ended: str | None) -> str:
     if ended is None:
-        return f"no answer within {format_duration(round(PATIENCE))}; it has a minute to carry the command out"
+        waited = format_duration(round(PATIENCE))
+        return f"no answer within {waited}; the machine may still carry it out, until a minute after it was given"
     return f"not carried out: {ended}" if ended else "done"
 
 
 def _await(backend: Backend, waited: dict[str, str]) -> dict[str, str]:
-    """Return how the commands ended, by machine; those that have not reported it in time are left out."""
+    """Return how the command ended on each machine; machines that have not reported it in time are left out."""
     deadline = time.monotonic() + PATIENCE
     while True:
         ended = {report.name: report.commands[waited[report.name]] for report in reports(backend)
@@ -203,11 +207,11 @@ def _await(backend: Backend, waited: dict[str, str]) -> dict[str, str]:
 
 
 def _chosen(found: Sequence[MachineReport], names: Sequence[str]) -> list[MachineReport]:
-    """Return the machines of these names or hosts; end the command if there is none of a name."""
+    """Return the machines of these names or hosts; end the command if a name has none."""
     chosen: dict[str, MachineReport] = {}
     for name in names:
         those = [report for report in found if is_meant(name, report.name) and name != "*"]
         if not those:
-            fail(f"no machine {name} has reported within 30 s: `jobsctl machines` lists them")
+            fail(f"no machine {name} has reported within 30 s: `jobsctl machines` lists those that have")
         chosen.update((report.name, report) for report in those)
     return list(chosen.values())

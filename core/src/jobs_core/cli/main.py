@@ -61,7 +61,7 @@ GROUPS = {
         "run": ("run", "Run one job here and now, in this process."),
         "list": ("jobs", "List the jobs of a topic."),
         "show": ("jobs", "Show everything known about a job."),
-        "follow": ("follow", "Show what a running job tells, live."),
+        "follow": ("follow", "Show the progress and log lines of a job, live."),
         "why": ("why", "Explain why a job does not run, ran twice or is dead."),
         "result": ("jobs", "Print a job's result."),
         "cancel": ("jobs", "Cancel jobs."),

@@ -80,12 +80,16 @@ def list_command(context: Context, count: int, as_json: bool) -> None:
 @click.argument("job", type=TEXT)
 @click.argument("args", nargs=-1)
 @keywords_option
-@click.option("--cron", metavar="EXPRESSION", type=TEXT, help='When: minute, hour, day, month, weekday, as "30 2 * * *".')
+@click.option("--cron", metavar="EXPRESSION", type=TEXT, help='Minute, hour, day, month, weekday, such as "30 2 * * *".')
 @click.option("--every", metavar="TIME", type=DURATION, help='Instead of --cron, an interval: seconds or "5m".')
 @click.option("--tz", metavar="ZONE", type=TEXT, default="UTC", show_default=True, help="The time zone of --cron.")
 @click.option("--topic", metavar="NAME", type=TOPIC, help="The topic, instead of the job's own.")
 @click.option(
-    "--missed", type=click.Choice(["once", "skip"]), default="once", show_default=True, help="Runs missed in an outage."
+    "--missed",
+    type=click.Choice(["once", "skip"]),
+    default="once",
+    show_default=True,
+    help="After an outage: run the latest missed tick, or none.",
 )
 @click.option("--replace", is_flag=True, help="Replace an entry of this name that was made at run time.")
 @pass_context
@@ -131,7 +135,8 @@ def remove_command(context: Context, name: str) -> None:
 def pause_command(context: Context, name: str) -> None:
     """Enqueue no ticks of an entry, on any machine, until it is resumed.
 
-    Once this returned, no tick is enqueued (on a Redis Cluster, and with the documents in [results]: but for one on its way).
+    Once the command has returned, no tick is enqueued. The exceptions are Redis Cluster and backends that need [results] for
+    the schedule: there, a tick that is being pushed at that moment may still be enqueued.
     """
     _prepare(context)
     with context.asking():
@@ -143,7 +148,7 @@ def pause_command(context: Context, name: str) -> None:
 @entry_argument
 @pass_context
 def resume_command(context: Context, name: str) -> None:
-    """Enqueue the ticks of a paused entry again, from now on; those of the pause are left out."""
+    """Enqueue the ticks of a paused entry again, from now on; ticks that were due during the pause are left out."""
     _prepare(context)
     with context.asking():
         Schedule(context.app).resume(name)
@@ -154,7 +159,7 @@ def resume_command(context: Context, name: str) -> None:
 @entry_argument
 @pass_context
 def run_command(context: Context, name: str) -> None:
-    """Enqueue the job of an entry now, paused or not; prints the id."""
+    """Enqueue the job of an entry now, whether it is paused or not, and print the id of the job."""
     _prepare(context)
     with context.asking():
         handle = Schedule(context.app).run(name)
@@ -170,7 +175,7 @@ def _prepare(context: Context) -> None:
 
 
 def _listed(context: Context) -> list[_Listed]:
-    """Return all entries by name: those of the backend too, if it can be asked."""
+    """Return all entries by name, including those of the backend if it answers."""
     static = entries(context.app)
     stored = {one.name: one for one in _stored(context)}
     names = {entry.name for entry in static}
@@ -186,7 +191,7 @@ def _stored(context: Context) -> list[Stored]:
         with context.asking():
             return Schedule(context.app).stored()
     except BackendError as error:
-        output.echo(f"jobs: {error}; entries that were made or paused at run time are unknown", err=True)
+        output.echo(f"jobs: {error}; entries made at run time are missing here, and pauses are not shown", err=True)
         return []
 
 

@@ -28,7 +28,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Search(Struct, frozen=True):
-    """What a job has to be like. Each test that is not given accepts every job."""
+    """The tests that a job has to pass. A test that is not given accepts every job."""
 
     job: str | None = None
     key: str | None = None
@@ -86,7 +86,7 @@ def search_options(command: F) -> F:
         return command(*args, **rest, search=Search(**texts, **moments))
 
     for option in (
-        click.option("--until", type=MOMENT, help="Only jobs that came into this state by then."),
+        click.option("--until", type=MOMENT, help="Only jobs that came into this state at or before this time."),
         click.option("--since", type=MOMENT, help="Only jobs that came into this state at or after this time."),
         click.option("--error", type=TEXT, help="Only jobs whose reason or last error contains this text."),
         click.option("--text", type=TEXT, help="Only jobs whose arguments, as JSON, contain this text."),
@@ -104,7 +104,7 @@ def _unix(moment: datetime) -> float:
 def found(
     context: Context, browse: Callable[[Backend, int, int], list[JobRecord]], search: Search, limit: int | None
 ) -> list[JobRecord]:
-    """Return up to `limit` records that pass; `browse` lists jobs by number and offset. Tell if not all could be read."""
+    """Return up to `limit` records that pass; `browse` takes a number and an offset. Print a note if not all jobs were read."""
     if not search.given and limit is not None:
         return context.operate(lambda backend: browse(backend, limit, 0))
     records: list[JobRecord] = []
@@ -122,4 +122,4 @@ def _read(context: Context, browse: Callable[[Backend, int, int], list[JobRecord
         yield from page
         if len(page) < PAGE:
             return
-    output.echo(f"jobs: there are more jobs: the first {count(MOST, 'job')} were searched", err=True)
+    output.echo(f"jobs: only the first {count(MOST, 'job')} of a topic were searched: it has more in this state", err=True)

@@ -61,7 +61,7 @@ def _run(run: Mapping[str, Any]) -> Iterator[tuple[float, str]]:
 def _failed(error: Mapping[str, Any]) -> tuple[float, str]:
     at = float(error.get("at") or 0.0)
     if error.get("type") == "WorkerDied":
-        return at, "the worker died that ran it"
+        return at, "the worker that ran it died"
     what = f"attempt {error['attempt']} failed" if error.get("attempt") and error.get("traceback") else "not run"
     told = ": ".join(str(error[key]) for key in ("type", "message") if error.get(key))
     return at, f"{what}: {(told.splitlines() or [''])[0][:200]}"

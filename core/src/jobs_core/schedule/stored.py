@@ -108,7 +108,7 @@ class Known:
         if stored.entry is None:
             return stored
         if document.name in self._static:
-            self._refuse(document, "code or configuration has an entry of this name, which counts: remove one of them")
+            self._refuse(document, "code or configuration has an entry of this name, and that one is used: remove one of them")
             return msgspec.structs.replace(stored, entry=None)
         if problems := list(problems_of(self._app, stored.entry)):
             raise ScheduleError("; ".join(problems))
@@ -189,7 +189,7 @@ class Schedule:
 
         def change(before: StoredEntry | None) -> StoredEntry:
             if before is not None and before.job and not replace:
-                raise ScheduleError(f"schedule entry {name} exists: remove it first, or replace it")
+                raise ScheduleError(f"schedule entry {name} exists already: remove it first, or replace it (--replace)")
             return msgspec.structs.replace(said, paused=before.paused if before is not None else False)
 
         self._change(name, change)
@@ -206,7 +206,9 @@ class Schedule:
         app = self.app
         if not self._operate(remove):
             static = name in self._static_names()
-            hint = "it is in the code or the configuration: remove it there, or pause it" if static else "there is none"
+            hint = (
+                "it is in the code or the configuration: remove it there, or pause it" if static else "there is no such entry"
+            )
             raise ScheduleError(f"schedule entry {name} was not made at run time: {hint}")
 
     def pause(self, name: str) -> None:
