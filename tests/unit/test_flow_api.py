@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import json
 import operator
@@ -27,8 +28,9 @@ from jobs_core import (
     group,
     job,
 )
+from jobs_core.app import App
 from jobs_core.backends.base import Outgoing
-from jobs_core.backends.flows import After, Part
+from jobs_core.backends.flows import After, FlowStatus, Part
 from jobs_core.backends.memory import MemoryBackend
 from jobs_core.flows.flow import PART_BYTES, PART_SIZE, PART_TARGETS
 from jobs_core.registry import Registry
@@ -68,6 +70,7 @@ class Recorder:
         self.parts: list[tuple[Part, list[Outgoing]]] = []
         self.conflicts: dict[int, str] = {}  # by number of the message, the job that holds its key
         self.errors: list[Exception] = []  # raised by the next pushes
+        self.answers_lost: dict[int, BaseException] = {}  # by number of the part, raised once it is stored
 
     @property
     def members(self) -> list[Outgoing]:
@@ -95,11 +98,20 @@ def recorder(monkeypatch):
         if recorder.errors:
             raise recorder.errors.pop(0)
         before = len(recorder.members)
-        recorder.parts.append((part, list(messages)))
-        return {message.id: recorder.conflicts[n] for n, message in enumerate(messages, before) if n in recorder.conflicts}
+        conflicts = {message.id: recorder.conflicts[n] for n, message in enumerate(messages, before) if n in recorder.conflicts}
+        if not conflicts:
+            recorder.parts.append((part, list(messages)))
+            if part.number in recorder.answers_lost:
+                raise recorder.answers_lost[part.number]
+        return conflicts
 
     monkeypatch.setattr(MemoryBackend, "features", MemoryBackend.features | {"flows"})
+
+    def flow(self, flow_id):
+        return FlowStatus(flow_id, "running" if recorder.parts[-1][0].last else "open") if recorder.parts else None
+
     monkeypatch.setattr(MemoryBackend, "push_part", push_part)
+    monkeypatch.setattr(MemoryBackend, "flow", flow)
     monkeypatch.setattr(MemoryBackend, "cancel_flow", lambda self, flow, *, finale=False: recorder.parts.clear() or True)
     with JobsQueue():
         yield recorder
@@ -556,6 +568,62 @@ def test_a_flow_whose_later_part_is_refused_is_dropped(recorder):
         for _ in range(PART_SIZE + 1):
             flow.add(tell.call())
     assert recorder.parts == []  # by cancel_flow
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, SystemExit, ZeroDivisionError])
+def test_a_flow_whose_sending_is_interrupted_between_parts_is_dropped(recorder, interrupt):
+    recorder.answers_lost = {0: interrupt("stop")}
+    with pytest.raises(interrupt, match="stop"), Flow() as flow:
+        flow.add(group(tell.call(n) for n in range(PART_SIZE + 1)))
+    assert recorder.parts == []
+
+
+def test_a_flow_whose_later_part_finds_no_backend_is_dropped(recorder):
+    with JobsQueue(Config(enqueue_timeout=0.1)):  # type: ignore[arg-type]  # a Duration is a float
+        recorder.answers_lost = {0: BackendUnavailable("no answer")}
+        with pytest.raises(BackendUnavailable, match="gave up after enqueue_timeout"), Flow() as flow:
+            flow.add(group(tell.call(n) for n in range(PART_SIZE + 1)))
+    assert recorder.parts == []
+
+
+def test_a_flow_whose_last_part_has_arrived_is_not_dropped(recorder):
+    recorder.answers_lost = {1: KeyboardInterrupt()}
+    with pytest.raises(KeyboardInterrupt), Flow() as flow:
+        flow.add(group(tell.call(n) for n in range(PART_SIZE + 1)))
+    assert len(recorder.members) == PART_SIZE + 1
+
+
+def test_a_flow_that_cannot_be_dropped_is_named_in_the_log_and_the_first_error_is_raised(recorder, monkeypatch, caplog):
+    def away(self, flow_id, *, finale=False):
+        raise BackendUnavailable("away")
+
+    monkeypatch.setattr(MemoryBackend, "cancel_flow", away)
+    recorder.answers_lost = {0: KeyboardInterrupt()}
+    with pytest.raises(KeyboardInterrupt), Flow() as flow:
+        flow.add(group(tell.call(n) for n in range(PART_SIZE + 1)))
+    [logged] = [record.getMessage() for record in caplog.records if record.name == "jobs"]
+    assert f"`jobsctl flow cancel {flow.id}`" in logged
+    assert "away" in logged
+
+
+@pytest.mark.parametrize("complete", [False, True])
+def test_a_key_that_a_half_sent_flow_holds_is_explained(monkeypatch, complete):
+    monkeypatch.setattr(App, "_drop_unfinished", lambda self, flow_id: None)  # its sender was killed
+    push_part, holding = MemoryBackend.push_part, Flow("first")
+
+    def interrupted(self, part, messages, request):
+        if part.number and not complete:
+            raise KeyboardInterrupt
+        return push_part(self, part, messages, request)
+
+    monkeypatch.setattr(MemoryBackend, "push_part", interrupted)
+    with JobsQueue():
+        with contextlib.suppress(KeyboardInterrupt), holding:
+            holding.add(charge.using(unique="{order}").call(7))
+            holding.add(group(tell.call(n) for n in range(PART_SIZE)))
+        with pytest.raises(DuplicateJob) as error, Flow("second") as flow:
+            flow.add(charge.using(unique="{order}").call(7))
+    assert (f"`jobsctl flow cancel {holding.id}` frees the key" in str(error.value)) is not complete
 
 
 def test_a_backend_without_flows_is_named(monkeypatch):

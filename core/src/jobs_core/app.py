@@ -90,7 +90,7 @@ FLOWS = (
 """The feature that flows, chains and groups need, and the advice where the backend lacks it."""
 
 EXPLAIN_PATIENCE = 0.5
-"""Seconds by which `result` may exceed its timeout, in order to say in the error what is known about the job."""
+"""Seconds by which a call may exceed its timeout, in order to say in its error what is known about the job, or to tidy up."""
 
 
 class App:
@@ -656,16 +656,55 @@ class App:
                 conflicts = self._producer.push_part(part, outgoing, self.config.enqueue_timeout)
                 if conflicts:
                     refused = next(message for message in outgoing if message.id in conflicts)
-                    if part.number:
-                        self._drop_flow(part.flow)
-                    raise _refused_member(part, refused, conflicts[refused.id])
+                    holder = conflicts[refused.id]
+                    raise _refused_member(part, refused, holder, self._about_holder(holder))
+        except BaseException:  # Ctrl-C, too: what was sent would hold its unique keys until the flow is dropped
+            if len(parts) > 1:
+                self._drop_unfinished(parts[0][0].flow)
+            raise
         finally:
             let_in()
 
-    def _drop_flow(self, flow_id: str) -> None:
-        """Drop a flow of which a later part was refused, so that its members hold no unique keys until it is dropped."""
+    def _drop_unfinished(self, flow_id: str) -> None:
+        """Drop a flow of which not all parts were sent; if that fails, log how to. One whose last part has arrived stays."""
+
+        def drop(backend: Backend) -> None:
+            found = backend.flow(flow_id)
+            if found is not None and found.state == "open":
+                backend.cancel_flow(flow_id)
+
+        try:
+            self._operate_briefly(drop)
+        except JobsError as error:
+            logging.getLogger("jobs").warning(
+                "flow %s was not sent completely, and could not be dropped: its members hold their unique keys until `jobsctl "
+                "flow cancel %s`, or until its open_for is over: %s",
+                flow_id,
+                flow_id,
+                boundary.text_of(error),
+            )
+
+    def _about_holder(self, job_id: str) -> str:
+        """Say how to free the unique key of a job if it belongs to a flow that was sent in part; else return nothing."""
         with contextlib.suppress(BackendError):
-            self.operate(lambda backend: backend.cancel_flow(flow_id))
+            record = self._operate_briefly(lambda backend: backend.get(job_id))
+            if record is not None and record.member is not None:
+                flow_id = record.member.flow
+                found = self._operate_briefly(lambda backend: backend.flow(flow_id))
+                if found is not None and found.state == "open":
+                    return (
+                        f". It is in flow {flow_id}, which has not been sent completely: if its sender has died, "
+                        f"`jobsctl flow cancel {flow_id}` frees the key"
+                    )
+        return ""
+
+    def _operate_briefly(self, action: Callable[[Backend], T]) -> T:
+        """Call `operate` for something that an error needs: the backend may hang."""
+        before, of_thread.at = of_thread.at, time.monotonic() + EXPLAIN_PATIENCE
+        try:
+            return self.operate(action)
+        finally:
+            of_thread.at = before
 
     def flow_result(self, flow: str, job_id: str, stored: bytes) -> Any:
         """Return the value of a member's stored result as plain JSON; with signing keys, only if its signature is right.
@@ -790,13 +829,10 @@ class App:
         from .unfinished import OnThisMachine, unfinished  # late: only a wait that has timed out needs it
 
         here = OnThisMachine(self.run_dir, self.backend_url)
-        before, of_thread.at = of_thread.at, time.monotonic() + EXPLAIN_PATIENCE
         try:
-            reasons = self.operate(lambda backend: unfinished(self.config, here, backend, job_id))
+            reasons = self._operate_briefly(lambda backend: unfinished(self.config, here, backend, job_id))
         except BackendError:
             return ""
-        finally:
-            of_thread.at = before
         return f": {'; '.join(reasons)}. `jobsctl why {job_id}` tells more" if reasons else ""
 
     def _ended(self, job_id: str, timeout: float | None) -> JobRecord | None:
@@ -882,14 +918,14 @@ def _note_duplicates(handles: Sequence[JobHandle[Any]], sent: Sequence[Outgoing]
         raise refused
 
 
-def _refused_member(part: Part, refused: Outgoing, holder: str) -> DuplicateJob:
+def _refused_member(part: Part, refused: Outgoing, holder: str, about: str) -> DuplicateJob:
     job = refused.member.label if refused.member is not None else ""
     if holder == refused.id:
         why = "there is a job with this id already"
     else:
         why = f"job {holder} holds its unique key" + (f" {refused.unique.key!r}" if refused.unique is not None else "")
     name = f"flow {part.name}" if part.name else f"flow {part.flow}"
-    return DuplicateJob(f"{name} was not sent: its member {job} {refused.id} was refused: {why}", existing_id=holder)
+    return DuplicateJob(f"{name} was not sent: its member {job} {refused.id} was refused: {why}{about}", existing_id=holder)
 
 
 def _note_repeated(handles: Sequence[JobHandle[Any]]) -> None:
