@@ -36,6 +36,8 @@ from jobs_core.flows.flow import PART_BYTES, PART_SIZE, PART_TARGETS
 from jobs_core.registry import Registry
 from jobs_core.testing import JobsQueue
 
+from ..support.inprocess import as_it_was
+
 REGISTRY = Registry()
 
 
@@ -292,6 +294,50 @@ def test_a_large_group_waits_by_its_stage_not_by_its_members(recorder):
     merged = recorder.members[-1]
     assert len(merged.member.inputs) == 1500
     assert merged.member.after == (After("group-1", "stage"),)
+
+
+def test_a_member_takes_the_results_of_a_large_group_by_its_stage(recorder):
+    with Flow() as flow:
+        fetched = flow.add(group(chain(fetch.call(str(n)), resize.step()) for n in range(1001)))
+        small = flow.add(group(fetch.call(str(n)) for n in range(2)))
+        alone = flow.add(charge.call(7))
+        flow.add(merge.call(fetched.result), after=alone)
+        flow.add(merge.call(small.result))
+        flow.add(tell.call(), results=[fetched, alone], after=small)
+    merged, few, told = recorder.members[-3:]
+    assert len(merged.member.inputs) == 1001
+    assert merged.member.after == (After(alone.id), After("group-1", "stage"))
+    assert few.member.after == tuple(After(end.id) for end in small.ends)
+    assert told.member.after == (After("group-2", "stage"), After("group-1", "stage"), After(alone.id))
+
+
+def test_results_of_too_many_members_without_a_stage_are_refused_with_the_remedy(recorder):
+    with Flow() as flow:
+        fetched = [flow.add(fetch.call(str(n)), stage="fetched" if n % 2 else None) for n in range(2002)]
+        with pytest.raises(FlowError, match=r'wait for 1,002 members, and 1,000 is the most: add them with stage="name"'):
+            flow.add(merge.call([each.result for each in fetched]))
+        with pytest.raises(FlowError, match="wait for 1,001 members"):
+            flow.add(merge.call([each.result for each in fetched[1::2]]), stage="fetched")
+        flow.add(merge.call([each.result for each in fetched[1::2]]))
+    assert recorder.members[-1].member.after == (After("fetched", "stage"),)
+
+
+def test_the_results_of_a_large_group_arrive():
+    sums: list[int] = []
+
+    def one() -> int:
+        return 1
+
+    def total(numbers: list[int]) -> None:
+        sums.append(sum(numbers))
+
+    with as_it_was(), JobsQueue() as queue:
+        counted, summed = job(name="one", store_result=True)(one), job(name="total")(total)
+        with Flow() as flow:
+            numbers = flow.add(group(counted.call() for _ in range(1500)))
+            flow.add(summed.call(numbers.result))
+        queue.drain()
+    assert sums == [1500]
 
 
 def test_results_that_are_no_arguments_are_named_by_member_or_stage(recorder):

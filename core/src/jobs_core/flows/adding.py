@@ -9,7 +9,7 @@ from typing import Any, TypeVar, overload
 from msgspec.structs import replace
 
 from ..backends.base import Outgoing
-from ..backends.flows import After, Member, When
+from ..backends.flows import MOST_AFTER, After, Member, When
 from ..errors import FlowError, JobDefinitionError
 from ..job_function import Call, Enqueuer, JobFunction
 from ..placeholders import Source, Taken, taken
@@ -90,7 +90,7 @@ class Adder(abc.ABC):
         where = f"flow.add({name})"
         takes = taken(name, call.args, call.kwargs)
         sources = [*(takes.sources if takes else ()), *results]
-        after = self._waiting_for(where, after, when, takes, sources)
+        after = self._waiting_for(where, after, when, takes, sources, stage)
         refuse_many(where, after)
         self._refuse_stage(where, stage, after)
         self._refuse_moment(where, call.job, after)
@@ -102,9 +102,18 @@ class Adder(abc.ABC):
         return made
 
     def _waiting_for(
-        self, where: str, after: list[After], when: When, takes: Taken | None, sources: Iterable[Source]
+        self,
+        where: str,
+        after: list[After],
+        when: When,
+        takes: Taken | None,
+        sources: Sequence[Source],
+        stage: str | None,
     ) -> list[After]:
-        """Return the targets, with the members whose results are taken; refuse a result that may then not exist."""
+        """Return the targets, with the members whose results are taken; refuse a result that may then not exist.
+
+        If these are too many, the stages that contain them stand for them.
+        """
         waits = {each.target: each for each in after if each.kind == "job"}
         stages = {each.target: each for each in after if each.kind == "stage"}
         arguments = {source.id for source in takes.places.values()} if takes else set()
@@ -121,6 +130,8 @@ class Adder(abc.ABC):
                     f"{where}: it takes the result of {source.job}, which may not be there with {reason}: pass "
                     "results=[member] instead of member.result, and read what is there with current_job().results()"
                 )
+        if len(after) + len(added) > MOST_AFTER:
+            added = _by_stages(added, sources, stage)
         return [*after, *added.values()]
 
     def _refuse_moment(self, where: str, job: JobFunction[Any, Any, Any], after: Sequence[After]) -> None:
@@ -202,6 +213,19 @@ def refuse_foreign(where: str, flow: str, target: FlowMember[Any] | All) -> None
     """Raise FlowError for a target of another flow."""
     if target.flow != flow:
         raise _foreign(where, repr(target))
+
+
+def _by_stages(targets: Mapping[str, After], sources: Iterable[Source], own: str | None) -> dict[str, After]:
+    """Return the targets, which are members by id, with those that are in another stage than `own` replaced by their stages."""
+    stages = {source.id: source.stage for source in sources if source.stage != own}
+    found: dict[str, After] = {}
+    for job_id, target in targets.items():
+        stage = stages.get(job_id)
+        if stage:
+            found.setdefault(f"stage {stage}", After(stage, "stage"))
+        else:
+            found[job_id] = target
+    return found
 
 
 def _foreign(where: str, what: str) -> FlowError:
