@@ -533,6 +533,40 @@ def test_a_stage_is_complete_once_something_waits_for_it(recorder):
             flow.add(tell.call(), stage="b", after="b")
 
 
+EMPTY: dict[str, Any] = {"group": lambda: group([]), "chain": lambda: chain(group([]), group([]))}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_a_stage_exists_although_its_group_is_empty(recorder, name):
+    with Flow() as flow:
+        first = flow.add(tell.call("first"))
+        thumbs = flow.add(EMPTY[name](), stage="thumbs", after=first)
+        flow.add(tell.call(), after="thumbs")
+        flow.add(tell.call(), after=thumbs)
+        flow.add(tell.call(), after=[ended("thumbs"), flow.all], results="thumbs")
+        flow.add(EMPTY[name](), stage="none")
+        flow.add(tell.call(), after=["thumbs", ended("none")], stage="more")
+        with pytest.raises(FlowError, match=r"no stage 'other' \(so far: 'more', 'thumbs', 'none'\)"):
+            flow.add(tell.call(), after="other")
+    assert [after for _, after in recorder.waits()] == [[], ["tell"], ["tell"], ["ended tell", "*"], ["tell"]]
+
+
+def test_an_empty_stage_is_complete_once_something_waits_for_it_and_not_before(recorder):
+    with Flow() as flow:
+        flow.add(group([]), stage="a")
+        flow.add(group([]), stage="b")
+        flow.add(group([]), stage="b")
+        flow.add(tell.call(), stage="b")
+        flow.add(tell.call(), after="b")
+        flow.add(tell.call(), after="a")
+        with pytest.raises(FlowError, match=r"flow.add\(tell\) waits for stage 'a', which has to be complete"):
+            flow.add(tell.call(), stage="a")
+        flow.add(group([]), stage="c")
+        with pytest.raises(FlowError, match="has to be complete"):
+            flow.add(tell.call(), stage="c", after="c")
+    assert recorder.waits() == [("tell", []), ("tell", ["b"]), ("tell", [])]
+
+
 def test_a_stage_does_not_mix_members_of_body_and_finale(recorder):
     with Flow() as flow:
         flow.add(tell.call(), stage="body")

@@ -62,7 +62,7 @@ class Adder(abc.ABC):
             raise FlowError(f'{where}: when: expected "done", "ended" or "failed", got {shown(when)}')
         if stage is not None:
             check_label(f"{where}: stage", stage)
-        targets = targets_of(where, after, lambda target: self._check(where, target))
+        targets = self._present(where, targets_of(where, after, lambda target: self._check(where, target)))
         wanted = self._sources(where, results) if results != () else []
         if isinstance(work, Call):
             return self.add_call(work, targets, when=when, stage=stage, results=wanted)
@@ -70,11 +70,14 @@ class Adder(abc.ABC):
             raise _no_work(where, work)
         before = self._added()
         try:
-            return add_work(self, work, targets, NOTHING, when=when, stage=stage, results=wanted)
+            tail = add_work(self, work, targets, NOTHING, when=when, stage=stage, results=wanted)
         except BaseException:
             if self._added() > before:
                 self._give_up(before)
             raise
+        if stage is not None:
+            self._named(stage, tail.targets)
+        return tail
 
     def add_call(
         self,
@@ -173,6 +176,13 @@ class Adder(abc.ABC):
     @abc.abstractmethod
     def _check(self, where: str, target: FlowMember[Any] | All | str) -> None:
         """Raise FlowError for a target that this flow does not have."""
+
+    def _present(self, where: str, targets: list[After]) -> list[After]:
+        """Return the targets with each stage that is known to be empty replaced by what its empty groups are after."""
+        return targets
+
+    def _named(self, stage: str, targets: list[After]) -> None:  # noqa: B027 - the default
+        """Note that work was added to a stage, perhaps an empty group, which ends with these targets."""
 
     def _members_of(self, where: str, stage: str) -> Sequence[FlowMember[Any]]:
         raise FlowError(f"{where}: results: the members of stage {stage!r} are not known here: name them")

@@ -61,6 +61,7 @@ class Flow(Adder):
         self._ids: set[str] = set()
         self._jobs: dict[JobFunction[Any, Any, Any], None] = {}
         self._stages: dict[str, list[FlowMember[Any]]] = {}
+        self._empty: dict[str, list[After]] = {}  # stages of empty groups alone, and what these are after
         self._awaited: dict[str, str] = {}  # the stages for which something waits, and what
         self._final: set[str] = set()  # ids of the members of the finale
         self._final_stages: set[str] = set()
@@ -146,15 +147,34 @@ class Flow(Adder):
     def _check(self, where: str, target: FlowMember[Any] | All | str) -> None:
         if not isinstance(target, str):
             refuse_foreign(where, self.id, target)
-        elif target not in self._stages:
-            known = ", ".join(map(repr, list(self._stages)[:10])) or "none"
+        elif target not in self._stages and target not in self._empty:
+            known = ", ".join(map(repr, [*self._stages, *self._empty][:10])) or "none"
             raise FlowError(
                 f"{where}: after: the flow has no stage {shown(target)} (so far: {known}): add its members before what waits "
                 'for them, with stage="..."'
             )
 
     def _members_of(self, where: str, stage: str) -> Sequence[FlowMember[Any]]:
-        return self._stages[stage]
+        return self._stages.get(stage, ())
+
+    def _present(self, where: str, targets: list[After]) -> list[After]:
+        if not self._empty:
+            return targets
+        found: dict[tuple[str, str], After] = {}
+        for each in targets:
+            ways = [each]
+            if each.kind == "stage" and each.target in self._empty:
+                self._awaited.setdefault(each.target, f"{where} waits")
+                ways = [After(way.target, way.kind, each.ended or way.ended) for way in self._empty[each.target]]
+            for way in ways:
+                earlier = found.get((way.kind, way.target))
+                if earlier is None or earlier.ended:
+                    found[way.kind, way.target] = way
+        return list(found.values())
+
+    def _named(self, stage: str, targets: list[After]) -> None:
+        if stage not in self._stages:
+            self._empty.setdefault(stage, []).extend(targets)
 
     def _headers(self) -> Mapping[str, Any]:
         return self._given_headers
@@ -162,7 +182,7 @@ class Flow(Adder):
     def group_stage(self, size: int) -> str:
         while True:
             self._groups += 1
-            if (label := f"group-{self._groups}") not in self._stages:
+            if (label := f"group-{self._groups}") not in self._stages and label not in self._empty:
                 return label
 
     def _refuse_stage(self, where: str, stage: str | None, after: Sequence[After]) -> None:
@@ -204,6 +224,7 @@ class Flow(Adder):
         if self._is_final(after):
             self._final.add(member.id)
         if member.stage:
+            self._empty.pop(member.stage, None)
             self._stages.setdefault(member.stage, []).append(member)
             if member.id in self._final:
                 self._final_stages.add(member.stage)
