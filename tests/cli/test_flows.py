@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from msgspec.structs import replace
 
 from jobs_core import App, Flow, ended, group
 from jobs_core.app import set_current_app
@@ -12,9 +13,10 @@ from jobs_core.backends.flows import After, FlowStatus, MemberStatus
 from jobs_core.backends.memory import MemoryBackend, forget
 from jobs_core.backends.sqlite import SqliteBackend
 from jobs_core.cli.exits import Exit
-from jobs_core.cli.flow_tree import MOST_BESIDE, held_up, tree
+from jobs_core.cli.flow_tree import INDENT, MOST_BESIDE, MOST_DEEP, held_up, tree
 from jobs_core.ids import new_token
 from jobs_core.loaders.base import add_to_path
+from jobs_core.plugins import Plugins
 
 from ..support.inprocess import as_it_was
 
@@ -137,6 +139,69 @@ def test_flow_commands_say_which_flow_there_is_not(shop, project):
         )
 
 
+PLUGIN = """
+@hookimpl
+def jobs_queue_backends():
+    return {"theirs": print}
+"""
+
+
+def test_commands_that_find_nothing_do_not_blame_a_plugin_whose_backend_it_is(shop, project, monkeypatch, discover):
+    plugins = discover(theirs=PLUGIN)
+    provider = plugins.provider("jobs_queue_backends", "theirs")
+    assert provider is not None
+    monkeypatch.setattr(Plugins, "provider", lambda self, hook, name: provider)
+    for line in (
+        ["flow", "show", "nonsense"],
+        ["flow", "cancel", "nonsense"],
+        ["flow", "retry", "nonsense"],
+        ["dead", "show", "nonsense"],
+        ["show", "nonsense"],
+        ["why", "nonsense"],
+    ):
+        (said,) = project.here(*line, code=Exit.FAILED).splitlines()
+        assert "unknown" in said
+    monkeypatch.setattr(Shared, "features", Shared.features - {"lookup"})
+    (said,) = project.here("dead", "show", "nonsense", code=Exit.FAILED).splitlines()
+    assert "is not among the" in said
+
+
+def test_flow_show_of_a_member_that_has_ended_says_that_it_is_a_job(shop, project):
+    shop.end()
+    said = project.here("flow", "show", shop.paid.id, code=Exit.FAILED)
+    assert f"{shop.paid.id} is a job" in said
+    assert "unknown flow" not in said
+    record = shop.backend.get(shop.paid.id)
+    shop.backend.get = lambda job_id: replace(record, member=None)
+    said = project.here("flow", "show", shop.paid.id, code=Exit.FAILED)
+    assert f"{shop.paid.id} is a job, not a flow" in said
+    assert f"`jobsctl show {shop.paid.id}` shows it" in said
+
+
+def test_flow_show_names_the_dead_of_a_flow_that_is_larger_than_the_limit(shop, project):
+    import tasks
+
+    with Flow("hidden") as flow:
+        start = flow.add(tasks.charge.using(topic="large").call(1))
+        for number in range(1500):
+            flow.add(tasks.tell.call(str(number)), after=start)
+        dead = flow.add(tasks.charge.using(topic="dies").call(2))
+        late = flow.add(tasks.tell.call("late"), after=dead)
+    (delivery,) = shop.backend.reserve(["dies"], 1, new_token())
+    settlement = Settlement(delivery.id, delivery.token, Outcome.DEAD, reason="no card", error=b"{}")
+    assert shop.backend.settle([settlement], new_token()) == [Answer.SETTLED]
+    said = project.here("flow", "show", flow.id)
+    assert f"tasks.charge {dead.id} is dead (no card)" in said
+    assert f"\n✗ tasks.charge {dead.id}  no card\n" in said
+    assert "… 178 more of the 200 read: 178 waiting" in said
+    assert "… and 1,303 more members (--limit)" in said
+    assert f"in work: 1 (of the 200 members read, 1 ready), such as tasks.charge: `jobsctl why {start.id}`" in said
+    assert len(json.loads(project.here("flow", "show", flow.id, "--json"))["members"]) == 200
+    everything = json.loads(project.here("flow", "show", flow.id, "--limit", "3000", "--json"))["members"]
+    assert [len(everything), everything[-1]["id"], everything[-1]["stuck"]] == [1503, late.id, True]
+    assert "--limit" not in project.here("flow", "show", flow.id, "--limit", "3000")
+
+
 def test_why_names_what_a_member_waits_for_and_its_state(shop, project):
     said = project.here("why", shop.sent.id)
     assert (
@@ -180,6 +245,44 @@ def test_the_tree_of_a_large_flow_is_bounded_and_shows_what_has_not_ended():
     assert lines[0] == "stage all: 10 dead, 990 done"
     assert sum("✗ fetch" in line for line in lines) == 10
     assert lines[-1] == "└─ … 981 more: 981 done"
+
+
+def test_the_numbers_of_a_flow_that_was_read_in_part_do_not_contradict_its_status():
+    status = FlowStatus("f", "failed", total=9000, waiting=5002, active=1498, dead=2500)
+    read = [
+        *(MemberStatus(f"d{n}", "dead", "a", stage="x") for n in range(100)),
+        *(MemberStatus(f"r{n}", "reserved", "b", stage="x") for n in range(60)),
+        *(MemberStatus(f"s{n}", "waiting", "c", stuck=True) for n in range(40)),
+    ]
+    said = list(held_up(status, read))
+    assert "2,495 more members are dead" in said
+    assert any(line.startswith("at least 40 members wait for them: ") for line in said)
+    assert "in work: 1,498 (of the 200 members read, 60 reserved), such as b: `jobsctl why r0`" in said
+    assert "2,500 members are dead" in list(held_up(status, read[100:]))
+    lines = list(tree(read, whole=False))
+    assert lines[0] == "stage x: 100 dead, 60 reserved of the 200 read"
+    assert "└─ … 140 more of the 200 read: 80 dead, 60 reserved" in lines
+
+
+def test_the_tree_of_a_chain_of_thousands_is_as_deep_as_it_is_long_and_no_wider_than_a_screen():
+    links = (MemberStatus(f"m{n}", "waiting", "a", after=(After(f"m{n - 1}"),) if n else ()) for n in range(5000))
+    lines = list(tree(list(links)))
+    assert len(lines) == 5000
+    assert lines[2] == "   └─ a m2  waiting"
+    assert max(map(len, lines)) < INDENT * (MOST_DEEP + 1) + 40
+
+
+def test_members_that_the_finale_adds_stand_with_the_finale():
+    last = MemberStatus("last", "reserved", "a", finale=True, after=(After("*", "all"),))
+    added = [MemberStatus("one", "ready", "b", finale=True), MemberStatus("two", "ready", "b", stage="s", finale=True)]
+    assert list(tree([MemberStatus("body", "done", "a"), last, *added])) == [
+        "✓ a body",
+        "when all others have ended",
+        "├─ a last  reserved",
+        "├─ b one  ready",
+        "└─ stage s: 1 ready",
+        "   └─ b two  ready",
+    ]
 
 
 def test_control_characters_of_labels_and_reasons_do_not_reach_the_terminal(shop, project):

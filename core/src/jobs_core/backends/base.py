@@ -499,8 +499,11 @@ class Operable:
         """
         raise self._lacks("flows")
 
-    def flow_members(self, flow_id: str, most: int, offset: int = 0) -> list[MemberStatus]:
+    def flow_members(self, flow_id: str, most: int, offset: int = 0, *, dead: bool = False) -> list[MemberStatus]:
         """List the members of a flow in the order in which they were added; of more than MOST_LISTED, only the live ones.
+
+        Returns up to `most` members, and at most MOST_LISTED in one call. With `dead`, it lists only those that `retry_flow`
+        requeues, in any order, and looks at no others.
 
         Called by: handles, `jobsctl flow show`. Atomicity: none needed. Blocks: for a round trip.
         Raises: NotSupported (flows), BackendUnavailable.

@@ -7,7 +7,7 @@ import functools
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Final, NoReturn, TypeAlias, TypeVar
 
 import click
 import msgspec
@@ -99,7 +99,10 @@ class Context:
         """Run an operator's call on the backend; report a long wait for `what`. Raises ConfigError for a queue of its own."""
         self.require_shared_queue()
         with self.asking(what):
-            return self.app.operate(action)
+            found = self.app.operate(lambda backend: _found(action, backend))
+        if isinstance(found, _ENDS):
+            raise found
+        return found
 
     def asking(self, what: str = "") -> contextlib.AbstractContextManager[None]:
         """Report a long wait inside the block as a wait for `what`, by default for the backend's answer."""
@@ -116,6 +119,18 @@ class Context:
         if record is None:
             fail(unknown(job_id))
         return record
+
+
+_Ends: TypeAlias = click.exceptions.Exit | click.exceptions.Abort | click.ClickException
+_ENDS: Final = (click.exceptions.Exit, click.exceptions.Abort, click.ClickException)
+
+
+def _found(action: Callable[[Backend], T], backend: Backend) -> T | _Ends:
+    """Call `action`; return what ends the command instead of raising it: a plugin whose backend it is would be blamed."""
+    try:
+        return action(backend)
+    except _ENDS as end:
+        return end
 
 
 def unknown(job_id: str) -> str:

@@ -8,13 +8,19 @@ from collections.abc import Iterator, Sequence
 from msgspec import Struct
 
 from ..backends.base import State
-from ..backends.flows import After, FlowStatus, MemberStatus
+from ..backends.flows import ALL, MOST_LISTED, After, FlowStatus, MemberStatus
 from ..escapes import in_one_line
 from ..units import count
 from . import output
 
 MOST_BESIDE = 20
 """Most members under one node that are shown, those that have not ended first."""
+
+INDENT = 3
+"""Characters of one level."""
+
+MOST_DEEP = 50
+"""Most levels by which a line is indented: without it, a chain of thousands would be megabytes of spaces."""
 
 MOST_HELD = 5
 """Most dead members that are named as what holds a flow up."""
@@ -29,38 +35,56 @@ class _Node(Struct, eq=False):
     below: list[_Node] = []
 
 
+def known(flow: FlowStatus) -> int:
+    """Return how many members the backend can list."""
+    return flow.total if flow.total <= MOST_LISTED else flow.waiting + flow.active + flow.dead
+
+
 def held_up(flow: FlowStatus, members: Sequence[MemberStatus]) -> Iterator[str]:
-    """Say what keeps a flow from its end: dead members, those in work, or parts that have not arrived."""
+    """Say what keeps a flow from its end: dead members, those in work, or parts that have not arrived.
+
+    If `members` are not all, what only they could tell is said to be incomplete.
+    """
     if flow.state == "open":
         yield "its last part has not arrived: no member runs before that"
-    dead = [member for member in members if member.state == State.DEAD.value]
+    whole = len(members) >= known(flow)
+    dead = [member for member in members if member.state == State.DEAD.value][:MOST_HELD]
     stuck = sum(member.stuck for member in members)
-    for member in dead[:MOST_HELD]:
+    for member in dead:
         reason = f" ({in_one_line(member.reason)})" if member.reason else ""
         yield f"{_name(member)} {member.id} is dead{reason}: `jobsctl show {member.id}` has its errors"
-    if len(dead) > MOST_HELD:
-        yield f"{count(len(dead) - MOST_HELD, 'more member')} {'is' if len(dead) - MOST_HELD == 1 else 'are'} dead"
+    if (unnamed := flow.dead - len(dead)) > 0:
+        yield f"{count(unnamed, 'more member' if dead else 'member')} {'is' if unnamed == 1 else 'are'} dead"
     if flow.state == "failed":
-        waits = f"{count(stuck, 'member')} {'waits' if stuck == 1 else 'wait'} for them: " if stuck else ""
+        least = "" if whole else "at least "
+        waits = f"{least}{count(stuck, 'member')} {'waits' if stuck == 1 else 'wait'} for them: " if stuck else ""
         yield f"{waits}`jobsctl flow retry {flow.id}` runs the dead again, `jobsctl flow cancel {flow.id}` gives up"
     work = Counter(member.state for member in members if member.state in _IN_WORK)
     if work and flow.state != "open":
         states = ", ".join(f"{number:,} {state}" for state, number in work.items())
         first = next(member for member in members if member.state in _IN_WORK)
+        states = states if whole else f"{flow.active:,} (of the {count(len(members), 'member')} read, {states})"
         yield f"in work: {states}, such as {_name(first)}: `jobsctl why {first.id}`"
 
 
 _IN_WORK = tuple(state.value for state in (State.RESERVED, State.READY, State.LIMITED, State.SCHEDULED))
 
 
-def tree(members: Sequence[MemberStatus]) -> Iterator[str]:
-    """Yield the lines of the tree, of as many members as are given, with at most MOST_BESIDE under one node."""
-    for root in _grown(members):
-        yield from _lines(root, "", "")
+def tree(members: Sequence[MemberStatus], *, whole: bool = True) -> Iterator[str]:
+    """Yield the lines of the tree, of as many members as are given, with at most MOST_BESIDE under one node.
+
+    If they are not the `whole` flow, the lines with counts say so. The lines of a long chain are indented up to MOST_DEEP.
+    """
+    of_these = "" if whole else f" of the {len(members):,} read"
+    for root in _grown(members, of_these):
+        yield from _lines(root, of_these)
 
 
-def _grown(members: Sequence[MemberStatus]) -> list[_Node]:
-    """Return the roots. A stage is a node of its own, under what its first member waits for, and so is what ALL stands for."""
+def _grown(members: Sequence[MemberStatus], of_these: str) -> list[_Node]:
+    """Return the roots. A stage is a node of its own, under what its first member waits for, and so is what ALL stands for.
+
+    A member of the finale that is after nothing listed, such as one that a member of the finale added, is under ALL too.
+    """
     names = {member.id: _name(member) for member in members}
     nodes = {("job", member.id): _Node(_line(member, names), member) for member in members}
     roots: list[_Node] = []
@@ -71,7 +95,7 @@ def _grown(members: Sequence[MemberStatus]) -> list[_Node]:
         if label:
             states = Counter(member.state for member in inside)
             shown = ", ".join(f"{number:,} {state}" for state, number in states.items())
-            nodes["stage", label] = _Node(f"stage {label}: {shown}")
+            nodes["stage", label] = _Node(f"stage {label}: {shown}{of_these}")
     placed: set[tuple[str, str]] = set()
 
     def place(key: tuple[str, str], holder: tuple[str, str] | None) -> None:
@@ -79,7 +103,7 @@ def _grown(members: Sequence[MemberStatus]) -> list[_Node]:
         (nodes[holder].below if holder is not None else roots).append(nodes[key])
 
     for member in members:
-        waits = _last(member.after, nodes)
+        waits = _last(member.after, nodes) or (("all", ALL) if member.finale else None)
         if waits is not None and waits not in nodes:
             nodes[waits] = _Node("when all others have ended")
             place(waits, None)
@@ -105,19 +129,29 @@ def _stage_of(node: _Node) -> str | None:
     return None if node.member is None else node.member.stage
 
 
-def _lines(node: _Node, first: str, rest: str) -> Iterator[str]:
-    yield f"{first}{node.text}"
-    below = node.below
-    hidden: list[_Node] = []
-    if len(below) > MOST_BESIDE:
-        below = sorted(below, key=lambda each: 2 if each.member is None else _RANK.get(each.member.state, 2))
-        below, hidden = below[:MOST_BESIDE], below[MOST_BESIDE:]
-    for number, each in enumerate(below, 1):
-        last = number == len(below) and not hidden
-        yield from _lines(each, rest + ("└─ " if last else "├─ "), rest + ("   " if last else "│  "))
-    if hidden:
-        states = Counter(each.member.state for each in hidden if each.member is not None)
-        yield f"{rest}└─ … {len(hidden):,} more: {', '.join(f'{number:,} {state}' for state, number in states.items())}"
+def _lines(root: _Node, of_these: str) -> Iterator[str]:
+    """Yield the lines of a node and of all below it, without recursion: a chain is as deep as it is long."""
+    left: list[tuple[_Node, str, str]] = [(root, "", "")]
+    while left:
+        node, first, rest = left.pop()
+        yield f"{first}{node.text}"
+        below = _shown(node.below, of_these)
+        inside = len(rest) < INDENT * MOST_DEEP
+        for each in reversed(below):
+            last = each is below[-1]
+            deeper = rest + ("   " if last else "│  ") if inside else rest
+            left.append((each, rest + ("└─ " if last else "├─ "), deeper))
+
+
+def _shown(below: list[_Node], of_these: str) -> list[_Node]:
+    """Return the nodes that are shown of those below another one, with one that counts the others."""
+    if len(below) <= MOST_BESIDE:
+        return below
+    below = sorted(below, key=lambda each: 2 if each.member is None else _RANK.get(each.member.state, 2))
+    below, hidden = below[:MOST_BESIDE], below[MOST_BESIDE:]
+    states = Counter(each.member.state for each in hidden if each.member is not None)
+    told = ", ".join(f"{number:,} {state}" for state, number in states.items())
+    return [*below, _Node(f"… {len(hidden):,} more{of_these}: {told}")]
 
 
 def _line(member: MemberStatus, names: dict[str, str]) -> str:

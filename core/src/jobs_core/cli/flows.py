@@ -13,7 +13,7 @@ from ..flows.handle import FlowHandle, described
 from ..units import count, format_duration
 from . import output
 from .common import Context, fail, json_option, pass_context
-from .flow_tree import held_up, tree
+from .flow_tree import held_up, known, tree
 from .ids import MOST_SHOWN, SHORTEST, AmbiguousId
 from .types import JOB_ID, LIMIT
 
@@ -54,7 +54,8 @@ def flow_command() -> None:
 def show_command(context: Context, job_id: str, most: int, as_json: bool) -> None:
     """Show a flow: its progress, what holds it up, and its members, each under what it waits for.
 
-    ID is that of the flow, or its beginning. Of more than 1,000 members, only those that have not ended are known.
+    ID is that of the flow, or its beginning. Of more than 1,000 members, only those that have not ended are known. Of more than
+    --limit, the dead ones are shown first.
     """
     flow, members = context.operate(lambda backend: _look(backend, job_id, most))
     if as_json:
@@ -66,18 +67,36 @@ def show_command(context: Context, job_id: str, most: int, as_json: bool) -> Non
         output.echo(f"- {line}")
     if members:
         output.echo()
-    for line in tree(members):
+    more = known(flow) - len(members)
+    for line in tree(members, whole=more <= 0):
         output.echo(line)
-    known = flow.total if flow.total <= MOST_LISTED else flow.waiting + flow.active + flow.dead
-    if known > len(members):
-        output.echo(f"… and {count(known - len(members), 'more member')} (--limit)")
+    if more > 0:
+        output.echo(f"… and {count(more, 'more member')} (--limit)")
     if flow.total > MOST_LISTED:
         output.echo("of so large a flow, members that have ended are not listed")
 
 
 def _look(backend: Backend, text: str, most: int) -> tuple[FlowStatus, list[MemberStatus]]:
+    """Return a flow, and up to `most` of its members: the dead ones before any others, because they hold it up."""
     flow = find(backend, text)
-    return flow, backend.flow_members(flow.id, most)
+    dead = []
+    if flow.dead and flow.state != "cancelled" and known(flow) > most:
+        dead = _members(backend, flow.id, most, dead=True)
+    found = _members(backend, flow.id, most)
+    ids, place = {member.id for member in dead}, {member.id: number for number, member in enumerate(found)}
+    chosen = [*dead, *(member for member in found if member.id not in ids)][:most]
+    return flow, sorted(chosen, key=lambda member: place.get(member.id, most))
+
+
+def _members(backend: Backend, flow_id: str, most: int, **which: bool) -> list[MemberStatus]:
+    """Read up to `most` members, in pages of as many as a backend lists at once."""
+    found: list[MemberStatus] = []
+    for offset in range(0, most, MOST_LISTED):
+        page = backend.flow_members(flow_id, min(most - offset, MOST_LISTED), offset, **which)
+        if not page:
+            break
+        found += page
+    return found
 
 
 def _as_data(member: MemberStatus) -> dict[str, Any]:
@@ -121,8 +140,10 @@ def find(backend: Backend, text: str) -> FlowStatus:
         if alike:
             return alike[0]
     record = backend.get(text) if "lookup" in backend.features else None
-    if record is None or record.member is None:
+    if record is None:
         said = f"unknown flow {text}: it was never sent, was dropped, or ended longer ago than its ttl"
+    elif record.member is None:
+        said = f"{text} is a job, not a flow, and does not say of which flow it is: `jobsctl show {text}` shows it"
     else:
         said = f"{text} is a job of flow {record.member.flow}: `jobsctl flow show {record.member.flow}` shows it"
     return fail(said)

@@ -93,8 +93,8 @@ class RedisOperatorCalls(Backend):
     def flows(self, most: int, offset: int = 0) -> list[FlowStatus]:
         return self._store.flows(most, offset)
 
-    def flow_members(self, flow_id: str, most: int, offset: int = 0) -> list[MemberStatus]:
-        return self._store.flow_members(flow_id, most, offset)
+    def flow_members(self, flow_id: str, most: int, offset: int = 0, *, dead: bool = False) -> list[MemberStatus]:
+        return self._store.flow_members(flow_id, most, offset, dead=dead)
 
     def flow_results(self, flow_id: str, job_ids: Sequence[str]) -> list[tuple[str, bytes]]:
         return self._store.flow_results(flow_id, job_ids)

@@ -436,8 +436,8 @@ class Store:
         ids = self._run(scripts.LIST_FLOWS, most, offset)
         return self.flow([flow_id.decode() for flow_id in ids])
 
-    def flow_members(self, flow_id: str, most: int, offset: int) -> list[MemberStatus]:
-        found = self._run(scripts.FLOW_MEMBERS, flow_id, min(most, MOST_LISTED), offset)
+    def flow_members(self, flow_id: str, most: int, offset: int, *, dead: bool) -> list[MemberStatus]:
+        found = self._run(scripts.FLOW_MEMBERS, flow_id, min(most, MOST_LISTED), offset, int(dead))
         return [records.member_status(flow_id, one, place) for one, place in zip(found[::2], found[1::2], strict=True)]
 
     def flow_results(self, flow_id: str, job_ids: Sequence[str]) -> list[tuple[str, bytes]]:

@@ -103,10 +103,10 @@ class ZeromqOperatorCalls(Backend):
     def flows(self, most: int, offset: int = 0) -> list[FlowStatus]:
         return self._connection.call(p.LIST_FLOWS, p.ListFlows(most=most, offset=offset)) if self._has_flows else []
 
-    def flow_members(self, flow_id: str, most: int, offset: int = 0) -> list[MemberStatus]:
+    def flow_members(self, flow_id: str, most: int, offset: int = 0, *, dead: bool = False) -> list[MemberStatus]:
         if not self._has_flows:
             return []
-        return self._connection.call(p.FLOW_MEMBERS, p.ListMembers(flow=flow_id, most=most, offset=offset))
+        return self._connection.call(p.FLOW_MEMBERS, p.ListMembers(flow=flow_id, most=most, offset=offset, dead=dead))
 
     def flow_results(self, flow_id: str, job_ids: Sequence[str]) -> list[tuple[str, bytes]]:
         if not self._has_flows:

@@ -261,6 +261,7 @@ class ListFlows(Struct, kw_only=True):
 class ListMembers(OfFlow, kw_only=True):
     most: Annotated[int, Meta(ge=0, le=100_000)]
     offset: Natural = 0
+    dead: bool = False
 
 
 class FlowResults(OfFlow, kw_only=True):

@@ -197,12 +197,13 @@ class Members:
         flows.sort(key=lambda flow: (_RANK.get(flow.state, 2), -flow.created_at))
         return flows[offset : offset + most]
 
-    def members(self, flow_id: str, most: int, offset: int) -> list[MemberStatus]:
+    def members(self, flow_id: str, most: int, offset: int, *, dead: bool) -> list[MemberStatus]:
         flow = self.flows.get(flow_id)
         if flow is None:
             return []
         nodes = flow.nodes if flow.listed is None else flow.listed
-        return [self._member_status(node) for node in islice(nodes.values(), offset, offset + min(most, MOST_LISTED))]
+        found = (flow.dead if dead else nodes).values()
+        return [self._member_status(node) for node in islice(found, offset, offset + min(most, MOST_LISTED))]
 
     def _member_status(self, node: Node) -> MemberStatus:
         job = self._store.jobs.get(node.id)

@@ -199,9 +199,9 @@ class MemoryOperatorCalls(Backend):
         with self.store.lock:
             return self.store.members.listed(most, offset, self._options.now())
 
-    def flow_members(self, flow_id: str, most: int, offset: int = 0) -> list[MemberStatus]:
+    def flow_members(self, flow_id: str, most: int, offset: int = 0, *, dead: bool = False) -> list[MemberStatus]:
         with self.store.lock:
-            return self.store.members.members(flow_id, most, offset)
+            return self.store.members.members(flow_id, most, offset, dead=dead)
 
     def flow_results(self, flow_id: str, job_ids: Sequence[str]) -> list[tuple[str, bytes]]:
         with self.store.lock:

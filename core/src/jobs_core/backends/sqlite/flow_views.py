@@ -34,12 +34,14 @@ _STATES = {
     Phase.SKIPPED: State.CANCELLED,
     Phase.LET: State.DEAD,
 }
-_MEMBERS = f"""
+_MEMBERS = """
 SELECT seq, id, topic, coalesce(label, ''), flow_member.finale, phase, place, reason
-  FROM flow_member LEFT JOIN flow_group ON flow_group.n = stage
- WHERE flow_member.flow = :flow AND (:total <= {MOST_LISTED} OR phase IN (0, 1, 2, 4))
+  FROM flow_member {} LEFT JOIN flow_group ON flow_group.n = stage
+ WHERE flow_member.flow = :flow AND {}
  ORDER BY seq LIMIT :most OFFSET :offset
 """
+_ALL_MEMBERS = _MEMBERS.format("", f"(:total <= {MOST_LISTED} OR phase IN (0, 1, 2, 4))")
+_DEAD_MEMBERS = _MEMBERS.format("INDEXED BY flow_member_dead", "phase = 4")
 
 
 def status(db: sqlite3.Connection, flow_id: str, now: float) -> FlowStatus | None:
@@ -62,13 +64,13 @@ def listed(db: sqlite3.Connection, most: int, offset: int, now: float) -> list[F
     return [FlowStatus(*row) for row in db.execute(sql, {"most": most, "offset": offset, "now": now})]
 
 
-def members(db: sqlite3.Connection, flow_id: str, most: int, offset: int, now: float) -> list[MemberStatus]:
+def members(db: sqlite3.Connection, flow_id: str, most: int, offset: int, now: float, *, dead: bool) -> list[MemberStatus]:
     """List the members of a flow in the order in which they were added: see `Operable.flow_members`."""
     row = db.execute("SELECT n, total FROM flow WHERE id = ?", (flow_id,)).fetchone()
     if row is None:
         return []
     facts = {"flow": row[0], "total": row[1], "most": min(most, MOST_LISTED), "offset": offset}
-    rows = db.execute(_MEMBERS, facts).fetchall()
+    rows = db.execute(_DEAD_MEMBERS if dead else _ALL_MEMBERS, facts).fetchall()
     states = views.states(db, [seq for seq, *_, phase, _, _ in rows if phase == Phase.ACTIVE], now)
     return [_member(row, states) for row in rows]
 

@@ -152,9 +152,9 @@ class SqliteOperatorCalls(Backend):
         with self._connection.reading() as db:
             return flow_views.listed(db, most, offset, self._connection.options.now())
 
-    def flow_members(self, flow_id: str, most: int, offset: int = 0) -> list[MemberStatus]:
+    def flow_members(self, flow_id: str, most: int, offset: int = 0, *, dead: bool = False) -> list[MemberStatus]:
         with self._connection.snapshot() as db:
-            return flow_views.members(db, flow_id, most, offset, self._connection.options.now())
+            return flow_views.members(db, flow_id, most, offset, self._connection.options.now(), dead=dead)
 
     def flow_results(self, flow_id: str, job_ids: Sequence[str]) -> list[tuple[str, bytes]]:
         with self._connection.snapshot() as db:

@@ -46,6 +46,26 @@ class FlowOperators(RigCase):
         assert flow.status().name == "order 7"
         assert T in worker.topics()
 
+    def test_dead_members_are_listed_by_themselves(self, rig: Rig) -> None:
+        if not rig.has(*OPS):
+            return
+        flow, worker = FlowRig(rig), rig.worker()
+        ids = [flow.add() for _ in range(3)]
+        flow.add(after(ids[0]))
+        flow.push()
+        assert worker.flow_members(flow.id, 9, dead=True) == []
+        run(rig, worker, 1)
+        run(rig, worker, 2, Outcome.DEAD)
+        dead = [member for member in worker.flow_members(flow.id, 9) if member.state == "dead"]
+        listed = worker.flow_members(flow.id, 9, dead=True)
+        assert len(dead) == 2
+        assert sorted(member.id for member in listed) == sorted(member.id for member in dead)
+        assert all(member in dead for member in listed)
+        assert worker.flow_members(flow.id, 9, 1, dead=True) == listed[1:]
+        assert worker.flow_members(flow.id, 1, dead=True) == listed[:1]
+        assert worker.retry_flow(flow.id) == 2
+        assert worker.flow_members(flow.id, 9, dead=True) == []
+
     def test_a_member_behind_a_dead_one_is_shown_as_stuck(self, rig: Rig) -> None:
         if not rig.has(*OPS):
             return

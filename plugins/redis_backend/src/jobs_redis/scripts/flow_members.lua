@@ -1,6 +1,6 @@
--- List members of a flow in the order in which they were added. Needs common, lines, removal, flows.
+-- List members of a flow in the order in which they were added, or its dead ones. Needs common, lines, removal, flows.
 --
--- ARGV     2 flow   3 most   4 offset
+-- ARGV     2 flow   3 most   4 offset   5 1: only dead ones, the ones that died first
 -- Result   packed {id, state, topic, stage, finale, stuck, reason} and its place (see parse in common.lua), in turn
 -- Cost     O(log of the members + most)
 
@@ -20,7 +20,7 @@ end
 
 local ENDS, found = { d = 'done', x = 'dead', g = 'cancelled', k = 'cancelled' }, {}
 local first, most = tonumber(ARGV[4]), tonumber(ARGV[3])
-for _, id in ipairs(redis.call('ZRANGE', its.ORDER .. flow.id, first, first + most - 1)) do
+for _, id in ipairs(redis.call('ZRANGE', (ARGV[5] == '1' and its.LETTERS or its.ORDER) .. flow.id, first, first + most - 1)) do
   local node, record = its.node_of(flow, id), redis.call('HGET', JOBS, id)
   if node and record then
     local job = parse(record)

@@ -447,7 +447,7 @@ def _flows(db: sqlite3.Connection, now: float, request: p.ListFlows) -> Any:
 
 
 def _flow_members(db: sqlite3.Connection, now: float, request: p.ListMembers) -> Any:
-    return flow_views.members(db, request.flow, request.most, request.offset, now)
+    return flow_views.members(db, request.flow, request.most, request.offset, now, dead=request.dead)
 
 
 def _flow_results(db: sqlite3.Connection, now: float, request: p.FlowResults) -> Any:
