@@ -351,6 +351,31 @@ def test_results_that_are_no_arguments_are_named_by_member_or_stage(recorder):
     assert recorder.waits()[2:] == [("tell", ["paid"]), ("tell", ["charge", "charge"]), ("tell", ["ended charge"])]
 
 
+def test_a_flow_that_is_done_tells_how_many_members_did_not_run():
+    ran: list[str] = []
+
+    def note(what: str) -> None:
+        ran.append(what)
+
+    with as_it_was(), JobsQueue() as queue:
+        noted = job(name="note")(note)
+
+        def flow(cancelled: bool) -> FlowStatus:
+            with Flow() as flow:
+                first = flow.add(noted.call("first"))
+                flow.add(noted.call("second"), after=first)
+                flow.add(noted.call("not all ran"), after=flow.all, when="failed")
+            if cancelled:
+                first.handle.cancel()
+            queue.drain()
+            return flow.handle.progress()
+
+        whole, partly = flow(False), flow(True)
+    assert ran == ["first", "second", "not all ran"]
+    assert (whole.state, whole.done, whole.cancelled) == ("done", 2, 1)  # the last member was skipped
+    assert (partly.state, partly.done, partly.cancelled) == ("done", 1, 2)
+
+
 # -- mistakes ------------------------------------------------------------------------------------------
 
 USES = {

@@ -57,6 +57,8 @@ class FlowHandle(Struct, eq=False):
     def progress(self) -> FlowStatus:
         """Return the state of the flow and the number of its members by state.
 
+        "done" means that nothing is left to run; `cancelled` counts the members that were cancelled, purged or skipped instead.
+
         Raises FlowLost for a flow that is not known: it was dropped, or ended more than its `ttl` ago.
         """
         found = self._application.operate(lambda backend: backend.flow(self.id))
@@ -71,6 +73,8 @@ class FlowHandle(Struct, eq=False):
 
     def wait(self, timeout: DurationLike | None = None) -> FlowStatus:
         """Wait until nothing of the flow is left to run, and return its status: done, failed or cancelled.
+
+        "done" does not mean that every member ran: see `progress`.
 
         Raises ResultTimeout after `timeout`, FlowLost, and EndlessWait inside a job without a timeout.
         """
