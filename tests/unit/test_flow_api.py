@@ -19,8 +19,11 @@ from jobs_core import (
     Flow,
     FlowError,
     JobDefinitionError,
+    JobFailed,
+    JobHandle,
     MessageError,
     NotSupported,
+    ResultTimeout,
     Unique,
     chain,
     current_job,
@@ -32,6 +35,7 @@ from jobs_core.app import App
 from jobs_core.backends.base import Outgoing
 from jobs_core.backends.flows import After, FlowStatus, Part
 from jobs_core.backends.memory import MemoryBackend
+from jobs_core.flows import WorkHandle
 from jobs_core.flows.flow import PART_BYTES, PART_SIZE, PART_TARGETS
 from jobs_core.registry import Registry
 from jobs_core.testing import JobsQueue
@@ -374,6 +378,33 @@ def test_a_flow_that_is_done_tells_how_many_members_did_not_run():
     assert ran == ["first", "second", "not all ran"]
     assert (whole.state, whole.done, whole.cancelled) == ("done", 2, 1)  # the last member was skipped
     assert (partly.state, partly.done, partly.cancelled) == ("done", 1, 2)
+
+
+class NeverEnding:
+    """An application whose job does not end, and whose flow fails after some looks at it."""
+
+    def __init__(self, looks: int) -> None:
+        self.looks = looks
+        self.waits: list[float] = []
+
+    def operate(self, action: Any) -> FlowStatus:
+        self.looks -= 1
+        return FlowStatus("flow", "running" if self.looks else "failed", active=1 if self.looks else 0)
+
+    def may_be_in_job(self) -> bool:
+        return False
+
+    def result(self, handle: Any, timeout: float) -> None:
+        self.waits.append(timeout)
+        raise ResultTimeout("not yet")
+
+
+def test_a_wait_for_a_result_looks_soon_whether_the_flow_has_failed_and_then_less_often():
+    app: Any = NeverEnding(9)
+    last: JobHandle[Any] = JobHandle(app, "last", tell, "default", stores_result=True)
+    with pytest.raises(JobFailed, match="job last cannot run, because its flow failed"):
+        WorkHandle(app, "flow", "", [last]).result()
+    assert app.waits == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5, 5, 5])
 
 
 # -- mistakes ------------------------------------------------------------------------------------------

@@ -21,6 +21,9 @@ R = TypeVar("R")
 WAIT_SLICE = 5.0
 """Longest single wait for the end of a flow in one call of the backend, in seconds."""
 
+FIRST_SLICE = 0.1
+"""Seconds until `result` first looks whether the flow has failed; each further wait is twice as long, up to WAIT_SLICE."""
+
 WAIT_SLICE_IN_JOB = 0.1
 """The same inside a job, whose interruption cannot break into the call."""
 
@@ -192,8 +195,10 @@ class WorkHandle(FlowHandle, Generic[T], eq=False):
         ]
 
     def _result_of(self, handle: JobHandle[Any], deadline: float | None) -> Any:
+        longest = FIRST_SLICE
         while True:
-            left = WAIT_SLICE if deadline is None else min(WAIT_SLICE, max(0.0, deadline - time.monotonic()))
+            left = longest if deadline is None else min(longest, max(0.0, deadline - time.monotonic()))
+            longest = min(2 * longest, WAIT_SLICE)
             try:
                 return handle.result(left)
             except ResultTimeout:
