@@ -233,6 +233,18 @@ def _pair() -> tuple[int, int]:
     return 1, 2
 
 
+def test_the_message_about_a_dead_job_is_safe_for_a_terminal(app, greet):
+    dead = greet.using(store_result=True).enqueue("a")
+    error = msgspec.json.encode(
+        {"type": "Value\x1b[1mError", "message": "two\nlines \x1b]0;owned\x07\u202e", "traceback": "\x1b"}
+    )
+    end(app, dead, Outcome.DEAD, reason="failed", error=error)
+    with pytest.raises(JobFailed) as caught:
+        dead.result()
+    assert str(caught.value).endswith("(failed): Value\\x1b[1mError: two\nlines \\x1b]0;owned\\x07\\u202e")
+    assert (caught.value.error_type, caught.value.traceback) == ("Value\x1b[1mError", "\x1b")
+
+
 def test_the_end_of_a_job_is_reported_correctly(app, greet):
     kept = greet.using(store_result=True)
     with pytest.raises(ResultTimeout):

@@ -20,7 +20,7 @@ import msgspec
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from . import boundary, config_sources, foreign, guard, private, urls
+from . import boundary, config_sources, escapes, foreign, guard, private, urls
 from .backends.auxstore import composed
 from .backends.base import Backend, BackendOptions, JobRecord, Outgoing, Retention, State
 from .backends.flows import Part
@@ -859,7 +859,7 @@ class App:
             last = msgspec.json.decode(record.errors[-1]) if record.errors else {}
             error_type, text = last.get("type", ""), last.get("message", "")
             raise JobFailed(
-                f"job {handle.id} is dead ({record.reason}): {error_type}: {text}".rstrip(": "),
+                escapes.lines(f"job {handle.id} is dead ({record.reason}): {error_type}: {text}".rstrip(": ")),
                 reason=record.reason,
                 error_type=error_type,
                 traceback=last.get("traceback", ""),

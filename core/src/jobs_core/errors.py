@@ -203,7 +203,10 @@ class EndlessWait(JobsError):
 
 
 class JobFailed(JobsError):
-    """Raised by `JobHandle.result` for a job in the dead letters; its last error is in the fields, as text."""
+    """Raised by `JobHandle.result` for a job in the dead letters; its last error is in the fields, as text.
+
+    The message is safe for a terminal; the fields contain what the job raised, unchanged.
+    """
 
     def __init__(self, message: str, *, reason: str, error_type: str = "", traceback: str = "") -> None:
         super().__init__(message)

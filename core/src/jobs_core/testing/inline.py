@@ -16,6 +16,7 @@ from typing import Any, ParamSpec, TypeVar
 import msgspec
 from msgspec.structs import replace
 
+from .. import escapes
 from ..app import App, set_current_app
 from ..backends.base import Backend, BackendOptions, Delivery, JobRecord, Outcome, Outgoing, Settlement, State
 from ..backends.flows import Part
@@ -436,7 +437,7 @@ def _with(expected: Expectation) -> str:
 def _unrun(ending: Settlement) -> JobFailed:
     """Return the error for a job that could not be run, because its arguments do not fit or its message is unreadable."""
     told = msgspec.json.decode(ending.error)
-    text = f"job {ending.id} was not run and is dead ({ending.reason}): {told['message']}"
+    text = escapes.lines(f"job {ending.id} was not run and is dead ({ending.reason}): {told['message']}")
     return JobFailed(text, reason=ending.reason, error_type=told["type"])
 
 
