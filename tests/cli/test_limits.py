@@ -95,7 +95,10 @@ def record(number, **fields):
 STATES = {
     "full": (FULL, r"stripe:acme\s+5\s+5\s+10/m\s+7\s+full"),
     "closed by its definition": (LimitState("a", definition=Limit(0)), r"a\s+0\s+0\s+0\s+closed"),
-    "closed by a job": (LimitState("a", definition=Limit(5), closed_for=29.5), r"a\s+0\s+5\s+0\s+closed for 30s by a job"),
+    "closed by a job": (
+        LimitState("a", definition=Limit(5), closed_for=29.5),
+        r"closed for 30s by a job \(`jobsctl limits reset a` opens it",
+    ),
     "in debt": (LimitState("a", definition=Limit(None, 1.0, 20), opens_in=0.55), r"a\s+0\s+1/s burst 20\s+0\s+opens in 600ms"),
     "not defined": (LimitState("a", used=3), r"a\s+3\s+0"),
     "overridden": (LimitState("a", definition=Limit(9), overridden=True), r"a\s+0\s+9\s+0\s+overridden"),
@@ -354,6 +357,19 @@ def test_an_override_of_a_stored_limit_opens_it_at_once_until_it_is_reset(stored
     assert "overridden" not in project.here("limits")
     (stripe,) = [each for each in json.loads(project.here("limits", "stripe", "--json")) if each["limit"] == "stripe"]
     assert (stripe["used"], stripe["definition"]["concurrency"]) == (3, 2)
+
+
+def test_a_stored_limit_that_a_job_has_closed_is_opened_by_a_reset_alone(stored, project):
+    worker, held = stored
+    closing = [Settlement(one.id, one.token, Outcome.DONE, close_limits=(("stripe:umbrella", 3600.0),)) for one in held]
+    worker.settle(closing, new_token())
+    assert worker.reserve(["default"], 4, new_token()) == []
+    assert "`jobsctl limits reset stripe:umbrella` opens it" in project.here("why", waiting(project)[0])
+    text = project.here("limits", "set", "stripe:umbrella", "--concurrency", "9")
+    assert "a job has closed stripe:umbrella for 1h: to open it, run `jobsctl limits reset stripe:umbrella`" in text
+    assert worker.reserve(["default"], 4, new_token()) == []
+    project.here("limits", "reset", "stripe")
+    assert len(worker.reserve(["default"], 4, new_token())) == 2
 
 
 def test_purge_deletes_limited_jobs_with_the_ready_ones_and_frees_no_slot_of_running_ones(stored, project):

@@ -165,6 +165,9 @@ def replay(steps, model, backend, tick=0.0):
             backend.override_limit(*facts)
             if facts[1] is None:
                 model.overrides.pop(facts[0], None)
+                for each in model.closed:
+                    if each == facts[0] or (":" not in facts[0] and each.partition(":")[0] == facts[0]):
+                        model.closed[each] = 0.0
             else:
                 model.overrides[facts[0]] = facts[1]
         elif verb == "rules":

@@ -149,6 +149,16 @@ class _Reference:
         return place, limits
 
 
+def test_a_reset_of_a_name_ends_its_closures_though_they_take_several_steps_and_others_lie_between(rig):
+    backend = rig.open()
+    backend.push([_job()], new_token())
+    (held,) = backend.reserve([T], 1, new_token())
+    closures = [(f"{'ab'[n % 2]}:{n}", 60.0 + n // 700) for n in range(2100)]  # many end at the same microsecond
+    backend.settle([Settlement(held.id, held.token, Outcome.DEFER, close_limits=tuple(closures))], new_token())
+    backend.override_limit("a", None)
+    assert {state.limit for state in backend.limits(10_000) if state.closed_for} == {f"b:{n}" for n in range(1, 2100, 2)}
+
+
 POOL = ("full", "full:a", "full:b", "rate", "rate:a", "free", "both:x")
 
 
@@ -213,6 +223,7 @@ def test_every_reserve_takes_the_jobs_that_the_naive_choice_takes(rig, seed):
                 backend.override_limit("full", model.rules["full"])
             else:
                 backend.override_limit("full", None)
+                model.closed = {limit: until for limit, until in model.closed.items() if limit.partition(":")[0] != "full"}
                 backend.define_limits(model.rules, {})
         elif action == "cancel" and model.ready:
             job_id = rng.choice(sorted(model.ready))

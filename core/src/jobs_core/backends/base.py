@@ -470,7 +470,11 @@ class Operable:
     def override_limit(self, limit: str, definition: Limit | None) -> None:
         """Override the definition of a limit, or of one value of it, until it is reset with None; wake workers if it opens.
 
-        Called by: `jobsctl limits set` and `reset`. Atomicity: one step. Blocks: for a round trip.
+        None also ends the closures by jobs (`Settlement.close_limits`): that of the value, or those of the name and of all its
+        values. A backend may end the closures of a name in steps, each of a bounded number of values.
+
+        Called by: `jobsctl limits set` and `reset`. Atomicity: one step for the override. Blocks: for a round trip, and for
+        one more for each step. Raises nothing if there is neither an override nor a closure.
         Raises: NotSupported (limits), BackendUnavailable.
         """
         raise self._lacks("limits")

@@ -104,7 +104,8 @@ def held_back(state: LimitState) -> Iterator[str]:
     """Say why no job can start under a limit now."""
     concurrency = state.definition.concurrency if state.definition is not None else None
     if state.closed_for > 0:
-        yield f"closed for {format_duration(math.ceil(state.closed_for))} by a job"
+        seconds = format_duration(math.ceil(state.closed_for))
+        yield f"closed for {seconds} by a job (`jobsctl limits reset {state.limit}` opens it)"
     elif concurrency == 0:
         yield "closed"
     elif concurrency is not None and state.used >= concurrency:

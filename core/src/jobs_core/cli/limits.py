@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from typing import Any
 
 import click
@@ -12,7 +13,7 @@ from ..backends.base import Backend
 from ..backends.limits import Limit, LimitState, held_back, name_of
 from ..limiting import default_burst, defined_limits, described
 from ..options import limit_error
-from ..units import format_rate, interval
+from ..units import format_duration, format_rate, interval
 from . import output
 from .common import Context, fail, json_option, pass_context
 from .exits import Exit
@@ -109,7 +110,7 @@ def set_command(context: Context, limit: str, concurrency: int | str | None, rat
     """
     if concurrency is None and rate is None and burst is None:
         fail("nothing to set: give --concurrency, --rate or --burst", Exit.USAGE)
-    known, before = context.operate(lambda backend: _applies(context, backend, limit))
+    states, before = context.operate(lambda backend: _applies(context, backend, limit))
     spacing = before.interval if rate is None else None if rate == NONE else interval(rate)
     usual = before.burst == default_burst(before.interval)
     made = Limit(
@@ -121,8 +122,14 @@ def set_command(context: Context, limit: str, concurrency: int | str | None, rat
         fail(f"--burst: limit {limit} has no rate: give --rate too", Exit.USAGE)
     context.operate(lambda backend: backend.override_limit(limit, made))
     output.echo(f"{limit}: {described(made)}, until `jobsctl limits reset {limit}`")
-    if doubt := _doubt(context, limit, known):
+    if doubt := _doubt(context, limit, {name_of(each) for each in states}):
         output.echo(f"jobs: {doubt}", err=True)
+    if (state := states.get(limit)) is not None and state.closed_for > 0:
+        until = f"for {format_duration(math.ceil(state.closed_for))}"
+        output.echo(
+            f"jobs: a job has closed {limit} {until}: to open it, run `jobsctl limits reset {limit}`, then set it again",
+            err=True,
+        )
 
 
 @limits_command.command("reset")
@@ -130,7 +137,7 @@ def set_command(context: Context, limit: str, concurrency: int | str | None, rat
 @click.option("--definition", is_flag=True, help="Remove the definition of NAME too: no configuration contains it any more.")
 @pass_context
 def reset_command(context: Context, limit: str, definition: bool) -> None:
-    """End the override of a limit, or of one value of it: its definition applies again."""
+    """End the override of a limit, or of one value of it, and its closures by jobs: its definition applies again."""
     if definition and ":" in limit:
         fail("--definition: only names are defined, not values", Exit.USAGE)
     if definition and limit in context.app.config.limits:
@@ -146,13 +153,13 @@ def reset_command(context: Context, limit: str, definition: bool) -> None:
     output.echo(f"{limit}: {described(now)}")
 
 
-def _applies(context: Context, backend: Backend, limit: str) -> tuple[set[str], Limit]:
-    """Return the names that the backend knows, and the definition of a limit that applies now."""
+def _applies(context: Context, backend: Backend, limit: str) -> tuple[dict[str, LimitState], Limit]:
+    """Return the states of the name's values in the backend, and the definition of a limit that applies now."""
     name = name_of(limit)
     states = {state.limit: state for state in backend.limits(10_000, (name,))}
     state = states.get(limit) or states.get(name)
     found = state.definition if state is not None and state.definition is not None else None
-    return {name_of(each) for each in states}, found or defined_limits(context.app.config).get(name) or Limit()
+    return states, found or defined_limits(context.app.config).get(name) or Limit()
 
 
 def _doubt(context: Context, limit: str, known: set[str]) -> str:

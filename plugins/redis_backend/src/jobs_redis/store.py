@@ -361,12 +361,17 @@ class Store:
         for topic, rules in topics.items():
             arguments += (topic, records.rules(rules))
         self._run(scripts.DEFINE_LIMITS, int(override), len(limits), *arguments)
-        names = {name_of(limit) for limit in limits} | {name_of(key_limit(topic, "")) for topic in topics}
-        cursor = b"0"
-        while True:
-            cursor = self._run(scripts.OPEN_LIMITS, cursor, *names)
-            if cursor == b"0":
-                return
+        for limit in [limit for limit, definition in limits.items() if override and definition is None]:
+            self._run_in_slices(scripts.END_CLOSURES, limit)
+        self._run_in_slices(
+            scripts.OPEN_LIMITS, *{name_of(limit) for limit in limits}, *{name_of(key_limit(topic, "")) for topic in topics}
+        )
+
+    def _run_in_slices(self, script: Script, *arguments: str) -> None:
+        """Run a script that does a part at a time, and returns the cursor of the next one, to its end."""
+        cursor = self._run(script, b"0", *arguments)
+        while cursor != b"0":
+            cursor = self._run(script, cursor, *arguments)
 
     def limits(self, most: int, names: Sequence[str]) -> list[LimitState]:
         return [records.limit_state(found) for found in self._run(scripts.LIMITS, most, *names)]

@@ -99,11 +99,16 @@ class Limits:
                 self.per_key[topic] = Limit(concurrency=rules.max_per_key)
         return changed
 
-    def override(self, limit: str, definition: Limit | None) -> None:
-        if definition is None:
-            self.overrides.pop(limit, None)
-        else:
+    def override(self, limit: str, definition: Limit | None, now: float) -> None:
+        """Override a definition; None ends the override, and the closures by jobs of this value, or of all values of a name."""
+        if definition is not None:
             self.overrides[limit] = definition
+            return
+        self.overrides.pop(limit, None)
+        for each in [limit] if ":" in limit else [each for each in self.values if name_of(each) == limit]:
+            if (value := self.values.get(each)) is not None and value.closed > now:
+                value.closed = 0.0
+                self._opened(each, value, now)
 
     # -- lines and times -------------------------------------------------------------------------
 

@@ -289,7 +289,7 @@ class MemoryStore:
 
     def override(self, at: Moment, limit: str, definition: Limit | None) -> None:
         self._now = at.now
-        self.limits.override(limit, definition)
+        self.limits.override(limit, definition, at.now)
         self._place_lines()
 
     def _place_lines(self) -> None:

@@ -71,10 +71,13 @@ def define(tx: Transaction, limits: Mapping[str, Limit]) -> list[str]:
 
 
 def override(tx: Transaction, limit: str, definition: Limit | None) -> None:
-    """Override the definition of a limit or of one value; None resets it."""
+    """Override the definition of a limit or of one value; None resets it, and ends closures by jobs."""
     if definition is None:
         tx.db.execute("DELETE FROM limit_definition WHERE name = ? AND override = 1", (limit,))
         tx.definitions = None
+        of_limit = "name = :name" if ":" in limit else VALUES.format("name")
+        sql = f"UPDATE limit_state SET closed_until = 0 WHERE closed_until > :now AND {of_limit}"
+        tx.db.execute(sql, {"name": limit, "now": tx.now})
     else:
         _store(tx, limit, definition, override=True)
 

@@ -312,6 +312,24 @@ class LimitCases(RigCase):
         assert worker.wait([T], PATIENCE)
         assert len(rig.take(worker)) == 3
 
+    @pytest.mark.parametrize("reset", ["c:1", "c"])
+    def test_a_reset_ends_the_closures_by_jobs_of_a_value_or_of_all_values_of_a_name(self, rig: Rig, reset: str) -> None:
+        if not rig.has("limits"):
+            return
+        producer, worker = rig.producer(), rig.worker()
+        values = ("c", "c:1", "c:1:x", "c:2", "cc", "cc:1")
+        for limit in values:
+            rig.push_many(producer, 2, limits=(limit,))
+        closures = tuple((limit, 3600.0) for limit in (*values, "c:unused"))
+        rig.settle(worker, rig.take(worker, 1)[0], Outcome.DEFER, close_limits=closures)
+        assert rig.take(worker) == []
+        producer.override_limit(reset, None)
+        opened = [reset] if ":" in reset else ["c", "c:1", "c:1:x", "c:2", "c:unused"]
+        assert {state.limit for state in producer.limits(100) if state.closed_for} == {*values, "c:unused"} - {*opened}
+        assert worker.wait([T], PATIENCE)
+        taken = [each.limits[0] for each in rig.take(worker)]
+        assert sorted(taken) == sorted(2 * [limit for limit in opened if limit in values])
+
     def test_overrides_of_a_value_of_a_name_and_the_definition_apply_in_this_order(self, rig: Rig) -> None:
         if not rig.has("limits"):
             return

@@ -80,6 +80,13 @@ class LineReference:
     def close(self, limit: str, seconds: float) -> None:
         self._closed[limit] = max(self._closed[limit], self.now + seconds)
 
+    def reset(self, limit: str) -> None:
+        """End an override, and the closures by jobs."""
+        self.overrides.pop(limit, None)
+        for each in self._closed:
+            if each == limit or (":" not in limit and name_of(each) == limit):
+                self._closed[each] = 0.0
+
     def set_rules(self, topic: str, rules: Lines) -> None:
         """Serve a topic by other rules."""
         if rules.fair != self._rules(topic).fair and any(entry.topic == topic for entry in self.entries.values()):

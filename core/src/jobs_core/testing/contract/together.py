@@ -303,8 +303,9 @@ class Together(TogetherJobs):
             self.lines.defined[name] = limit
             return
         self.operator.override_limit(name + value, None if reset else limit)
-        self.lines.overrides.pop(name + value, None)
-        if not reset:
+        if reset:
+            self.lines.reset(name + value)
+        else:
             self.lines.overrides[name + value] = limit
 
     @precondition(lambda self: self.rig.has("fairness"))
@@ -497,7 +498,7 @@ class Together(TogetherJobs):
             return
         for limit in sorted(self.lines.overrides):
             self.operator.override_limit(limit, None)
-        self.lines.overrides.clear()
+            self.lines.reset(limit)
         definitions = dict.fromkeys(self.named("abr"), Limit(concurrency=1000))
         topics = dict.fromkeys(self.topics, Lines())
         self.operator.define_limits(definitions, topics)
