@@ -119,10 +119,15 @@ def test_a_job_that_cannot_run_says_so(registry, fields):
     assert decoder(registry).accept(delivery(("a",), **fields)).ran is False
 
 
-def run_of(error=None, *, started=1.0, attempt=0, unfit=False, backoff=None):
+def run_of(error=None, *, started=1.0, attempt=0, unfit=False, backoff=None, under=()):
     policy = Policy(3, None, False, backoff or Backoff(2.0), "late", 60.0)
     run = Run(
-        Delivery("id", "t", b"", 7, attempt, 0, 0, 0, 100.0, 200.0), Message(v=1, topic="t", job="f"), None, policy, [], {}
+        Delivery("id", "t", b"", 7, attempt, 0, 0, 0, 100.0, 200.0, "", under),
+        Message(v=1, topic="t", job="f"),
+        None,
+        policy,
+        [],
+        {},
     )
     run.error, run.started, run.ended, run.unfit = error, started, 2.0, unfit
     return run
@@ -236,6 +241,28 @@ def test_without_a_delay_a_limit_is_closed_for_the_backoff():
 def test_the_last_attempt_closes_limits_too():
     ending = settlement(run_of(Retry(delay="1m", close="a"), attempt=3))
     assert (ending.outcome, ending.close_limits) == (Outcome.DEAD, (("a", 60.0),))
+
+
+@pytest.mark.parametrize(
+    ("close", "says"),
+    [
+        (
+            "partner:{account}",
+            "closes partner:{account} for jobs that have this limit; the job itself has all, partner:acme; braces",
+        ),
+        (
+            ["partner:acme", "partnr:acme"],
+            "closes partnr:acme for jobs that have this limit; the job itself has all, partner:acme",
+        ),
+        (["partner:acme", "all"], None),
+    ],
+    ids=["template", "typo", "own"],
+)
+def test_a_closed_limit_that_the_job_does_not_have_is_closed_and_reported_with_those_that_it_has(caplog, close, says):
+    ending = settlement(run_of(Retry(delay=30, close=close), under=("all", "partner:acme")))
+    assert [limit for limit, _ in ending.close_limits] == ([close] if isinstance(close, str) else close)
+    assert [record.levelname for record in caplog.records] == (["WARNING"] if says else [])
+    assert says is None or says in caplog.text
 
 
 @pytest.mark.parametrize("close", ["", "no limit", "a:", 5, ["a", 5], {"a": 1}, object()])

@@ -6,6 +6,7 @@ running; the courier decides it for a run that ends without its executor. All ot
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from typing import NamedTuple
@@ -61,7 +62,7 @@ def _failed(run: Run, raised: BaseException) -> Settlement:
         return Settlement(delivery.id, delivery.token, outcome, reason=reason or _reason(error), error=told, cursor=cursor)
     if after is None:
         after = random.uniform(0, (backoff or run.policy.backoff).ceiling(run.attempt))
-    closed = tuple((limit, after) for limit in close)
+    closed = _closures(run, close, after)
     if outcome is Outcome.DEAD:  # the last attempt closes its limits too: the other jobs are to wait
         return Settlement(
             delivery.id,
@@ -226,6 +227,20 @@ def _closed(error: BaseException) -> tuple[str, ...]:
         if reason:
             raise ValueError(f"raise Retry(...): close: {reason}") from error
     return tuple(str.__str__(limit) for limit in given)
+
+
+def _closures(run: Run, close: tuple[str, ...], after: float) -> tuple[tuple[str, float], ...]:
+    """Return the limits that a run closes, and for how long; warn of those that the job does not have itself.
+
+    They are closed all the same: other jobs may have them. The name of a template or a typo would hold nothing back.
+    """
+    own = run.delivery.limits
+    if foreign := [limit for limit in close if limit not in own]:
+        line = "job %s of %s closes %s for jobs that have this limit; the job itself has %s%s"
+        hint = '; braces are not replaced here: close=f"…"' if any("{" in limit for limit in foreign) else ""
+        has = ", ".join(own) or "no limits"
+        boundary.log(failure.logger, logging.WARNING, line, run.id, run.message.job, ", ".join(foreign), has, hint)
+    return tuple((limit, after) for limit in close)
 
 
 def _given(error: BaseException, name: str) -> object:
