@@ -6,7 +6,7 @@ import os
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
-from jobs_core import Retry, job
+from jobs_core import Snooze, job
 
 URL = os.environ.get("PARTNER_URL", "http://127.0.0.1:8077")
 
@@ -21,6 +21,6 @@ def fetch(account: str, page: int) -> str:
         if refused.code != 429:
             raise
         wait = float(refused.headers["Retry-After"])
-        raise Retry("the partner refuses more", delay=wait, close=f"partner:{account}") from None
+        raise Snooze(wait, close=f"partner:{account}") from None  # no attempt: the job has not failed
     print(f"{text}\n", end="")  # in one piece: print() writes the line's end apart, and other threads in between
     return text

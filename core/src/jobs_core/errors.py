@@ -230,7 +230,7 @@ class Retry(JobSignal):
     """Raise in a job to end this attempt and retry; `delay` is in seconds, or "5m", or a timedelta.
 
     It counts as an attempt; without a delay, the job's backoff applies. `close` names a limit, or several
-    ("partner:acme"): until the retry is due, no job under it starts. Use it if a server refuses further calls.
+    ("partner:acme"): until the retry is due, no job under it starts. `Snooze` does the same without counting an attempt.
     """
 
     @foreign.explains(foreign.SIGNALS)
@@ -241,12 +241,17 @@ class Retry(JobSignal):
 
 
 class Snooze(JobSignal):
-    """Raise in a job to have it run again after `delay`, as if this run had not taken place: no attempt is counted."""
+    """Raise in a job to have it run again after `delay`, as if this run had not taken place: no attempt is counted.
+
+    `close` names a limit, or several ("partner:acme"): until the delay is over, no job under it starts. Use it if a server
+    refuses further calls, which is no failure of the job.
+    """
 
     @foreign.explains(foreign.SIGNALS)
-    def __init__(self, delay: object) -> None:
+    def __init__(self, delay: object, *, close: str | Sequence[str] = ()) -> None:
         super().__init__("the job asked to be run later")
         self.delay = delay
+        self.close = close
 
 
 class Discard(JobSignal):

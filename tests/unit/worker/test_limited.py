@@ -232,6 +232,19 @@ def test_retry_closes_limits_until_the_retry_is_due(close, closed):
     assert (ending.outcome, ending.after, ending.close_limits) == (Outcome.RETRY, 30.0, closed)
 
 
+@pytest.mark.parametrize("attempt", [0, 99])
+def test_snooze_closes_limits_until_it_is_over_and_counts_no_attempt(attempt):
+    ending = settlement(run_of(Snooze("1m", close=("a", "b:c")), attempt=attempt, under=("a", "b:c")))
+    assert (ending.outcome, ending.after, ending.close_limits) == (Outcome.DEFER, 60.0, (("a", 60.0), ("b:c", 60.0)))
+    assert ending.error == b""
+
+
+def test_snooze_with_an_invalid_limit_name_fails_the_attempt_with_the_reason():
+    ending = settlement(run_of(Snooze(30, close=5)))
+    assert (ending.outcome, ending.close_limits) == (Outcome.RETRY, ())
+    assert "raise Snooze(...): close: " in msgspec.json.decode(ending.error)["message"]
+
+
 def test_without_a_delay_a_limit_is_closed_for_the_backoff():
     ending = settlement(run_of(Retry(close="a"), backoff=Backoff(10.0)))
     assert ending.close_limits == (("a", ending.after),)

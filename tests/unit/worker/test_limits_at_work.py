@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import pytest
 
-from jobs_core import App, Retry, current_job, job, set_current_app
+from jobs_core import App, Retry, Snooze, current_job, job, set_current_app
 from jobs_core.backends.base import Outgoing
 from jobs_core.backends.limits import Limit
 from jobs_core.backends.memory import MemoryBackend, forget
@@ -116,15 +116,18 @@ def test_a_foreign_job_runs_under_the_limits_of_its_function(make_app, registry,
     assert [Recording.given[message.id] for message in foreign] == [("stripe", f"stripe:{name}") for name in "abc"]
 
 
+@pytest.mark.parametrize(
+    "signal", [Retry(delay=0.5, close="partner:a"), Snooze(0.5, close="partner:a")], ids=["retry", "snooze"]
+)
 @pytest.mark.parametrize("mode", POOLS)
-def test_a_limit_that_a_job_closes_lets_no_other_start_until_the_retry_is_due(make_app, registry, mode):
+def test_a_limit_that_a_job_closes_lets_no_other_start_until_the_job_is_due(make_app, registry, caplog, mode, signal):
     app, seen = make_app(), []
 
     @job(registry=registry, name="call", limits="partner:{account}")
     def call(account: str, number: int):
         seen.append((account, number, time.monotonic()))
-        if number == 0 and current_job().attempt == 1:
-            raise Retry(delay=0.5, close="partner:a")
+        if number == 0 and [one[1] for one in seen].count(0) == 1:
+            raise signal
 
     backend = app.new_backend()
 
@@ -141,6 +144,7 @@ def test_a_limit_that_a_job_closes_lets_no_other_start_until_the_retry_is_due(ma
     at = {(account, number): when - began for account, number, when in seen}
     assert at["b", 2] < 0.5 <= at["a", 1]
     assert len(seen) == 4
+    assert len(caplog.records) == isinstance(signal, Retry)  # a refused call that was only put off is no failure
 
 
 @pytest.mark.parametrize(("seconds", "before"), [(0.001, 40), (0.2, 10)])

@@ -53,7 +53,8 @@ def _failed(run: Run, raised: BaseException) -> Settlement:
         return Settlement(delivery.id, delivery.token, outcome, result_ttl=CANCELLED_TTL, ran=entered)
     cursor = cursor_to_store(run)
     if outcome in (Outcome.DEFER, Outcome.RELEASE):
-        return Settlement(delivery.id, delivery.token, outcome, after=after or 0.0, cursor=cursor)
+        closed = _closures(run, close, after or 0.0) if close else ()
+        return Settlement(delivery.id, delivery.token, outcome, after=after or 0.0, cursor=cursor, close_limits=closed)
     run.failure = failure.of(error)
     if run.unfit:
         return unrun(delivery, outcome, _unfit(error), run.failure.text)
@@ -110,11 +111,11 @@ def _verdict(run: Run, error: BaseException) -> _Verdict:
     if issubclass(kind, (Snooze, Retry)):
         try:
             after = _delay(error)
-            close = _closed(error) if issubclass(kind, Retry) else ()
+            close = _closed(error)
         except ValueError as wrong:
             error, after = wrong, None
         if after is not None and issubclass(kind, Snooze):
-            return _Verdict(Outcome.DEFER, after, error)
+            return _Verdict(Outcome.DEFER, after, error, close=close)
     if run.unfit or issubclass(kind, Discard):
         return _Verdict(Outcome.DEAD, None, error)
     retries, backoff, rules = run.retries, None, run.policy.rules
@@ -217,15 +218,16 @@ def _delay(error: BaseException) -> float | None:
 
 
 def _closed(error: BaseException) -> tuple[str, ...]:
-    """Return the limits that a Retry closes; raise ValueError for anything that names no limit."""
+    """Return the limits that a Retry or Snooze closes; raise ValueError for anything that names no limit."""
     value = _given(error, "close")
+    raised = f"raise {boundary.name_of(type(error)).rpartition('.')[2]}(...)"
     given = (value,) if isinstance(value, str) else value or ()
     if not isinstance(given, (tuple, list, set, frozenset)):
-        raise ValueError(f"raise Retry(...): close: expected the name of a limit, or several, got {shown(given)}")
+        raise ValueError(f"{raised}: close: expected the name of a limit, or several, got {shown(given)}")
     for limit in given:
         reason = limit_error(limit) if isinstance(limit, str) else f"expected the name of a limit, got {shown(limit)}"
         if reason:
-            raise ValueError(f"raise Retry(...): close: {reason}") from error
+            raise ValueError(f"{raised}: close: {reason}") from error
     return tuple(str.__str__(limit) for limit in given)
 
 

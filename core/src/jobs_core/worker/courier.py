@@ -349,7 +349,7 @@ class Courier:
         """Return a settlement that closes no limits, since the backend has none; warn once."""
         if not self._told_unclosed:
             self._told_unclosed = True
-            line = "job %s of %s closes the limit %s, but %s:// has no limits: the retry is only delayed"
+            line = "job %s of %s closes the limit %s, but %s:// has no limits: only the job itself is delayed"
             boundary.log(logger, logging.WARNING, line, run.id, run.job.name, settlement.close_limits[0][0], self._backend.name)
         return msgspec.structs.replace(settlement, close_limits=())
 
