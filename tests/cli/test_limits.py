@@ -334,6 +334,29 @@ def waiting(project):
     return [each["id"] for each in json.loads(project.here("list", "default", "--state", "limited", "--json"))]
 
 
+@pytest.fixture(params=["sqlite", "redis"])
+def fresh(project, request, tmp_path):
+    """A project with a fair topic and a limit, which no worker has served yet."""
+    (project.root / "tasks.py").write_text(TASKS)
+    with contextlib.ExitStack() as stack:
+        url = "sqlite:///queue.db"
+        if request.param == "redis":
+            url = f"redis://127.0.0.1:{stack.enter_context(RedisServer(tmp_path / 'redis')).port}/0"
+        settings = "topics.mail.fair = true\n[limits.stripe]\nconcurrency = 2\n"
+        project.configure(settings, backend=f'backend = "{url}"')
+        backend = project.app().new_backend()
+        stack.callback(backend.close)
+        yield backend
+
+
+def test_jobs_enqueued_after_setup_are_served_fairly_though_no_worker_had_started(fresh, project):
+    assert "the backend is set up" in project.here("setup")
+    fresh.open("host-1-worker")  # which defines nothing by itself
+    fresh.push([Outgoing(f"{key}-{n}", "mail", b"{}", key=key) for key in ("large", "small") for n in range(9)], new_token())
+    taken = fresh.reserve(["mail"], 4, new_token())
+    assert sorted(one.id for one in taken) == ["large-0", "large-1", "small-0", "small-1"]
+
+
 def test_use_of_a_stored_limit_and_the_jobs_that_wait_for_it_are_shown(stored, project):
     _, held = stored
     (stripe,) = [each for each in json.loads(project.here("limits", "--json")) if each["limit"] == "stripe"]

@@ -33,7 +33,7 @@ GROUPS = {
         "help": ("help", "Show what a command does."),
         "init": ("setup", "Write a commented jobs.toml."),
         "check": ("check", "Check configuration, plugins, application, backend and queued messages."),
-        "setup": ("setup", "Create the files or queues that the backend needs."),
+        "setup": ("setup", "Create what the backend needs, and define limits and fair topics."),
         "plugins": ("setup", "List the plugins found and what they provide."),
         "completion": ("setup", "Print the completion script for a shell."),
         "demo": ("demo", "Run a demo: real jobs on sample files."),

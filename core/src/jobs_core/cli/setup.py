@@ -8,6 +8,8 @@ from pathlib import Path
 import click
 import msgspec
 
+from .. import limiting
+from ..backends.base import Backend
 from ..options import DEFAULT_TOPIC
 from ..plugins import PluginInfo, Plugins
 from ..topics import topic_error
@@ -96,8 +98,13 @@ def _topics_of(module: str) -> list[str]:
 @click.command("setup")
 @pass_context
 def setup_command(context: Context) -> None:
-    """Create the files or queues that the backend needs, so that workers need no permission to create them."""
-    context.operate(lambda backend: backend.setup())
+    """Create what the backend needs, so that workers need no permission to do so, and define limits and fair topics in it."""
+
+    def set_up(backend: Backend) -> None:
+        backend.setup()
+        limiting.define(backend, context.app.config)  # a topic is fair from its first job on, before a worker has started
+
+    context.operate(set_up)
     output.echo("the backend is set up")
 
 
