@@ -40,6 +40,7 @@ from jobs_core import (
 from jobs_core.cli.main import cli
 from jobs_core.config_sources import load
 from jobs_core.config_types import fields as _fields
+from jobs_core.flows import FlowHandle, WorkHandle
 from jobs_core.job import _OPTIONS, _define
 from jobs_core.options import _PARSERS
 from jobs_core.registry import Registry
@@ -49,6 +50,8 @@ CODE = {
     "OPTIONS": foreign.OPTIONS,
     "METHODS": foreign.METHODS,
     "HANDLE": foreign.HANDLE,
+    "FLOW_HANDLE": foreign.FLOW_HANDLE,
+    "WORK_HANDLE": foreign.WORK_HANDLE,
     "CONTEXT": foreign.CONTEXT,
     "PACKAGE": foreign.PACKAGE,
     "SIGNALS": foreign.SIGNALS,
@@ -95,6 +98,13 @@ def test_every_example_in_code_works(table, jobs):
     jobs.drain()
     names = {name: getattr(jobs_core, name) for name in jobs_core.__all__}
     names |= {"registry": Registry(), "handle": handle, "error": ValueError(), "datetime": datetime, "kept": kept}
+    if "HANDLE" in table:
+        with jobs_core.Flow() as flow:
+            names["member"] = flow.add(kept.call())
+        names["handle"] = {"FLOW_HANDLE": flow.handle, "WORK_HANDLE": jobs_core.group([kept.call()]).enqueue()}.get(
+            table, handle
+        )
+        jobs.drain()
     names["when"] = datetime.now(timezone.utc) + timedelta(minutes=1)
     ran = []
 
@@ -192,13 +202,27 @@ def test_a_function_that_takes_such_a_word_is_called_with_it(jobs):
 
 @pytest.mark.parametrize(
     ("kind", "words"),
-    [(JobFunction, foreign.METHODS), (JobHandle, foreign.HANDLE), (JobContext, foreign.CONTEXT), (App, foreign.APP)],
+    [
+        (JobFunction, foreign.METHODS),
+        (JobHandle, foreign.HANDLE),
+        (FlowHandle, foreign.FLOW_HANDLE),
+        (WorkHandle, foreign.WORK_HANDLE),
+        (JobContext, foreign.CONTEXT),
+        (App, foreign.APP),
+    ],
 )
 def test_attributes_of_other_systems_are_answered_with_ours(kind, words, job_function, jobs):
     contexts = []
     job(name=f"looks_{kind.__name__}", registry=jobs.app.registry)(lambda: contexts.append(current_job())).enqueue()
     jobs.drain()
-    one = {JobFunction: job_function, JobHandle: job_function.enqueue(), JobContext: contexts[0], App: jobs.app}[kind]
+    one = {
+        JobFunction: job_function,
+        JobHandle: job_function.enqueue(),
+        FlowHandle: FlowHandle(jobs.app, "f"),
+        WorkHandle: WorkHandle(jobs.app, "f"),
+        JobContext: contexts[0],
+        App: jobs.app,
+    }[kind]
     for word, meaning in words.items():
         assert not hasattr(one, word), word
         assert not hasattr(kind, word), word

@@ -195,6 +195,27 @@ HANDLE: Final = _table(
 )
 """Attributes of a handle."""
 
+_OF_A_FLOW: Final = (
+    ("state ready successful failed get_status is_finished is_failed", _HANDLE_STATUS),
+    ("revoke abort delete terminate", _HANDLE_CANCEL),
+    ("completed_count children results waiting", Word("members are counted by state", code="handle.progress().done")),
+)
+
+FLOW_HANDLE: Final = _table(
+    (
+        "result aresult get join get_result collect",
+        Word(
+            "a flow has no result of its own; keep the member that flow.add returned, and ask it once the block has ended",
+            code="member.handle.result(timeout=5)",
+        ),
+    ),
+    *_OF_A_FLOW,
+)
+"""Attributes of the handle of a flow."""
+
+WORK_HANDLE: Final = _table(("get join get_result collect", _HANDLE_RESULT), *_OF_A_FLOW)
+"""Attributes of the handle of a chain or group."""
+
 CONTEXT: Final = _table(
     ("retry", _RETRY),
     ("request job task", Word("current_job() is the run", code="current_job().id")),

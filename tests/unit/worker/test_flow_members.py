@@ -34,6 +34,7 @@ from jobs_core import (
 )
 from jobs_core.backends.base import Delivery, Outcome, Settlement
 from jobs_core.backends.memory import MemoryBackend
+from jobs_core.errors import UnknownAttribute
 from jobs_core.ids import new_token
 from jobs_core.message import PACKED_RESULTS_VERSION, Message, Signer, decode, encode
 from jobs_core.registry import Registry
@@ -499,6 +500,53 @@ def test_the_result_of_a_chain_that_failed_is_an_error_at_once(queue):
     queue.drain()
     with pytest.raises(JobWasCancelled):
         cancelled.result(0.01)
+
+
+def test_the_result_of_a_flow_is_asked_of_its_members(queue):
+    with Flow() as flow:
+        member = flow.add(value.call(1))
+        flow.add(note.call(), after=flow.all, when="failed")
+    for word in ("result", "aresult", "get"):
+        assert not hasattr(flow.handle, word)
+        with pytest.raises(UnknownAttribute, match=rf"has no {word}: .*member\.handle\.result\(timeout=5\)"):
+            getattr(flow.handle, word)
+    queue.drain()
+    assert member.handle.result(timeout=5) == 1
+    assert value.handle(member.id).result(timeout=5) == 1
+    assert (flow.handle.status(), flow.handle.progress().cancelled) == ("done", 1)  # note was not needed
+
+
+def test_a_cleanup_with_when_ended_runs_before_a_stuck_member_and_one_with_when_done_runs_last(queue):
+    done = []
+
+    @job(name=f"flow.may-fail-{new_token()}", retries=0)
+    def may_fail() -> None:
+        done.append("tried")
+        if done == ["tried"]:
+            raise ZeroDivisionError
+
+    with Flow() as flow:
+        first = flow.add(may_fail.call())
+        flow.add(note.call("stuck"), after=first)
+        flow.add(note.call("early"), after=flow.all, when="ended")
+        flow.add(note.call("last"), after=flow.all)
+    queue.drain(raise_errors=False)
+    assert ran == [("early",)]
+    assert flow.handle.wait(5).state == "failed"  # and not an exception
+    assert flow.handle.retry() == 1
+    queue.drain()
+    assert ran == [("early",), ("stuck",), ("last",)]
+
+
+def test_cancel_with_the_finale_runs_what_waits_for_any_end_and_not_what_needs_all_done(queue):
+    with Flow() as flow:
+        flow.add(note.call("body"))
+        flow.add(note.call("done"), after=flow.all)
+        flow.add(note.call("ended"), after=flow.all, when="ended")
+        flow.add(note.call("failed"), after=flow.all, when="failed")
+    assert flow.handle.cancel(finale=True)
+    queue.drain()
+    assert sorted(ran) == [("ended",), ("failed",)]
 
 
 def test_a_flow_is_found_again_by_its_id(queue):

@@ -8,6 +8,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from msgspec import Struct
 
+from .. import foreign
 from ..backends.base import Backend
 from ..backends.flows import FlowStatus
 from ..errors import BackendUnavailable, EndlessWait, FlowLost, JobFailed, NotAwaitable, ResultTimeout
@@ -119,7 +120,8 @@ class FlowHandle(Struct, eq=False):
     def cancel(self, *, finale: bool = False) -> bool:
         """Cancel all members that have not ended; return whether there was something to cancel.
 
-        Once this returned, no member starts; running ones are told. With `finale`, members after `flow.all` still run.
+        Once this returned, no member starts; running ones are told. With `finale`, members after `flow.all` still run unless
+        they have `when="done"`: not all is done.
         """
         return self._application.operate(lambda backend: backend.cancel_flow(self.id, finale=finale))
 
@@ -218,6 +220,10 @@ class WorkHandle(FlowHandle, Generic[T], eq=False):
 
     def __repr__(self) -> str:
         return f"<WorkHandle {self.id} {self.name}>"
+
+
+foreign.teach(FlowHandle, foreign.FLOW_HANDLE)
+foreign.teach(WorkHandle, foreign.WORK_HANDLE)
 
 
 def described(status: FlowStatus) -> str:
