@@ -27,6 +27,7 @@ TEMPLATE = """\
 
 # Where jobs are kept. Without this line: SQLite in run_dir, durable and shared by all processes of this machine.
 #   sqlite:///jobs.db   redis://localhost:6379/0 (pip install jobs-redis)   amqp://localhost (pip install jobs-rabbitmq)
+#   postgresql://user@localhost/database (pip install jobs-postgres)
 {backend}
 # The modules that define jobs, as in an import statement.
 modules = ["{module}"]
