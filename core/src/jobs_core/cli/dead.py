@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import itertools
 from collections.abc import Callable, Sequence
@@ -27,6 +28,8 @@ from .types import JOB_ID, LIMIT, TEXT, TOPIC
 
 F = TypeVar("F", bound=Callable[..., Any])
 ALL = 1_000_000
+MOST_HELD = 1000
+"""Most dead letters that are looked up to say why some were not retried; each is a round trip or two."""
 
 
 def _selecting(command: F) -> F:
@@ -133,6 +136,8 @@ def retry_dead(
     confirm(f"Run {count(len(ids), 'dead letter')}{_of(topic, group)} again?", yes)
     done = in_batches(context, ids, lambda backend, batch: backend.requeue(batch), rate)
     output.echo(f"{are(done, 'job')} ready again")
+    if done < len(ids):
+        _tell_held(context, ids)
 
 
 @dead_command.command("purge")
@@ -201,17 +206,40 @@ def _one(action: Callable[[Backend, list[str]], int], job_id: str, backend: Back
 def _tell_missed(context: Context, ids: list[str]) -> None:
     """Report that these ids are not dead letters, with their actual states, and end the command as failed if there are any."""
     for job_id in ids:
-        output.echo(f"jobs: {job_id} is not in the dead letters{_instead(context, job_id)}", err=True)
+        output.echo(f"jobs: {job_id}{_instead(context, job_id)}", err=True)
     if ids:
         raise click.exceptions.Exit(Exit.FAILED)
 
 
 def _instead(context: Context, job_id: str) -> str:
+    """Return the end of the sentence about an id that could not be retried or deleted."""
     try:
-        record = context.operate(lambda backend: backend.get(job_id))
+        record, held = context.operate(lambda backend: _looked_up(backend, job_id))
     except NotSupported:
-        return ""
-    return f": it is {record.state.value}" if record else ": unknown job"
+        return " is not in the dead letters"
+    if held:
+        return f" cannot be retried, because {held}; `jobsctl dead purge {job_id}` deletes it"
+    return " is not in the dead letters" + (f": it is {record.state.value}" if record else ": unknown job")
+
+
+def _looked_up(backend: Backend, job_id: str) -> tuple[JobRecord | None, str]:
+    """Return a job, and why it stays dead: its flow was cancelled, or forgotten."""
+    record = backend.get(job_id)
+    if record is None or record.member is None or record.state is not State.DEAD:
+        return record, ""
+    flow = backend.flow(record.member.flow)
+    if flow is None:
+        return record, f"its flow {record.member.flow} ended longer ago than its ttl"
+    return record, f"its flow {flow.id} was cancelled" if flow.state == "cancelled" else ""
+
+
+def _tell_held(context: Context, ids: Sequence[str]) -> None:
+    """Report how many of these dead letters stay, for each reason. Looks up the first MOST_HELD one by one."""
+    found = context.operate(
+        lambda backend: [_looked_up(backend, each)[1] for each in ids[:MOST_HELD]] if "flows" in backend.features else []
+    )
+    for held, number in collections.Counter(filter(None, found)).items():
+        output.echo(f"jobs: {count(number, 'dead letter')} cannot be retried, because {held}", err=True)
 
 
 def _find(context: Context, backend: Backend, job_id: str) -> JobRecord:
