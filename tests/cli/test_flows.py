@@ -202,6 +202,36 @@ def test_flow_show_names_the_dead_of_a_flow_that_is_larger_than_the_limit(shop, 
     assert "--limit" not in project.here("flow", "show", flow.id, "--limit", "3000")
 
 
+@pytest.mark.parametrize("line", ["show", "why", "follow", "cancel", "result"])
+@pytest.mark.parametrize("length", [8, 36])
+def test_commands_for_jobs_point_from_a_flow_to_flow_show(shop, project, line, length):
+    given = shop.flow.id[:length]
+    with_flow_alone(shop)
+    said = project.here(line, given, code=Exit.FAILED)
+    assert f"{given} is a flow, not a job: `jobsctl flow show {shop.flow.id}` shows it and its jobs" in said
+    assert "unknown" not in said
+    if line == "cancel":
+        assert f"`jobsctl flow cancel {given}` cancels it" in said
+        assert shop.flow.handle.status() == "running"
+
+
+def with_flow_alone(shop):
+    """Have no job whose id begins as that of the flow does: ids that are made at once are alike."""
+    shop.backend.find_ids = lambda text, most: []
+
+
+def test_dead_letters_of_a_cancelled_flow_say_why_they_are_not_retried(shop, project):
+    dead = shop.end(Outcome.DEAD, reason="failed", error=b"{}")
+    shop.flow.handle.cancel()
+    held = f"cannot be retried, because its flow {shop.flow.id} was cancelled"
+    said = project.here("dead", "retry", dead, code=Exit.FAILED)
+    assert said == f"0 jobs are ready again\njobs: {dead} {held}; `jobsctl dead purge {dead}` deletes it\n"
+    assert project.here("dead", "retry", "--topic", "default", "--yes") == (
+        f"0 jobs are ready again\njobs: 1 dead letter {held}\n"
+    )
+    assert project.here("dead", "purge", dead, "--yes") == "1 dead letter deleted\n"
+
+
 def test_why_names_what_a_member_waits_for_and_its_state(shop, project):
     said = project.here("why", shop.sent.id)
     assert (

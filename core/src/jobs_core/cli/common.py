@@ -21,7 +21,7 @@ from ..errors import ArgumentError, BackendUnavailable, ConfigError, JobsError, 
 from ..loaders.base import add_to_path
 from . import output
 from .exits import Exit
-from .ids import whole_id
+from .ids import missing, whole_id
 from .run_directory import RunDirectory
 from .run_directory import find as find_place
 from .types import TOPIC
@@ -117,7 +117,7 @@ class Context:
         job_id = self.whole_id(job_id)
         record = self.operate(lambda backend: backend.get(job_id))
         if record is None:
-            fail(unknown(job_id))
+            fail(self.operate(lambda backend: missing(backend, job_id)))
         return record
 
 
@@ -131,11 +131,6 @@ def _found(action: Callable[[Backend], T], backend: Backend) -> T | _Ends:
         return action(backend)
     except _ENDS as end:
         return end
-
-
-def unknown(job_id: str) -> str:
-    """Return the message for an id that the backend does not know."""
-    return f"unknown job {job_id}: it never existed here, or it finished without a stored result"
 
 
 pass_context = click.make_pass_decorator(Context, ensure=True)

@@ -20,6 +20,7 @@ from ..placeholders import parameter_of
 from ..registry import AnyJob
 from ..unfinished import NOWHERE, Here, before, held_up, jobs, reserved, waits, when
 from ..units import count, format_duration, times
+from .ids import missing
 
 QUEUED_OR_RUNNING = frozenset({State.READY, State.LIMITED, State.WAITING, State.SCHEDULED, State.RESERVED})
 
@@ -43,7 +44,7 @@ def explain(app: App, backend: Backend, job_id: str, here: Here = NOWHERE) -> Ex
         return _without_lookup(app, backend, job_id, here)
     record = backend.get(job_id)
     if record is None:
-        return Explanation(False, [f"unknown job {job_id}: it never existed here, or it finished without a stored result"])
+        return Explanation(False, [missing(backend, job_id)])
     return Explanation(True, [*_state(app, backend, record, here), *_history(record)])
 
 

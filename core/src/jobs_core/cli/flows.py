@@ -14,11 +14,8 @@ from ..units import count, format_duration
 from . import output
 from .common import Context, fail, json_option, pass_context
 from .flow_tree import held_up, known, tree
-from .ids import MOST_SHOWN, SHORTEST, AmbiguousId
+from .ids import MOST_FLOWS, MOST_SHOWN, SHORTEST, AmbiguousId
 from .types import JOB_ID, LIMIT
-
-MOST_SEARCHED = 1000
-"""Most flows that are searched for an id by its beginning."""
 
 
 @click.command("flows")
@@ -134,7 +131,7 @@ def find(backend: Backend, text: str) -> FlowStatus:
     if found is not None:
         return found
     if len(text) >= SHORTEST:
-        alike = [flow for flow in backend.flows(MOST_SEARCHED) if flow.id.startswith(text)]
+        alike = [flow for flow in backend.flows(MOST_FLOWS) if flow.id.startswith(text)]
         if len(alike) > 1:
             raise AmbiguousId(text, sorted(flow.id for flow in alike)[: MOST_SHOWN + 1])
         if alike:

@@ -11,8 +11,9 @@ from ..backends.base import JobRecord, State
 from ..errors import NotSupported
 from ..following import ENDED, INTERVAL
 from . import output, timeline
-from .common import Context, fail, json_option, pass_context, unknown
+from .common import Context, fail, json_option, pass_context
 from .exits import Exit
+from .ids import unknown
 from .types import DURATION, JOB_ID
 
 

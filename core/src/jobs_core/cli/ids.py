@@ -15,6 +15,9 @@ SHORTEST = 4
 
 MOST_SHOWN = 5
 
+MOST_FLOWS = 1000
+"""Most flows that are searched for an id by its beginning."""
+
 _WHOLE = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -24,6 +27,26 @@ class AmbiguousId(ArgumentError):
     def __init__(self, text: str, found: list[str]) -> None:
         more = ", …" if len(found) > MOST_SHOWN else ""
         super().__init__(f"{text} matches several ids: {', '.join(found[:MOST_SHOWN])}{more}: type more of it")
+
+
+def unknown(text: str) -> str:
+    """Return the message for an id that the backend does not know."""
+    return f"unknown job {text}: it never existed here, or it finished without a stored result"
+
+
+def missing(backend: Backend, text: str) -> str:
+    """Return the message for an id, or the beginning of one, that no job has: it may be that of a flow."""
+    return flow_instead(backend, text) or unknown(text)
+
+
+def flow_instead(backend: Backend, text: str) -> str:
+    """Return the message for the id of a flow, or its beginning, where that of a job is expected; "" for any other text."""
+    if "flows" not in backend.features:
+        return ""
+    found = [text] if backend.flow(text) is not None else []
+    if not found and len(text) >= SHORTEST and not _WHOLE.fullmatch(text):
+        found = [flow.id for flow in backend.flows(MOST_FLOWS) if flow.id.startswith(text)]
+    return f"{text} is a flow, not a job: `jobsctl flow show {found[0]}` shows it and its jobs" if len(found) == 1 else ""
 
 
 def whole_id(backend: Backend, text: str, run_dir: Path) -> str:

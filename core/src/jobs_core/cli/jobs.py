@@ -19,6 +19,7 @@ from .common import Context, fail, json_option, pass_context
 from .exits import Exit
 from .explain import QUEUED_OR_RUNNING
 from .formatting import size
+from .ids import flow_instead
 from .searching import Search, found, search_options
 from .topics import doubt
 from .types import DURATION, JOB_ID, LIMIT, TOPIC
@@ -169,6 +170,8 @@ def result_command(context: Context, job_id: str, wait: float) -> None:
     elif record.state is State.CANCELLED:
         fail(f"job {job_id} was cancelled")
     elif record.result is None:
+        if flow := context.operate(lambda backend: flow_instead(backend, job_id)):
+            fail(flow)
         fail(f"job {job_id} is unknown: it was never enqueued, its result has expired, or it does not store one (store_result)")
     else:
         stored = context.app.stored_result(job_id, record.result)
@@ -217,10 +220,16 @@ def cancel_command(context: Context, job_ids: tuple[str, ...], force: bool) -> N
             State.DEAD: "is already dead",
             State.DONE: "is already done",
         }.get(state, "is unknown")
+        if state is State.UNKNOWN and (flow := context.operate(functools.partial(_flow_instead, job_id=job_id))):
+            said = flow.removeprefix(f"{job_id} ") + f"; `jobsctl flow cancel {job_id}` cancels it"
         missed = missed or state not in (State.CANCELLED, State.RESERVED)
         output.echo(f"{one_line(job_id)} {said}")
     if missed:
         raise click.exceptions.Exit(Exit.FAILED)
+
+
+def _flow_instead(backend: Backend, *, job_id: str) -> str:
+    return flow_instead(backend, job_id)
 
 
 # -- shared with the dead letters ------------------------------------------------------------------
