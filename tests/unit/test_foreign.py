@@ -70,7 +70,8 @@ PREFIXES = {
 OF_ENQUEUES = sorted(foreign.OPTIONS.keys() - {*foreign.USING})
 
 
-def send_email(to: str = "", subject: str = "") -> None: ...
+def send_email(to: str = "", subject: str = "") -> str:
+    return to
 
 
 @pytest.fixture

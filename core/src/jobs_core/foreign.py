@@ -63,7 +63,12 @@ _CRON = Word("cron takes five fields; [schedule] in jobs.toml also takes interva
 _RESULT = Word("results are kept only on request", option="store_result=True")
 _FAILURES = Word("retry_on names the exceptions that are retried", option="retry_on=(ConnectionError, TimeoutError)")
 _NO_RETRY = Word("discard_on names the exceptions that are not retried", option="discard_on=(LookupError,)")
-_FOLLOW = Word("a job enqueues its follow-up itself, together with its acknowledgement", code="current_job().enqueue(job)")
+_LINKED = "chain(job.call(...), job.step(...)).enqueue()"
+_FOLLOW = Word(
+    "a chain runs jobs one after another, each step with the result before it, and flow.add(job.call(...), after=member) is "
+    "for all other orders",
+    code=_LINKED,
+)
 _HOOK = Word('code around every run is a plugin\'s hook, jobs_run_context: see "Hooks" in the documentation')
 _JSON = Word("arguments are always JSON, and converted to their annotated types; leave this out")
 _RATE = Word(
@@ -155,7 +160,10 @@ OPTIONS: Final = _table(
 
 _ENQUEUE = Word("a worker runs it after", code="job.enqueue(...)")
 _USING = Word("options of one enqueue go through `using`", code="job.using(delay=60).enqueue(...)")
-_CALL = Word("call makes an item for enqueue_many", code="job.enqueue_many([job.call()])")
+_CALL = Word(
+    "call has all arguments, step all but the first, which is the result before it; chain, group and enqueue_many take them",
+    code=_LINKED,
+)
 _PLAIN = Word("to run it here, call it as any function", code="job(...)")
 _MANY = Word("enqueue_many takes one round trip", code="job.enqueue_many([(), ()])")
 _RETRY = Word("raise Retry in the job for another attempt", code="raise Retry(delay=60)")
