@@ -7,6 +7,7 @@ import contextlib
 import copy
 import json
 import operator
+import re
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from jobs_core import (
     DuplicateJob,
     Flow,
     FlowError,
+    FlowLost,
     JobDefinitionError,
     JobFailed,
     JobHandle,
@@ -679,6 +681,32 @@ def test_a_flow_takes_members_only_within_its_block(recorder):
         flow.add(tell.call())
     with pytest.raises(FlowError, match="new Flow"):
         flow.__enter__()
+
+
+def test_a_handle_that_is_used_within_the_block_says_that_the_block_has_not_ended(recorder):
+    with Flow() as flow:
+        flow.add(tell.call())
+        for use in (lambda: flow.handle.wait(0), flow.handle.progress):
+            with pytest.raises(FlowLost, match="its `with Flow` block has not ended yet"):
+                use()
+
+
+@pytest.mark.parametrize(
+    ("compose", "advice"),
+    [
+        (lambda: fetch.call("a") | resize.step(), "write chain(fetch.call(...), resize.step(...)).enqueue()"),
+        (lambda: resize.step() | resize.step(), "write chain(resize.step(...), resize.step(...)).enqueue()"),
+        (lambda: chain(fetch.call("a")) | resize.step(), "write chain(chain(...), resize.step(...)).enqueue()"),
+        (lambda: fetch.call("a") | resize, "write chain(fetch.call(...), resize.step(...)).enqueue()"),
+        (lambda: group(fetch.call("a")) | merge.step(), "write chain(group(...), merge.step(...)).enqueue()"),
+        (lambda: chain(fetch.call("a"), resize.step())(), "a chain cannot be called: write chain(...).enqueue()"),
+        (lambda: group(fetch.call("a"))(), "a group cannot be called: write group(...).enqueue()"),
+    ],
+    ids=["call", "step", "chain", "job itself", "group", "call a chain", "call a group"],
+)
+def test_celerys_operators_are_answered_with_chain_and_enqueue(compose, advice):
+    with pytest.raises(FlowError, match=re.escape(advice)):
+        compose()
 
 
 @pytest.mark.parametrize("options", [{"ttl": 0}, {"ttl": "x"}, {"open_for": -1}, {"headers": 5}, {"name": "a\n"}, {"name": 5}])

@@ -15,7 +15,7 @@ from . import foreign
 from .arguments import Arguments, resolve_return
 from .backends.base import Outgoing
 from .conversion import decode_hook
-from .errors import JobDefinitionError, ResultNotStored
+from .errors import FlowError, JobDefinitionError, ResultNotStored
 from .handle import JobHandle
 from .injection.markers import injected_parameters
 from .options import (
@@ -73,6 +73,11 @@ class Call(msgspec.Struct, Generic[T_co], eq=False):
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
+    if not TYPE_CHECKING:  # a type checker refuses this by itself
+
+        def __or__(self, other):
+            raise no_pipe(self, other)
+
 
 class Step(msgspec.Struct, Generic[A_contra, T_co], eq=False):
     """A job function with all arguments but the first, which is the result of the job before it in a chain."""
@@ -80,6 +85,25 @@ class Step(msgspec.Struct, Generic[A_contra, T_co], eq=False):
     job: JobFunction[Any, Any, T_co]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+
+    if not TYPE_CHECKING:
+
+        def __or__(self, other):
+            raise no_pipe(self, other)
+
+
+def spelled(work: object) -> str:
+    """Return how a call, a step, a chain or a group is written."""
+    if isinstance(work, (Call, Step)):
+        return f"{work.job.name.rpartition('.')[2]}.{type(work).__name__.lower()}(...)"
+    if isinstance(work, JobFunction):
+        return f"{work.name.rpartition('.')[2]}.step(...)"
+    return f"{type(work).__name__.lower()}(...)"
+
+
+def no_pipe(left: object, right: object) -> FlowError:
+    """Return the error for `left | right`, which composes signatures in Celery."""
+    return FlowError(f"calls are not composed with |: write chain({spelled(left)}, {spelled(right)}).enqueue()")
 
 
 class Enqueuer(Protocol):

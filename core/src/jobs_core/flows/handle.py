@@ -156,7 +156,8 @@ class FlowHandle(Struct, eq=False):
 
     def _lost(self) -> FlowLost:
         return FlowLost(
-            f"flow {self.id} is unknown: it was never sent completely, was dropped, or ended longer ago than its ttl"
+            f"flow {self.id} is unknown: its `with Flow` block has not ended yet, which sends it, or it was never sent "
+            "completely, was dropped, or ended longer ago than its ttl"
         )
 
     def __await__(self) -> Any:

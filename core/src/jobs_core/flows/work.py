@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, overload
 
 from ..backends.flows import After, When
 from ..errors import FlowError
-from ..job_function import Call, JobFunction, Step
+from ..job_function import Call, JobFunction, Step, no_pipe
 from ..placeholders import Source
 from ..units import shown
 from .members import Tail
@@ -52,6 +52,14 @@ class Work(Generic[T_co]):
         return flow.handle_of(tail)
 
     _kind = "chain"
+
+    if not TYPE_CHECKING:  # a type checker refuses this by itself
+
+        def __or__(self, other):
+            raise no_pipe(self, other)
+
+        def __call__(self, *args, **kwargs):
+            raise FlowError(f"a {self._kind} cannot be called: write {self._kind}(...).enqueue()")
 
     def __iter__(self) -> Any:
         raise FlowError(f"a {self._kind} cannot be iterated over: pass it to chain, group or flow.add, or enqueue() it")
