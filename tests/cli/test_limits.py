@@ -10,6 +10,7 @@ from jobs_core import App
 from jobs_core.backends.base import Answer, Counts, JobRecord, Outcome, Outgoing, Settlement, State
 from jobs_core.backends.limits import Limit, LimitState
 from jobs_core.backends.memory import MemoryBackend
+from jobs_core.cli import output
 from jobs_core.ids import new_token
 from jobs_core.message import encode, new_message
 from jobs_core.testing.services.redis import RedisServer
@@ -143,6 +144,30 @@ def test_limits_set_warns_of_a_name_that_is_probably_a_typo(stand, project):
     assert "limit strpe is not defined here, and not in use; did you mean stripe?" in project.here(
         "limits", "set", "strpe", "--concurrency", "1"
     )
+
+
+def test_limits_set_warns_of_an_unknown_name_each_time_and_of_braces(stand, project):
+    assert "limit nosuch is not defined here, and not in use" in project.here("limits", "set", "nosuch", "--concurrency", "3")
+    stand.states = (LimitState("nosuch", definition=Limit(3), overridden=True),)
+    assert "limit nosuch is not defined here, and not in use" in project.here("limits", "set", "nosuch", "--concurrency", "3")
+    stand.states = (LimitState("nosuch:a", used=1, overridden=True),)
+    assert "not in use" not in project.here("limits", "set", "nosuch", "--concurrency", "3")
+    text = project.here("limits", "set", "stripe:{account}", "--concurrency", "3")
+    assert "braces are not replaced in stripe:{account}: `jobsctl limits set stripe` sets each of its values" in text
+
+
+def test_the_row_of_a_name_with_values_says_that_it_is_not_their_sum(stand, project):
+    stand.states = (LimitState("stripe", definition=STRIPE), FULL, LimitState("other", definition=STRIPE))
+    text = project.here("limits")
+    assert re.search(r"stripe\s+0\s+5\s.*for each value", text)
+    assert text.count("for each value") == 1
+
+
+def test_limits_without_a_worker_so_far_names_those_of_the_configuration(stand, project, monkeypatch):
+    monkeypatch.setattr(output, "on_terminal", lambda: True)
+    for arguments in ([], ["stripe"]):
+        assert "stripe is defined in the configuration, no worker has started yet" in project.here("limits", *arguments)
+    assert "configuration" not in project.here("limits", "other")
 
 
 @pytest.mark.parametrize(

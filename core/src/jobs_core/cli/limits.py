@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -65,14 +66,27 @@ def limits_command() -> None:
 def list_command(context: Context, name: str | None, most: int, as_json: bool) -> None:
     """List limits and their values, those with the most waiting jobs first: all, or those of NAME, or NAME:VALUE.
 
-    "used" counts reserved jobs; "waiting" counts the jobs that this limit keeps from being reserved.
+    "used" counts reserved jobs; "waiting" counts the jobs that this limit keeps from being reserved. The row of a name is not
+    the sum of its values: its bounds apply to each of them ("for each value").
     """
     states = context.operate(lambda backend: _states(backend, name, most))
     if as_json:
         output.json([_as_data(state) for state in states])
         return
     columns = ["limit", "used", "of", "rate", "waiting", ""]
-    output.table(columns, map(_row, states), empty=f"no limit {name} is in use" if name else "no limits are in use")
+    divided = {name_of(state.limit) for state in states if ":" in state.limit}
+    rows = [_row(state, each_value=state.limit in divided) for state in states]
+    output.table(columns, rows, empty=_nothing(context, name))
+
+
+def _nothing(context: Context, limit: str | None) -> str:
+    """Return why no limit is listed."""
+    none = f"no limit {limit} is in use" if limit else "no limits are in use"
+    names = [name for name in sorted(context.app.config.limits) if limit is None or name == name_of(limit)]
+    if not names or (limit is not None and ":" in limit):
+        return none
+    are = "is" if len(names) == 1 else "are"
+    return f"{none}: {', '.join(names)} {are} defined in the configuration, no worker has started yet"
 
 
 def _states(backend: Backend, name: str | None, most: int) -> list[LimitState]:
@@ -80,12 +94,12 @@ def _states(backend: Backend, name: str | None, most: int) -> list[LimitState]:
     return found if name is None or ":" not in name else [state for state in found if state.limit == name]
 
 
-def _row(state: LimitState) -> tuple[Any, ...]:
+def _row(state: LimitState, *, each_value: bool) -> tuple[Any, ...]:
     applies = state.definition or Limit()
     rate = "" if applies.interval is None else format_rate(applies.interval)
     rate += f" burst {applies.burst}" if applies.interval is not None and applies.burst > 1 else ""
     of = "" if applies.concurrency is None else applies.concurrency
-    notes = [*held_back(state), *(["overridden"] if state.overridden else [])]
+    notes = [*held_back(state), *(["overridden"] if state.overridden else []), *(["for each value"] if each_value else [])]
     return state.limit, state.used, of, rate, state.waiting, ", ".join(notes)
 
 
@@ -122,7 +136,7 @@ def set_command(context: Context, limit: str, concurrency: int | str | None, rat
         fail(f"--burst: limit {limit} has no rate: give --rate too", Exit.USAGE)
     context.operate(lambda backend: backend.override_limit(limit, made))
     output.echo(f"{limit}: {described(made)}, until `jobsctl limits reset {limit}`")
-    if doubt := _doubt(context, limit, {name_of(each) for each in states}):
+    if doubt := _doubt(context, limit, states):
         output.echo(f"jobs: {doubt}", err=True)
     if (state := states.get(limit)) is not None and state.closed_for > 0:
         until = f"for {format_duration(math.ceil(state.closed_for))}"
@@ -162,10 +176,12 @@ def _applies(context: Context, backend: Backend, limit: str) -> tuple[dict[str, 
     return states, found or defined_limits(context.app.config).get(name) or Limit()
 
 
-def _doubt(context: Context, limit: str, known: set[str]) -> str:
-    """Return why the name of a limit is probably a typo; "" if it is known."""
+def _doubt(context: Context, limit: str, states: Mapping[str, LimitState]) -> str:
+    """Return why a limit is probably a typo; "" if it is known, by more than an earlier override."""
     name, defined = name_of(limit), context.app.config.limits
-    if name in defined or name in known:
+    if "{" in limit:
+        return f"braces are not replaced in {limit}: `jobsctl limits set {name}` sets each of its values"
+    if name in defined or any(state.used or state.waiting or not state.overridden for state in states.values()):
         return ""
     near = difflib.get_close_matches(name, defined, 1)
     return f"limit {name} is not defined here, and not in use" + (f"; did you mean {near[0]}?" if near else "")
