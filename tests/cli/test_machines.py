@@ -66,6 +66,18 @@ def test_machines_are_listed_and_one_is_shown(project, backend):
     assert one["pools"][1]["quiet"]
 
 
+def test_a_host_alone_shows_all_supervisors_on_it(project, backend):
+    report(backend, "web1.aaaaaa")
+    report(backend, "web1.bbbbbb", state="quiet")
+    shown = said(project.run("machines", "show", "web1"))
+    assert "web1.aaaaaa: serving" in shown
+    assert "web1.bbbbbb: quiet" in shown
+    assert [one["name"] for one in json.loads(said(project.run("machines", "show", "web1", "--json")))] == [
+        "web1.aaaaaa", "web1.bbbbbb"
+    ]  # fmt: skip
+    assert json.loads(said(project.run("machines", "show", "web1.bbbbbb", "--json")))["name"] == "web1.bbbbbb"
+
+
 def test_without_machines_nothing_is_listed_and_no_command_is_given(project, backend):
     assert said(project.run("machines")) == ""
     for arguments in (["quiet", "web1"], ["quiet", "--all"], ["reload", "--all"], ["show", "web1"]):

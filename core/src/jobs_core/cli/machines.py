@@ -54,11 +54,21 @@ def list_command(context: Context, as_json: bool) -> None:
 @json_option
 @pass_context
 def show_command(context: Context, name: str, as_json: bool) -> None:
-    """Show the pools of one machine, and the jobs that have run longest there."""
-    (found,) = _chosen(context.operate(reports), [name])
+    """Show the pools of one machine, and the jobs that have run longest there.
+
+    The host alone shows all supervisors on it; with --json, they are a list if there are several.
+    """
+    found = _chosen(context.operate(reports), [name])
     if as_json:
-        output.json(msgspec.to_builtins(found))
+        output.json(msgspec.to_builtins(found[0] if len(found) == 1 else found))
         return
+    for number, report in enumerate(found):
+        if number:
+            output.echo()
+        _show(report)
+
+
+def _show(found: MachineReport) -> None:
     output.echo(f"{found.name}: {found.state}, run directory {found.run_dir}, process {found.pid}, seen {_seen(found)}")
     if found.last_refusal:
         output.echo(f"last reload refused: {found.last_refusal}")
