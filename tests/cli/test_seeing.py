@@ -76,6 +76,49 @@ def test_follow_shows_what_comes_until_the_job_has_ended(project, owner):
     assert told_things[-1]["state"] == "done"
 
 
+def test_follow_shows_errors_and_due_times_in_the_order_in_which_they_happened(project, owner):
+    job_id = project.push("note", "hello")
+    held = take(owner)
+    at = owner.get(job_id).since
+    owner.note([Note(held.id, held.token, encoded(at=at - 0.3, text="page 1"), (encoded(at=at - 0.2, text="a line"),))])
+    error = encoded(at=at - 0.1, attempt=1, type="ValueError", message="no page 2", traceback="…")
+    end(owner, held, Outcome.RETRY, after=3600.0, error=error)
+    text = project.here("follow", job_id, "--for", "100ms", code=1)
+    places = [text.index(part) for part in ("page 1", "a line", "attempt 1 failed: ValueError: no page 2", "[scheduled] for 2")]
+    assert places == sorted(places)
+    told = [json.loads(line) for line in project.here("follow", job_id, "--for", "1ms", "--json", code=1).splitlines()[:4]]
+    assert [each["what"] for each in told] == ["progress", "line", "error", "state"]
+    assert told[2]["message"] == "no page 2"
+    assert told[3]["due"] > at + 3000
+
+
+def test_follow_shows_how_runs_end_and_the_last_progress_of_a_kept_job(project, owner):
+    job_id = project.push("note", "hello")
+    held = take(owner)
+    last = Note(held.id, held.token, encoded(at=1795684001.0, done=3, total=3))
+    end(owner, held, result_ttl=600.0, notes=last, timeline=entry(attempt=1, outcome="done"))
+    text = project.here("follow", job_id)
+    assert text.index("3 of 3 (100 %)") < text.index("attempt 1 ends after 1.5 s: done") < text.index("[done]")
+
+
+def test_follow_says_that_the_notes_of_a_job_that_is_done_are_gone(project, owner):
+    job_id = project.push("note", "hello")
+    held = take(owner)
+    owner.note([Note(held.id, held.token, encoded(at=1.0, done=1, total=2))])
+    following = project.start("follow", job_id)
+    following.until_said("1 of 2")
+    end(owner, held)
+    following.until_said("what it told since the last look is not shown")
+    assert following.wait() == 0
+
+
+def test_a_run_of_no_length_has_a_readable_duration(project, owner):
+    job_id = project.push("note", "hello")
+    short = encoded(began=1795684000.0, ended=1795684000.00009, host="web1", pid=4711, attempt=1, outcome="retry")
+    end(owner, take(owner), Outcome.RETRY, timeline=short)
+    assert "ends after less than 1 ms: retry" in project.here("show", job_id)
+
+
 def test_follow_ends_with_a_job_that_leaves_nothing(project, owner):
     job_id = project.push("note", "hello")
     held = take(owner)

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from typing import Any
 
 import click
 import msgspec
 
 from ..backends.base import JobRecord, State
+from ..backends.notes import NONE
 from ..errors import NotSupported
 from ..following import ENDED, INTERVAL
+from ..units import shown_time
 from . import output, timeline
 from .common import Context, fail, json_option, pass_context
 from .exits import Exit
 from .ids import unknown
 from .types import DURATION, JOB_ID
+
+UNSEEN = (
+    "the store keeps no notes of this job now that it is done: what it told since the last look is not shown; "
+    "keep_done keeps them, where the backend has a history"
+)
 
 
 @click.command("follow")
@@ -30,7 +39,7 @@ from .types import DURATION, JOB_ID
 @json_option
 @pass_context
 def follow_command(context: Context, job_id: str, longest: float, as_json: bool) -> None:
-    """Show the state, the progress and the log lines of a job as they change, until the job has ended.
+    """Show the states, failed attempts, progress and log lines of a job as they come, until the job has ended.
 
     The job is read from the backend twice a second. The exit code is 0 if the job is done or has left the backend, else 1.
     """
@@ -63,24 +72,43 @@ class _Page:
         self._state: tuple[object, ...] = ()
         self._progress = b""
         self._lines: tuple[bytes, ...] = ()
+        self._errors: tuple[bytes, ...] = ()
+        self._runs: tuple[bytes, ...] = ()
 
     def show(self, record: JobRecord) -> None:
-        state = record.state, record.attempt, record.owner
-        if state != self._state and record.state not in ENDED:
-            self._tell_state(record, state)
-        lines = record.notes.lines
-        for line in lines[_known(self._lines, lines) :]:
-            self._tell("line", timeline.read(self._context, record, line))
-        self._lines = lines or self._lines
-        if record.notes.progress and record.notes.progress != self._progress:
-            self._progress = record.notes.progress
-            self._tell("progress", timeline.read(self._context, record, self._progress))
+        """Tell what is new in a record, in the order in which it happened."""
+        state = record.state, record.attempt, record.owner, record.due
+        told = [*self._new_notes(record), *self._new_ends(record)]
         if state != self._state:
-            self._tell_state(record, state)
+            self._state = state
+            told.append(("state", _state(record)))
+        told.sort(key=lambda one: _at(one[1], last=one[0] == "state" and (record.since is None or record.state in ENDED)))
+        for kind, facts in told:
+            self._tell(kind, facts)
+        if record.state is State.DONE and record.notes == NONE and (self._lines or self._progress):
+            output.echo(f"jobs: {UNSEEN}", err=True)
 
-    def _tell_state(self, record: JobRecord, state: tuple[object, ...]) -> None:
-        self._state = state
-        self._tell("state", {"at": record.since, "state": record.state.value, "reason": record.reason})
+    def _new_notes(self, record: JobRecord) -> Iterator[tuple[str, dict[str, Any]]]:
+        lines, progress = record.notes.lines, record.notes.progress
+        for line in lines[_known(self._lines, lines) :]:
+            yield "line", timeline.read(self._context, record, line)
+        self._lines = lines or self._lines
+        if progress and progress != self._progress:
+            self._progress = progress
+            yield "progress", timeline.read(self._context, record, progress)
+
+    def _new_ends(self, record: JobRecord) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Return how runs have ended: those of the timeline if it is kept, else the errors."""
+        runs = [msgspec.json.decode(run) for run in record.timeline]
+        attempts = {run.get("attempt") for run in runs}
+        for run in runs[_known(self._runs, record.timeline) :]:
+            at, text = timeline.end_of_run(run)
+            yield "run", {**run, "at": at, "text": text}
+        for error in map(msgspec.json.decode, record.errors[_known(self._errors, record.errors) :]):
+            if timeline.is_untold(error, attempts):
+                at, text = timeline.failed(error)
+                yield "error", {**error, "at": at, "text": text}
+        self._runs, self._errors = record.timeline or self._runs, record.errors or self._errors
 
     def gone(self, job_id: str) -> None:
         """Tell that the job has left the backend, as jobs do that are done and keep no result."""
@@ -88,18 +116,34 @@ class _Page:
             self._tell("state", {"state": State.UNKNOWN.value})
         else:
             output.echo(f"         {job_id} has ended: {unknown(job_id).partition(': ')[2]}")
+        if self._lines or self._progress:
+            output.echo(f"jobs: {UNSEEN}", err=True)
 
-    def _tell(self, kind: str, facts: dict[str, object]) -> None:
+    def _tell(self, kind: str, facts: dict[str, Any]) -> None:
         if self._as_json:
+            facts = facts if kind in ("line", "progress") else {key: value for key, value in facts.items() if key != "text"}
             output.echo_json(
                 msgspec.json.encode({"what": kind, **{key: value for key, value in facts.items() if value not in (None, "")}})
             )
-        elif kind == "state":
-            reason = f": {facts['reason']}" if facts["reason"] else ""
-            output.echo(timeline.shown_line({"at": facts["at"], "text": f"[{facts['state']}]{reason}"}))
         else:
-            told = facts if kind == "line" else {"at": facts.get("at"), "text": timeline.shown(facts)}
+            told = {"at": facts.get("at"), "text": timeline.shown(facts)} if kind == "progress" else facts
             output.echo(timeline.shown_line(told))
+
+
+def _state(record: JobRecord) -> dict[str, Any]:
+    about = f": {record.reason}" if record.reason else ""
+    if record.state is State.SCHEDULED:
+        about = f" for {shown_time(record.due or 0.0)}"
+    elif record.state is State.RESERVED:
+        about = f" by {record.owner}"
+    facts = {"state": record.state.value, "reason": record.reason, "due": record.due, "owner": record.owner}
+    return {"at": record.since, **facts, "text": f"[{record.state.value}]{about}"}
+
+
+def _at(facts: dict[str, Any], last: bool) -> float:
+    """Return where something belongs among what one look has found; the end of the job is last, whatever its clock says."""
+    at = facts.get("at")
+    return float("inf") if last else float(at) if isinstance(at, (int, float)) else 0.0
 
 
 def _known(before: tuple[bytes, ...], lines: tuple[bytes, ...]) -> int:

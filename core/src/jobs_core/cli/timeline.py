@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -44,21 +44,40 @@ def lines_of(record: JobRecord, runs: Sequence[Mapping[str, Any]], errors: Seque
     events = [(record.pushed_at, f"pushed to {record.topic}")] if record.pushed_at else []
     told = {run.get("attempt") for run in runs}
     events += [event for run in runs for event in _run(run)]
-    events += [_failed(error) for error in errors if error.get("attempt") not in told or "type" not in error]
+    events += [failed(error) for error in errors if is_untold(error, told)]
     now = _state(record)
     lines = [f"{_moment(at)}  {text}" for at, text in sorted(events, key=lambda event: event[0])]
     return [*lines, f"{_moment(now[0])}  {now[1]}"]
 
 
+def is_untold(error: Mapping[str, Any], attempts: Collection[Any]) -> bool:
+    """Return whether an error is not that of a run in the timeline, which has these attempts."""
+    return error.get("attempt") not in attempts or "type" not in error
+
+
 def _run(run: Mapping[str, Any]) -> Iterator[tuple[float, str]]:
+    yield float(run.get("began", 0.0)), f"attempt {run.get('attempt')} begins in process {run.get('pid')} on {run.get('host')}"
+    yield end_of_run(run)
+
+
+def end_of_run(run: Mapping[str, Any]) -> tuple[float, str]:
+    """Return when and how a run of the timeline ended."""
     began, ended = float(run.get("began", 0.0)), float(run.get("ended", 0.0))
-    yield began, f"attempt {run.get('attempt')} begins in process {run.get('pid')} on {run.get('host')}"
     error = f": {run['error']}" if run.get("error") else ""
     after = f", again after {format_duration(round(run['after'], 3))}" if run.get("after") else ""
-    yield ended, f"attempt {run.get('attempt')} ends after {ended - began:.3g} s: {run.get('outcome')}{after}{error}"
+    return ended, f"attempt {run.get('attempt')} ends after {_took(ended - began)}: {run.get('outcome')}{after}{error}"
 
 
-def _failed(error: Mapping[str, Any]) -> tuple[float, str]:
+def _took(seconds: float) -> str:
+    if seconds < 0.001:
+        return "less than 1 ms"
+    return (
+        f"{seconds * 1000:.3g} ms" if seconds < 1 else f"{seconds:.3g} s" if seconds < 60 else format_duration(round(seconds))
+    )
+
+
+def failed(error: Mapping[str, Any]) -> tuple[float, str]:
+    """Return when an attempt failed, and its error in one line."""
     at = float(error.get("at") or 0.0)
     if error.get("type") == "WorkerDied":
         return at, "the worker that ran it died"
