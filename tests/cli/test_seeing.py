@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import threading
+from datetime import datetime, timedelta, timezone
 
 import pytest
 
 from jobs_core.backends.base import Outcome, Settlement
 from jobs_core.backends.notes import Note
+from jobs_core.cli.types import past
 from jobs_core.ids import new_token
+from jobs_core.units import shown_time
 
 from ..support.project import until
 
@@ -163,6 +166,29 @@ def test_list_filters_by_job_key_text_error_and_time(project, owner):
     assert listed("--since", "2100-01-01T00:00Z") == listed("--until", "2000-01-01T00:00Z") == []
     assert sorted(listed("--since", "2000-01-01T00:00Z")) == sorted([one, two])
     assert listed("--job", "tasks.note", "--error", "timed") == []
+
+
+def test_a_search_takes_durations_today_and_local_times(project, owner):
+    job_id = project.push("note", "hello")
+    end(owner, take(owner), Outcome.DEAD, reason="failed")
+    printed = shown_time(owner.get(job_id).since)
+
+    def listed(*options, **environment):
+        return project.here("dead", "list", *options, **environment)
+
+    for given in ("10m", "1h30m", "1d", printed, f"{printed} local"):
+        assert job_id in listed("--since", given)
+        assert job_id not in listed("--until", "1h")
+    for wrong in ("yesterday-ish", "1x", "", "h", "2026-13-01"):
+        assert "expected a time such as 1h (an hour ago), today" in project.here("dead", "list", "--since", wrong, code=2)
+
+
+def test_today_begins_at_midnight_of_this_machine():
+    now = datetime(2026, 11, 27, 8, 44, 7).astimezone()
+    assert past("today", now) == datetime(2026, 11, 27).astimezone()
+    assert past("90m", now) == now - timedelta(minutes=90)
+    assert past("2026-11-27 08:44:07", now) == now
+    assert past("2026-11-27T08:44:07Z", now) == datetime(2026, 11, 27, 8, 44, 7, tzinfo=timezone.utc)
 
 
 def test_a_search_says_when_it_has_not_read_all(project, monkeypatch):

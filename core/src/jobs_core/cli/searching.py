@@ -16,7 +16,7 @@ from ..errors import MessageError, PayloadError, PayloadStoreUnavailable
 from . import output
 from .common import Context
 from .formatting import count
-from .types import MOMENT, TEXT
+from .types import PAST, PAST_EXAMPLE, TEXT
 
 MOST = 10_000
 """Most jobs of one topic and state that a search reads."""
@@ -86,8 +86,10 @@ def search_options(command: F) -> F:
         return command(*args, **rest, search=Search(**texts, **moments))
 
     for option in (
-        click.option("--until", type=MOMENT, help="Only jobs that came into this state at or before this time."),
-        click.option("--since", type=MOMENT, help="Only jobs that came into this state at or after this time."),
+        click.option("--until", metavar="TIME", type=PAST, help="Only jobs that came into this state at or before this time."),
+        click.option(
+            "--since", metavar="TIME", type=PAST, help=f"Only jobs that came into this state at or after: {PAST_EXAMPLE}."
+        ),
         click.option("--error", type=TEXT, help="Only jobs whose reason or last error contains this text."),
         click.option("--text", type=TEXT, help="Only jobs whose arguments, as JSON, contain this text."),
         click.option("--key", type=TEXT, help="Only jobs with this key."),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import click
@@ -91,6 +91,34 @@ def moment(text: str) -> datetime:
 MOMENT_EXAMPLE = '2026-11-27T18:00+01:00, 2026-11-27T17:00Z, or "2026-11-27 18:00 local" for the zone of this machine'
 
 
+class PastType(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions only
+    """A point in time of a search: ISO format, in this machine's zone if it has none; "today"; or how long ago, as "1h"."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        if isinstance(value, datetime):
+            return value
+        try:
+            return past(str(value).strip(), datetime.now().astimezone())
+        except (ValueError, OverflowError, OSError):
+            self.fail(f"expected a time such as {PAST_EXAMPLE}, got {str(value)[:80]!r}", param, ctx)
+
+
+def past(text: str, now: datetime) -> datetime:
+    """Return the time that a search means; raise ValueError, OverflowError or OSError."""
+    if text == "today":
+        return now.replace(hour=0, minute=0, second=0, microsecond=0, tzinfo=None).astimezone()
+    if text[-1:] in ("s", "h", "d", "m"):
+        return now - timedelta(seconds=seconds(text))
+    if text.removesuffix("local") == text and datetime.fromisoformat(text.replace("Z", "+00:00")).tzinfo is None:
+        text += " local"
+    return moment(text)
+
+
+PAST_EXAMPLE = '1h (an hour ago), today, "2026-11-27 08:44:07" in the zone of this machine, or 2026-11-27T18:00Z'
+
+
 class Number(click.FloatRange):
     """A number within bounds. click's own range accepts NaN, which is not less than anything."""
 
@@ -125,4 +153,5 @@ URL = Checked("url", rules.url)
 MODULE = Checked("module", rules.module)
 DURATION = DurationType()
 MOMENT = MomentType()
+PAST = PastType()
 LIMIT = click.IntRange(1, 1_000_000)
