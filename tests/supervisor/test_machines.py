@@ -42,7 +42,8 @@ def test_machines_are_listed_and_obey_commands(project: Project, two):
 
     said = project.run("machines", "quiet", name)
     assert said.stdout == f"{name}: done\n", said.stderr
-    until(lambda: board().quiet)
+    assert machines(project)["second"]["state"] == "quiet", "a machine that is done has reported its new state"
+    assert board().quiet
     assert not board(first.run_dir).quiet
 
     said = project.run("machines", "resume", "--all")
@@ -51,7 +52,7 @@ def test_machines_are_listed_and_obey_commands(project: Project, two):
 
     said = project.run("machines", "scale", "default", "3", name, "--force")
     assert said.stdout == f"{name}: done\n", said.stderr
-    until(lambda: [pool.wanted for pool in board().pools if pool.name == "default"] == [3])
+    assert [pool["wanted"] for pool in machines(project)["second"]["pools"] if pool["name"] == "default"] == [3]
     assert not any(pool.scaled for pool in board(first.run_dir).pools)
 
     said = project.run("machines", "quiet", "--pool", "default", name)

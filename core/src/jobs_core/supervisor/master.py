@@ -233,7 +233,11 @@ class Supervisor:
                 self._obey(RemoteCommand(message, self._tell_done))
 
     def _tell_done(self, done: CommandDone) -> None:
-        """Tell the housekeeper how a command ended: after a reload, the next one, since this one may not listen any more."""
+        """Tell the housekeeper how a command ended: after a reload, the next one, since this one may not listen any more.
+
+        It reports the command and the state together, so the state is published first: else "done" stands beside the old one.
+        """
+        self._snapshot.publish()
         if self._housekeeper.up and self._housekeeper.child is not None and not self._housekeeper.renewing:
             self._housekeeper.child.send(done)
         else:

@@ -58,6 +58,12 @@ class Snapshot:
         if self._timer is None:
             self._timer = self._loop.after(self._written + SHORTEST - time.monotonic(), self._write)
 
+    def publish(self) -> None:
+        """Write the changed state now, for the other process that is told next."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._write()
+
     def keep(self) -> None:
         """Write the file if the last one is older than LONGEST seconds; called every second."""
         if time.monotonic() - self._written > LONGEST:
