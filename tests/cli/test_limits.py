@@ -319,6 +319,17 @@ def test_check_says_what_the_backend_lacks_and_which_ones_have_it_even_if_it_doe
     assert re.search(f"{re.escape(url.partition(':')[0])}:// does not support {says}", text), text
 
 
+def test_check_says_that_jobs_and_their_logs_are_not_kept(stand, project):
+    stand.features = Stand.features - {"history", "notes"}
+    project.configure(
+        '[topics.mail]\nkeep_done = "1h"\n[topics.pay]\nkeep_done = "1h"\nkeep_logs = true',
+        backend='backend = "memory://stand"',
+    )
+    text = project.here("check", code=None)
+    assert "memory:// does not support history: topics.mail.keep_done, topics.pay.keep_done have no effect: remove it" in text
+    assert "memory:// does not support notes: topics.pay.keep_logs has no effect: remove it" in text
+
+
 def test_check_is_silent_about_features_that_nothing_uses(stand, project):
     stand.features = Stand.features - {"limits", "fairness", "flows"}
     (project.root / "tasks.py").write_text("from jobs_core import job\n\n@job\ndef plain(): ...\n")

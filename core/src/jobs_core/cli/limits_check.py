@@ -1,4 +1,4 @@
-"""The part of `jobsctl check` about limits, fairness and flows: what the backend lacks, settings without effect, and
+"""The part of `jobsctl check` about limits, fairness, flows and kept jobs: what the backend lacks, settings without effect, and
 definitions that differ elsewhere.
 """
 
@@ -38,6 +38,11 @@ def lacking(app: App) -> Iterator[tuple[str, str]]:
             yield output.WARN, _lacks(backend, "limits", f"limits.{next(iter(config.limits))} has no effect: remove it")
     if "flows" not in backend.features and (where := _uses_flows(app)):
         yield output.WARN, _lacks(backend, "flows", f"what {where} sends is refused: let each job enqueue the next")
+    for key, feature in (("keep_done", "history"), ("keep_logs", "notes")):
+        keeping = [f"topics.{name}.{key}" for name, topic in config.topics.items() if getattr(topic, key)]
+        if keeping and feature not in backend.features:
+            has = "has" if len(keeping) == 1 else "have"
+            yield output.WARN, _lacks(backend, feature, f"{', '.join(keeping)} {has} no effect: remove it")
 
 
 def _lacks(backend: Backend, feature: str, what: str) -> str:
