@@ -95,6 +95,15 @@ def test_an_entry_is_added_listed_run_paused_resumed_and_removed(project):
     assert said(project.run("schedule")) == ""
 
 
+def test_a_replaced_entry_that_is_paused_is_said_to_stay_paused(project):
+    add = ["schedule", "add", "mine", "tasks.add", "1", "--every", "5m"]
+    said(project.run(*add))
+    assert "exists already: remove it first, or replace it (--replace, replace=True)" in said(project.run(*add), 2)
+    assert "added; machines take it over" in said(project.run(*add, "--replace"))
+    said(project.run("schedule", "pause", "mine"))
+    assert "mine: added; it stays paused, until `jobsctl schedule resume mine`" in said(project.run(*add, "--replace"))
+
+
 def test_an_entry_of_the_configuration_is_paused_but_not_removed(project):
     project.configure(SCHEDULE)
     said(project.run("schedule", "pause", "nightly"))
@@ -114,11 +123,12 @@ def test_an_entry_of_the_configuration_is_paused_but_not_removed(project):
         (["add", "x", "tasks.add", "1"], "give either cron or every"),
         (["add", "x", "tasks.add", "1", "--cron", "nonsense"], 'invalid cron expression "nonsense"'),
         (["add", "x", "tasks.unknown", "--every", "5m"], "no job named 'tasks.unknown'"),
+        (["add", "x", "tasks.add", "1", "--every", "5m", "--tz", "Europe/Berlin"], "tz belongs to cron"),
         (["add", "x\n", "tasks.add", "1", "--every", "5m"], "control character"),
     ],
 )
 def test_a_change_that_cannot_be_made_is_named(project, arguments, says):
     done = project.run("schedule", *arguments)
-    assert done.returncode in (1, 2)
+    assert done.returncode == (2 if arguments[0] == "add" else 1)
     assert says in done.stderr
     assert "Traceback" not in done.stderr

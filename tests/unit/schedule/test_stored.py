@@ -233,6 +233,8 @@ def test_what_cannot_be_an_entry_is_refused(shop):
         (lambda: add("x", call()), "give either cron or every"),
         (lambda: add("x", call(), cron="* * * * *", every=60), "give either cron or every"),
         (lambda: add("x", call(), every="soon"), "every"),
+        (lambda: add("x", call(), every=60, tz="Europe/Berlin"), "tz belongs to cron"),
+        (lambda: add("x", shop.tell, every=60), r"expected the call of a job, such as shop\.tell\.call"),
         (lambda: add("x", call(), every=0.1), "too often"),
         (lambda: add("x", call(), cron="0 0 30 2 *"), "x: "),
         (lambda: add("x", call(), cron="* * * * *", tz="Nowhere/At_all"), "not a time zone"),

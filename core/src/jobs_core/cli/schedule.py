@@ -10,12 +10,13 @@ from typing import Any, Literal
 import click
 from msgspec import Struct
 
-from ..errors import BackendError
+from ..errors import BackendError, ScheduleError
 from ..schedule import Entry, Schedule, Stored, entries
 from ..schedule.times import zone
 from ..worker.main import prepare
 from . import output
-from .common import Context, json_option, literal, pass_context
+from .common import Context, fail, json_option, literal, pass_context
+from .exits import Exit
 from .groups import DefaultsToList
 from .push import find_job, keyword_arguments, keywords_option, warn_of_unserved
 from .types import DURATION, TEXT, TOPIC
@@ -82,7 +83,7 @@ def list_command(context: Context, count: int, as_json: bool) -> None:
 @keywords_option
 @click.option("--cron", metavar="EXPRESSION", type=TEXT, help='Minute, hour, day, month, weekday, such as "30 2 * * *".')
 @click.option("--every", metavar="TIME", type=DURATION, help='Instead of --cron, an interval: seconds or "5m".')
-@click.option("--tz", metavar="ZONE", type=TEXT, default="UTC", show_default=True, help="The time zone of --cron.")
+@click.option("--tz", metavar="ZONE", type=TEXT, help="The time zone of --cron. [default: UTC]")
 @click.option("--topic", metavar="NAME", type=TOPIC, help="The topic, instead of the job's own.")
 @click.option(
     "--missed",
@@ -101,21 +102,29 @@ def add_command(
     given: tuple[str, ...],
     cron: str | None,
     every: float | None,
-    tz: str,
+    tz: str | None,
     topic: str | None,
     missed: Literal["once", "skip"],
     replace: bool,
 ) -> None:
     """Add an entry to the schedule of all machines: JOB with ARGS.
 
-    ARGS and the values of --kw are JSON where they are valid JSON, else strings.
+    ARGS and the values of --kw are JSON where they are valid JSON, else strings. A replaced entry that is paused stays paused.
     """
     _prepare(context)
     options = {} if topic is None else {"topic": topic}
     call = find_job(context, job, options).call(*map(literal, args), **keyword_arguments(given))
-    with context.asking():
-        Schedule(context.app).add(name, call, cron=cron, every=every, tz=tz, missed=missed, replace=replace)
-    output.echo(f"{name}: added; machines take it over within 5 s")
+    schedule = Schedule(context.app)
+    try:
+        with context.asking():
+            schedule.add(name, call, cron=cron, every=every, tz=tz, missed=missed, replace=replace)
+            paused = replace and any(one.said.paused for one in schedule.stored() if one.name == name)
+    except ScheduleError as error:
+        fail(str(error), Exit.USAGE)
+    if paused:
+        output.echo(f"{name}: added; it stays paused, until `jobsctl schedule resume {name}`")
+    else:
+        output.echo(f"{name}: added; machines take it over within 5 s")
 
 
 @schedule_command.command("remove")

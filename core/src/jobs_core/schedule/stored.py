@@ -26,6 +26,7 @@ from ..message import decode, encode
 from ..options import encrypts
 from ..sealed import seal, unseal
 from ..units import seconds as seconds_of
+from ..units import shown
 from .entries import Entry, entries, problems_of
 
 if TYPE_CHECKING:
@@ -171,14 +172,14 @@ class Schedule:
         *,
         cron: str | None = None,
         every: float | str | None = None,
-        tz: str = "UTC",
+        tz: str | None = None,
         missed: Literal["skip", "once"] = "once",
         replace: bool = False,
     ) -> None:
         """Add an entry: `schedule.add("acme", report.call("acme"), cron="0 6 * * MON", tz="Europe/Berlin")`.
 
-        Of the options of `using`, the entry keeps the topic alone. With `replace`, an entry of this name that was made at run
-        time is replaced; a pause stays.
+        `tz` belongs to `cron` and is UTC by default. Of the options of `using`, the entry keeps the topic alone. With
+        `replace`, an entry of this name that was made at run time is replaced; a pause stays.
         """
         app = self.app
         said = self._described(call, cron, every, tz, missed)
@@ -189,7 +190,8 @@ class Schedule:
 
         def change(before: StoredEntry | None) -> StoredEntry:
             if before is not None and before.job and not replace:
-                raise ScheduleError(f"schedule entry {name} exists already: remove it first, or replace it (--replace)")
+                hint = "remove it first, or replace it (--replace, replace=True)"
+                raise ScheduleError(f"schedule entry {name} exists already: {hint}")
             return msgspec.structs.replace(said, paused=before.paused if before is not None else False)
 
         self._change(name, change)
@@ -282,12 +284,18 @@ class Schedule:
         return ScheduleError(f"there is no schedule entry {name}: `jobsctl schedule` lists them")
 
     def _described(
-        self, call: Call[Any], cron: str | None, every: float | str | None, tz: str, missed: Literal["skip", "once"]
+        self, call: Call[Any], cron: str | None, every: float | str | None, tz: str | None, missed: Literal["skip", "once"]
     ) -> StoredEntry:
         """Return an entry for a call, with its arguments as JSON."""
+        if not isinstance(call, Call):
+            name = getattr(call, "name", None) or getattr(call, "__name__", None)
+            example = f"{name}.call(...)" if isinstance(name, str) else "my_job.call(...)"
+            raise ScheduleError(f"expected the call of a job, such as {example}, got {shown(call)}")
         app, job = self.app, call.job
         if (cron is None) == (every is None):
             raise ScheduleError(f"{job.name}: give either cron or every")
+        if tz is not None and cron is None:
+            raise ScheduleError(f"{job.name}: tz belongs to cron, but this entry has every: leave it out")
         try:
             seconds = None if every is None else float(seconds_of(every))
         except ValueError as error:
@@ -300,7 +308,7 @@ class Schedule:
             raise ScheduleError(f"{job.name} encrypts its arguments, but an entry keeps them readable: schedule it without any")
         plain = decode(encode(message, limit=int(app.config.max_message)), topic=message.topic)
         topic = message.topic if "topic" in given else None
-        return StoredEntry(job.name, cron, seconds, tz, list(plain.args), dict(plain.kwargs), topic, missed)
+        return StoredEntry(job.name, cron, seconds, tz or "UTC", list(plain.args), dict(plain.kwargs), topic, missed)
 
 
 def call_of(app: App, entry: Entry, headers: Mapping[str, Any]) -> Call[Any]:
