@@ -446,3 +446,23 @@ def test_a_closed_pipe_is_not_an_error(project):
         f"{sys.executable} -m jobs_core check --show | head -n 1", shell=True, cwd=project.root, text=True, capture_output=True
     )
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["machines", "stop", "vm"], "no such command 'stop'; commands are list, show, quiet, resume, "),
+        (["limits", "show", "partner"], "no such command 'show'; commands are list, set, reset"),
+        (["schedule", "foo"], "no such command 'foo'; commands are list, add, "),
+        (["schedule", "foo", "--json"], "no such command 'foo'; commands are list, add, "),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_a_mistyped_subcommand_is_named_with_those_that_exist(project, arguments, says):
+    text = project.here(*arguments, code=2)
+    assert says in text
+    assert " list [OPTIONS]" not in text
+
+
+def test_a_limit_is_listed_without_the_word_list(project):
+    assert "no such command" not in project.here("limits", "partner", "--limit", "5")
