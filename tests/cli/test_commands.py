@@ -466,3 +466,19 @@ def test_a_mistyped_subcommand_is_named_with_those_that_exist(project, arguments
 
 def test_a_limit_is_listed_without_the_word_list(project):
     assert "no such command" not in project.here("limits", "partner", "--limit", "5")
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("progress", "what a job tells is shown by: jobsctl follow ID"),
+        ("merge", "`jobsctl --help` lists the commands"),
+        ("purg", "did you mean 'purge'?"),
+        ("cancle", "did you mean 'cancel'?"),
+        ("folow", "did you mean 'follow'?"),
+    ],
+)
+def test_a_command_that_deletes_is_suggested_for_its_misspelling_only(project, word, says):
+    text = project.here(word, "0198", code=2)
+    assert says in text
+    assert word in ("purg", "cancle") or ("purge" not in text and "cancel" not in text)

@@ -11,6 +11,8 @@ import pytest
 from jobs_core.backends.base import Outcome, Settlement
 from jobs_core.backends.notes import Note
 from jobs_core.cli.types import past
+from jobs_core.errors import JobFailed
+from jobs_core.handle import JobHandle
 from jobs_core.ids import new_token
 from jobs_core.units import shown_time
 
@@ -149,6 +151,23 @@ def test_list_shows_kept_jobs_newest_first(project, owner):
     assert shown == ids[::-1]
 
 
+def test_list_says_that_a_topic_keeps_no_done_jobs(project):
+    hint = "topic mail keeps no done jobs in this configuration: topics.mail.keep_done"
+    assert hint in project.here("list", "mail", "--state", "done")
+    project.configure('[topics.mail]\nkeep_done = "1h"')
+    assert hint not in project.here("list", "mail", "--state", "done")
+
+
+def test_the_reason_of_a_job_that_could_not_run_is_told_once(project, owner):
+    job_id = project.push("note", "hello")
+    error = encoded(at=1.0, attempt=0, type="bad arguments", message="note() takes 1 argument", traceback="")
+    end(owner, take(owner), Outcome.DEAD, reason="bad arguments", error=error)
+    (row,) = project.here("dead", "list").splitlines()
+    assert row.endswith("bad arguments\tnote() takes 1 argument")
+    with pytest.raises(JobFailed, match=r"is dead \(bad arguments\): note\(\) takes 1 argument"):
+        JobHandle(project.app(), job_id, None, "default", stores_result=True, created=False).result(timeout=5)
+
+
 def test_list_filters_by_job_key_text_error_and_time(project, owner):
     one = project.push("note", {"order": "A-4711"}, key="acme")
     two = project.push("ledger", "other")
@@ -159,6 +178,8 @@ def test_list_filters_by_job_key_text_error_and_time(project, owner):
         return [line.split("\t")[0] for line in project.here("list", "default", "--state", "dead", *options).splitlines()]
 
     assert listed("--job", "tasks.note") == [one]
+    assert listed("--job", "note") == [one]
+    assert listed("--job", "ote") == []
     assert listed("--key", "acme") == [one]
     assert listed("--text", "a-47") == [one]
     assert listed("--error", "TIMED") == [two]

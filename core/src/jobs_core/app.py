@@ -858,8 +858,9 @@ class App:
         if record.state is State.DEAD:
             last = msgspec.json.decode(record.errors[-1]) if record.errors else {}
             error_type, text = last.get("type", ""), last.get("message", "")
+            told = text if error_type == record.reason else f"{error_type}: {text}"  # of a job that never ran, it is the reason
             raise JobFailed(
-                escapes.lines(f"job {handle.id} is dead ({record.reason}): {error_type}: {text}".rstrip(": ")),
+                escapes.lines(f"job {handle.id} is dead ({record.reason}): {told}".rstrip(": ")),
                 reason=record.reason,
                 error_type=error_type,
                 traceback=last.get("traceback", ""),

@@ -490,6 +490,7 @@ COMMANDS: Final = _table(
     ("flower monitor dashboard events ui web live watch", _command("running jobs are shown by", "top")),
     ("inspect report ping health ps stats workers pools", _command("running jobs are shown by", "status")),
     ("shutdown down kill terminate quit term", _command("running jobs are finished first by", "stop")),
+    ("progress log logs tail track", _command("what a job tells is shown by", "follow ID")),
     ("drain", _command("running jobs are finished, and no new ones are taken, after", "quiet")),
     ("revoke abort", _command("a job is cancelled by", "cancel ID")),
     ("queue queues ls count counts info length", _command("the topics with their jobs are shown by", "topics")),

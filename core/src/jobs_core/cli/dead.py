@@ -273,4 +273,6 @@ def _last_error(record: JobRecord) -> str:
     if not record.errors:
         return ""
     error = msgspec.json.decode(record.errors[-1])
-    return f"{error.get('type')}: {error.get('message')}".splitlines()[0][:120]
+    message = str(error.get("message") or "")
+    told = message if error.get("type") == record.reason else f"{error.get('type')}: {message}"  # the reason has its own column
+    return (told.splitlines() or [""])[0][:120]

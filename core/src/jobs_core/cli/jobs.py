@@ -52,6 +52,9 @@ def list_command(context: Context, topic: str, state: str, limit: int, as_json: 
         return _browse(backend, topic, State(state), most, offset)
 
     records = found(context, browse, search, limit)
+    if state == State.DONE.value and not records and not context.app.config.topic(topic).keep_done:
+        hint = f'topics.{topic}.keep_done = "1h" keeps them for an hour'
+        output.echo(f"jobs: topic {topic} keeps no done jobs in this configuration: {hint}", err=True)
     if as_json:
         output.json([as_data(context, record) for record in records])
         return

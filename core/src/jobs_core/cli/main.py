@@ -95,6 +95,13 @@ class _ClickContext(click.Context):
     formatter_class = _Help
 
 
+DESTRUCTIVE = ("purge", "cancel", "stop", "exit")
+"""Commands that delete or end something. They are suggested only for a word that can hardly mean another one."""
+
+TYPO = 0.8
+"""Least similarity of such a word, as difflib measures it: one letter of five is missing."""
+
+
 class JobsCommand(click.Group):
     """A group that imports commands on use, shows them by section, and adds those of plugins."""
 
@@ -154,7 +161,8 @@ class JobsCommand(click.Group):
 
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             known = foreign.COMMANDS.get(args[0])
-            near = difflib.get_close_matches(args[0], self.list_commands(ctx), 1)
+            harmless = [name for name in self.list_commands(ctx) if name not in DESTRUCTIVE]
+            near = difflib.get_close_matches(args[0], DESTRUCTIVE, 1, TYPO) or difflib.get_close_matches(args[0], harmless, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"`{ctx.command_path} --help` lists the commands"
             ctx.fail(f"there is no command {args[0]!r}; {known.advice('job') if known else hint}")
         if args and args[0] not in OURS and args[0] in _plugin_commands():

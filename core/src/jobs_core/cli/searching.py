@@ -58,7 +58,7 @@ class Search(Struct, frozen=True):
             return True
         try:
             message = context.app.envelope(record)
-            if self.job is not None and message.job != self.job:
+            if self.job is not None and self.job not in (message.job, (message.job or "").rpartition(".")[2]):
                 return False
             if self.text is None:
                 return True
@@ -93,7 +93,7 @@ def search_options(command: F) -> F:
         click.option("--error", type=TEXT, help="Only jobs whose reason or last error contains this text."),
         click.option("--text", type=TEXT, help="Only jobs whose arguments, as JSON, contain this text."),
         click.option("--key", type=TEXT, help="Only jobs with this key."),
-        click.option("--job", type=TEXT, help="Only jobs of this name."),
+        click.option("--job", type=TEXT, help="Only jobs of this name; without a module, of any module."),
     ):
         option(searching)
     return searching  # type: ignore[return-value]
