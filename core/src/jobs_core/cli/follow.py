@@ -21,8 +21,8 @@ from .ids import unknown
 from .types import DURATION, JOB_ID
 
 UNSEEN = (
-    "the store keeps no notes of this job now that it is done: what it told since the last look is not shown; "
-    "keep_done keeps them, where the backend has a history"
+    "the backend deleted the notes of this job when it was done: what it told since the last look is not shown; "
+    "set keep_done on a backend with history to keep them"
 )
 
 
