@@ -15,10 +15,11 @@ from jobs_core.registry import default_registry
 
 @contextlib.contextmanager
 def as_it_was() -> Iterator[None]:
-    """Restore environment, directory, import path, signal handlers and jobs; forget module `tasks` and the application."""
+    """Begin without jobs. Restore environment, directory, import path, signal handlers and jobs; forget `tasks` and the app."""
     environment, directory, path = dict(os.environ), os.getcwd(), sys.path[:]
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)}
-    jobs = dict(default_registry._jobs)  # test modules define some when they are imported
+    jobs = dict(default_registry._jobs)  # test modules define some when they are imported: no command may see them
+    default_registry.clear()
     try:
         yield
     finally:

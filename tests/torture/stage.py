@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from jobs_core import App
 from jobs_core.backends.base import JobRecord, State
 from jobs_core.errors import BackendUnavailable
 
@@ -43,6 +44,7 @@ class Stage:
         self.ledger = Ledger(directory)
         self._count, self._options = workers, options  # of `jobsctl worker`
         self._job, self._seconds = job, seconds
+        self._reader: App | None = None
         self.workers: list[Process] = []
         self.producer: Producing
         self.recovered = 0.0
@@ -116,7 +118,7 @@ class Stage:
         return self.producer.sent >= self.producer.count and not self.ledger.missing()
 
     def dead(self) -> set[str]:
-        app = self.project.app()
+        app = self._reader = self._reader or self.project.app()  # each keeps a connection, and rows ask many times a second
 
         def browse() -> list[JobRecord] | None:
             try:
