@@ -350,6 +350,90 @@ class FlowCases(RigCase):
             flow.backend.cancel_flow(flow.id)
             worker.purge(T, State.READY)
 
+    def test_what_a_flow_refused_cannot_be_retried(self, rig: Rig) -> None:
+        if not rig.has(*OPS):
+            return
+        flow, worker = FlowRig(rig), rig.worker()
+        flow.add(stage="s", priority=9)
+        flow.add(stage("s"), stage="t", topic=f"{T}.2")
+        flow.add(stage("t"), topic=f"{T}.2")
+        slow, dies = flow.add(topic=f"{T}.2"), flow.add()
+        flow.push()
+        refused = flow.job(after(slow), stage="t")
+        waits = flow.job(after(refused.id), stage=None)
+        rig.settle(worker, rig.take_one(worker), Outcome.DONE, followups=(refused, waits))
+        assert flow.record(refused.id).state is State.DEAD
+        assert (worker.requeue([refused.id]), flow.backend.retry_flow(flow.id)) == (0, 0), "it would not wait for what it names"
+        assert run(rig, worker, 9, Outcome.DEAD) == [dies]
+        assert flow.backend.retry_flow(flow.id) == 1
+        assert run(rig, worker, 9) == [dies], "the others are retried"
+        assert (flow.state(refused.id), flow.state(waits.id)) == (State.DEAD, State.WAITING)
+        assert [member.id for member in flow.backend.flow_members(flow.id, 9) if member.stuck] == [waits.id]
+        assert worker.drop([refused.id]) == 1
+        assert flow.state(waits.id) is State.CANCELLED
+
+    def test_what_a_member_adds_with_a_held_key_becomes_a_dead_letter(self, rig: Rig) -> None:
+        if not rig.has(*OPS, "unique"):
+            return
+        for conflict in ("drop", "raise", "replace"):
+            flow, worker = FlowRig(rig), rig.worker()
+            fields: dict[str, Any] = {"unique": UniqueKey(f"{conflict}-{rig.name}", conflict=conflict)}  # type: ignore[arg-type]
+            first = flow.add()
+            holder = flow.add(topic=f"{T}.2", **fields)
+            flow.push()
+            second = flow.job(stage=None, **fields)
+            waits = flow.job(after(second.id), stage=None)
+            any_end = flow.job(after(second.id, ended=True), stage=None)
+            held = rig.take_one(worker)
+            assert held.id == first
+            rig.settle(worker, held, Outcome.DONE, followups=(second, waits, any_end))
+            record = flow.record(second.id)
+            assert record.state is State.DEAD
+            assert "cannot be a member" in record.reason
+            assert holder in record.reason
+            assert run(rig, worker, 9) == [any_end.id]
+            assert flow.state(waits.id) is State.WAITING
+            assert (flow.status().dead, flow.status().waiting, flow.status().total) == (1, 1, 5)
+            assert (worker.requeue([second.id]), flow.backend.retry_flow(flow.id)) == (0, 0)
+            late = rig.job(**fields)
+            assert worker.drop([second.id]) == 1
+            assert worker.push([late], rig.request()) == {late.id: holder}, "the key is still that of its holder"
+            assert flow.state(waits.id) is State.CANCELLED
+            rig.done(worker, *rig.take(worker, topics=[f"{T}.2"]))
+            assert flow.status().state == "done"
+
+    def test_of_two_additions_with_one_key_the_second_becomes_a_dead_letter(self, rig: Rig) -> None:
+        if not rig.has(*OPS, "unique"):
+            return
+        flow, worker = FlowRig(rig), rig.worker()
+        flow.add()
+        flow.push()
+        one, two = (flow.job(stage=None, unique=UniqueKey(f"key-{rig.name}")) for _ in range(2))
+        waits = flow.job(after(two.id), stage=None)
+        rig.settle(worker, rig.take_one(worker), Outcome.DONE, followups=(one, two, waits))
+        assert run(rig, worker, 9) == [one.id]
+        assert one.id in flow.record(two.id).reason
+        assert (flow.state(two.id), flow.state(waits.id)) == (State.DEAD, State.WAITING)
+
+    def test_an_addition_replaces_the_holder_of_its_key_only_if_it_can_be(self, rig: Rig) -> None:
+        if not rig.has(*OPS, "unique"):
+            return
+        fields: dict[str, Any] = {"unique": UniqueKey(f"key-{rig.name}", conflict="replace")}
+        flow, worker = FlowRig(rig), rig.worker()
+        first = flow.add()
+        flow.push()
+        (holder,) = rig.push(worker, rig.job(topic=f"{T}.2", **fields))
+        held = rig.take_one(worker)
+        assert held.id == first
+        refused, second = flow.job(stage("no-such"), stage=None, **fields), flow.job(stage=None)
+        rig.settle(worker, held, Outcome.DONE, followups=(refused, second))
+        assert "which has no members" in flow.record(refused.id).reason
+        assert flow.state(holder) is State.READY, "what was refused replaces nothing"
+        added = flow.job(stage=None, **fields)
+        rig.settle(worker, rig.take_one(worker), Outcome.DONE, followups=(added,))
+        assert flow.state(holder) is State.CANCELLED
+        assert run(rig, worker, 9) == [added.id]
+
     def test_a_job_cannot_add_to_the_flow_of_others(self, rig: Rig) -> None:
         if not rig.has(*OPS):
             return
