@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from ..errors import BackendError
-from .flows import MOST_AFTER, After, Member
+from .flows import MOST_AFTER, After, Member, refusal
 
 
 class KnownMember(Protocol):
@@ -128,4 +128,4 @@ class Plan:
             raise self._refusal(member.id, f"it takes the result of {job_id}, but is not after it")
 
     def _refusal(self, job_id: str, why: str) -> BackendError:
-        return BackendError(f"{job_id} cannot be a member of flow {self._flow_id}: {why}")
+        return refusal(job_id, self._flow_id, why)

@@ -7,8 +7,13 @@ of one stage are all in the finale or all in the body.
 
 *No cycles.* A member is after members and stages that were added before it. Once a member is after a stage, no part adds to
 that stage. A running member may add to its own stage, but only members that are after nothing that may wait for that stage. A
-part that breaks these rules is refused as a whole. An addition by a running member that breaks them becomes a dead letter that
-says why, because the settlement of the running member is not undone.
+part that breaks these rules is refused as a whole.
+
+*A refused addition.* An addition by a running member that breaks these rules, or whose unique key another job holds, becomes a
+dead letter that says why, because the settlement of the running member is not undone. With `conflict="replace"`, the addition
+takes the key from a waiting job that is in no flow; otherwise it is refused, whatever its `conflict`. A refused addition takes
+no key, replaces nothing, waits for nothing, and cannot be retried. So what needs it is stuck until it is dropped, and is
+cancelled then.
 
 *The end of a target.* A member has ended when it is done, dead, gone (cancelled, replaced, purged, dropped, trimmed), skipped,
 or *stuck*: it waits for a target that is dead or stuck. A stage has ended when the flow is closed and each of its members has
@@ -71,6 +76,30 @@ class Member(Struct, frozen=True):
     when: When = "done"
     inputs: tuple[str, ...] = ()  # ids of the members whose results it takes: each is in `after`, or in a stage of `after`
     label: str = ""  # for people, such as the name of the job
+
+
+_REFUSED: Final = "cannot be a member of flow"
+
+
+def refusal(job_id: str, flow_id: str, why: str) -> BackendError:
+    """Return the error for a job that cannot be a member; if a running member adds it, the reason of a dead letter."""
+    return BackendError(f"{job_id} {_REFUSED} {flow_id}: {why}")
+
+
+def held_key(holder: str) -> str:
+    """Say why a flow refuses an addition whose unique key another job holds."""
+    return f"its unique key is held by {holder}"
+
+
+def was_refused(job_id: str, reason: str) -> bool:
+    """Return whether a dead letter with this reason was refused by its flow, so that it cannot be retried."""
+    return reason.startswith(f"{job_id} {_REFUSED} ")
+
+
+GIVE_UP_REFUSED: Final = (
+    "it was never admitted, so it cannot be retried: enqueue its job anew, and purge the dead letter, which cancels what waits for it"
+)
+"""What to do about a dead letter that was refused."""
 
 
 def misplaced(job_id: str, member: Member) -> BackendError:

@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from ..app import App
 from ..backends.base import Backend, JobRecord, State
+from ..backends.flows import GIVE_UP_REFUSED, was_refused
 from ..errors import ArgumentError, JobsError, MessageError, NotSupported, UnknownJob
 from ..message import Message
 from ..placeholders import parameter_of
@@ -54,7 +55,10 @@ def _state(app: App, backend: Backend, record: JobRecord, here: Here) -> Iterato
     elif record.state is State.CANCELLED:
         yield f"it was cancelled at {when(record.since)}" + (f": {record.reason}" if record.reason else "")
     elif record.state is State.DEAD:
-        yield f"it has been dead since {when(record.since)}: {record.reason}; `jobsctl dead retry {record.id}` runs it again"
+        again = f"`jobsctl dead retry {record.id}` runs it again"
+        if was_refused(record.id, record.reason):
+            again = GIVE_UP_REFUSED
+        yield f"it has been dead since {when(record.since)}: {record.reason}; {again}"
     elif record.state is State.RESERVED:
         runs = list(here.of_running(record.id))
         yield from runs or [reserved(record), *here.of_reserved(record.owner or "")]

@@ -121,7 +121,8 @@ def retry_command(context: Context, job_id: str) -> None:
     flow = context.operate(lambda backend: find(backend, job_id))
     retried = FlowHandle(context, flow.id).retry()  # type: ignore[arg-type]
     if not retried:
-        fail(f"flow {flow.id} has no dead member that can be retried: it is {flow.state}")
+        hint = f"; `jobsctl flow show {flow.id}` says why" if flow.state == "failed" else ""
+        fail(f"flow {flow.id} has no dead member that can be retried: it is {flow.state}{hint}")
     output.echo(f"{count(retried, 'member')} requeued")
 
 

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Final, Protocol
 
 from ...errors import BackendError
-from ..flows import MOST_AFTER, MOST_LISTED, SLICE, After, FlowState, FlowStatus, Member, Part
+from ..flows import MOST_AFTER, MOST_LISTED, SLICE, After, FlowState, FlowStatus, Member, Part, refusal
 
 
 class Phase(Enum):
@@ -100,6 +100,11 @@ class Node(Target):
     def barred(self) -> bool:
         """Return whether it may not start any more, because its flow was cancelled."""
         return self.flow.cancelled and not (self.flow.keeps_finale and self.finale)
+
+    @property
+    def refused(self) -> bool:
+        """Return whether its flow never admitted it: it is dead from the start, and cannot be retried."""
+        return self.lost is Phase.DEAD
 
     def waiting_for(self, most: int) -> tuple[str, ...]:
         """Return some of the targets that it still waits for, dead ones first."""
@@ -247,7 +252,7 @@ class Flow:
             raise self._refusal(node.id, f"it takes the result of {job_id}, but is not after it")
 
     def _refusal(self, job_id: str, why: str) -> BackendError:
-        return BackendError(f"{job_id} cannot be a member of flow {self.part.flow}: {why}")
+        return refusal(job_id, self.part.flow, why)
 
     def add(self, node: Node) -> None:
         """Add a member that `plan` returned; it waits until `proceed` has looked at it."""
@@ -272,6 +277,7 @@ class Flow:
 
     def add_dead(self, node: Node) -> None:
         """Add a member that was refused: it is dead from the start, and waits for nothing."""
+        node.lost = Phase.DEAD
         node.place = Member(self.part.flow, label=node.place.label)
         node.stage, node.groups = "", () if node.finale else (self.body,)
         self._enrol(node)

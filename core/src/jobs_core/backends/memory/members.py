@@ -8,9 +8,11 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from ...errors import BackendError, FlowLost
 from ..base import Outgoing, State
-from ..flows import MOST_LISTED, SLICE, FlowStatus, Member, MemberStatus, Part
+from ..flows import MOST_LISTED, SLICE, FlowStatus, Member, MemberStatus, Part, held_key, refusal
 from .flows import CANCELLED, Flow, Node, Phase
 from .records import Job, Moment
 
@@ -74,15 +76,17 @@ class Members:
         place, adder = message.member, by.node if by is not None else None
         assert place is not None
         if adder is None or adder.flow.part.flow != place.flow:
-            job = self._store.add_member(at, message, None)
+            job = self._store.add_member(at, replace(message, unique=None), None)
             self._store.make_dead(at, job, f"it was added to flow {place.flow} by a job that is not a member of it")
             return
         flow = adder.flow
         try:
             (node,) = flow.plan([(message.id, place)], adder)
+            if holder := self._store.take_key(at, message):
+                raise refusal(message.id, place.flow, held_key(holder))
         except BackendError as error:
             node = Node(flow, message.id, place, "", finale=adder.finale)
-            job = self._store.add_member(at, message, node)
+            job = self._store.add_member(at, replace(message, unique=None), node)
             flow.add_dead(node)
             self._store.make_dead(at, job, str(error))
         else:
@@ -242,8 +246,9 @@ class Members:
         self._queue(flow)
 
     def dead_ids(self, flow_id: str, most: int) -> Sequence[str]:
+        """Return dead members that can be retried."""
         flow = self.flows.get(flow_id)
-        return list(islice(flow.dead, most)) if flow else []
+        return list(islice((node.id for node in flow.dead.values() if not node.refused), most)) if flow else []
 
 
 def _place(message: Outgoing, flow_id: str) -> Member:

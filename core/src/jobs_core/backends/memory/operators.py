@@ -66,7 +66,7 @@ class MemoryOperatorCalls(Backend):
             self.store.moment(at.now)
             for job in self._found(job_ids):
                 if job.state is State.DEAD:
-                    if job.node is not None and job.node.flow.cancelled:
+                    if job.node is not None and (job.node.refused or job.node.flow.cancelled):
                         continue
                     self.store.leave_letters(job)
                     job.attempt = job.redeliveries = job.crashes = job.deferrals = 0

@@ -102,6 +102,9 @@ class MemoryStore:
                 if message.chosen and message.id not in added:
                     conflicts[message.id] = message.id
                 continue
+            if by is not None and message.member is not None:
+                self.members.join(at, message, by)
+                continue
             delay = message.delay
             if message.unique:
                 holder = self.take_key(at, message)
@@ -111,9 +114,6 @@ class MemoryStore:
                 delay = self._within_limit(at.now, message.unique, delay)
             if message.chosen:
                 added.add(message.id)
-            if by is not None and message.member is not None:
-                self.members.join(at, message, by)
-                continue
             job = self.jobs[message.id] = Job(next(self._sequence), message, at.now)
             self.place(job, at.now, delay)
         self.changed.notify_all()

@@ -103,12 +103,12 @@ def _cancel(tx: Transaction, n: int, refuses: str, *, finale: bool) -> None:
 _DEAD = """
 SELECT count(*), json_group_array(seq) FROM (
        SELECT seq FROM flow CROSS JOIN flow_member INDEXED BY flow_member_dead ON flow = n
-        WHERE flow.id = ? AND cancelled = 0 AND phase = 4 LIMIT ?)
+        WHERE flow.id = ? AND cancelled = 0 AND phase = 4 AND lost IS NOT 4 LIMIT ?)
 """
 
 
 def retry_flow(tx: Transaction, flow_id: str) -> int:
-    """Requeue the dead members of a flow, at most SLICE; return how many."""
+    """Requeue the dead members of a flow, but those that it refused, at most SLICE; return how many."""
     count, seqs = tx.db.execute(_DEAD, (flow_id, SLICE)).fetchone()
     operators.revive(tx, seqs)
     members.retry(tx, seqs)

@@ -52,7 +52,7 @@ CREATE TABLE flow_member (      -- members; those of a flow of more than MOST_LI
     awaits    INTEGER NOT NULL,                 -- targets that it still waits for
     stuck     INTEGER NOT NULL,                 -- of these, the dead and stuck ones
     failed    INTEGER NOT NULL,                 -- whether one of the others failed
-    lost      INTEGER,                          -- the end of a target that keeps it from ever running
+    lost      INTEGER,                          -- the end of a target that keeps it from ever running; DEAD: the flow refused it
     if_failed INTEGER NOT NULL,                 -- whether it runs only if something failed
     delay     REAL    NOT NULL,
     place     TEXT    NOT NULL,                 -- JSON: stage, after, when, and label, as they were pushed

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from ...errors import BackendError
 from ..base import Outgoing
 from ..flow_plan import Plan, Planned
-from ..flows import Member, Part
+from ..flows import Member, Part, held_key, refusal
 from . import members, removal
 from .connection import Transaction
 from .members import BAD, FAILED, Phase
@@ -97,15 +98,15 @@ def _insert_group(tx: Transaction, flow: int, label: str | None, finale: bool) -
 # -- what a running member adds ----------------------------------------------------------------------
 
 
-def join(tx: Transaction, message: Outgoing, by: int) -> None:
+def join(tx: Transaction, message: Outgoing, by: int, take_key: Callable[[], str | None]) -> None:
     """Add a job that a member adds at its end; make it a dead letter if it cannot be in that flow.
+
+    `take_key` gives it its unique key, or returns the holder.
 
     The settlement of the member stands whatever it adds, so an error would be seen by nobody.
     """
     place = message.member
     assert place is not None
-    if tx.first("SELECT EXISTS (SELECT 1 FROM job WHERE id = ?)", (message.id,)):
-        return
     row = tx.db.execute(f"{_FLOW} WHERE flow.n = (SELECT flow FROM flow_member WHERE seq = ?)", (by,)).fetchone()
     flow = None if row is None else Flow(*row)
     if flow is None or flow.id != place.flow:
@@ -115,9 +116,12 @@ def join(tx: Transaction, message: Outgoing, by: int) -> None:
     joining = Joining(tx, flow, [message], adder)
     try:
         (planned,) = joining.plan()
+        if holder := take_key():
+            raise refusal(message.id, flow.id, held_key(holder))
     except BackendError as error:
+        joining = Joining(tx, flow, [replace(message, unique=None)], adder)
         seq = joining.add([Planned(message.id, Member(place.flow, label=place.label), "", adder.finale)], decides=False)
-        members.end(tx, seq, Phase.DEAD, reason=str(error))
+        members.refuse(tx, seq, str(error))
         removal.make_dead(tx, seq, str(error), None, 0)
         return
     seq = joining.add([planned])
@@ -129,7 +133,7 @@ def _insert_stranger(tx: Transaction, message: Outgoing) -> None:
     """Store a job as a dead letter that is in no flow."""
     assert message.member is not None
     seq = tx.numbers(1) + 1
-    _insert_jobs(tx, [message], seq)
+    _insert_jobs(tx, [replace(message, unique=None)], seq)
     removal.make_dead(tx, seq, f"it was added to flow {message.member.flow} by a job that is not a member of it", None, 0)
 
 

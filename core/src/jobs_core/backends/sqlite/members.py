@@ -205,9 +205,15 @@ def end(tx: Transaction, seq: int, phase: Phase, *, reason: str = "", result: by
     enter(tx, json.dumps([seq]), phase, reason)
 
 
+def refuse(tx: Transaction, seq: int, reason: str) -> None:
+    """Note that a flow did not admit a member that was just added: it is dead from the start, and cannot be retried."""
+    tx.db.execute("UPDATE flow_member SET lost = 4, seal = ? WHERE seq = ?", (FIRST, seq))  # it waits for no stage
+    end(tx, seq, Phase.DEAD, reason=reason)
+
+
 def can_retry(tx: Transaction, seq: int) -> bool:
-    """Return whether a dead member may run again: not if its flow was cancelled."""
-    return bool(tx.first("SELECT phase FROM flow_member WHERE seq = ?", (seq,)) == Phase.DEAD)
+    """Return whether a dead member may run again: not if its flow was cancelled, or never admitted it."""
+    return bool(tx.first("SELECT phase = 4 AND lost IS NOT 4 FROM flow_member WHERE seq = ?", (seq,)))
 
 
 def retry(tx: Transaction, seqs: str) -> None:

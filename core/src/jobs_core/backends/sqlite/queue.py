@@ -68,6 +68,13 @@ def push(
         conflicts: dict[str, str] = {}
         added: set[str] = set()  # chosen ids of this batch
         for message in messages:
+            if message.member is not None:
+                if by is None:
+                    raise misplaced(message.id, message.member)
+                _insert(tx, rows, others)  # a member may replace one of them
+                rows, others = [], []
+                _join(tx, message, by, loosely, together)
+                continue
             if message.unique or message.chosen:
                 _insert(tx, rows, others)  # first insert the jobs that this message may duplicate or replace
                 rows, others = [], []
@@ -80,11 +87,6 @@ def push(
                     conflicts[message.id] = holder
                     continue
                 added.add(message.id)
-            if message.member is not None:
-                if by is None:
-                    raise misplaced(message.id, message.member)
-                joining.join(tx, message, by)
-                continue
             seq += 1
             due = tx.now + _delay(tx, message) if message.delay > 0 else None
             key = message.unique.key if message.unique else None
@@ -97,6 +99,11 @@ def push(
         refused.append(conflicts)
     _insert(tx, rows, others)
     return refused
+
+
+def _join(tx: Transaction, message: Outgoing, by: int, loosely: bool, together: Collection[str]) -> None:
+    if not _is_known(tx, message):
+        joining.join(tx, message, by, lambda: take_key(tx, message, loosely, together))
 
 
 def _insert(tx: Transaction, rows: Sequence[tuple[object, ...]], others: Sequence[tuple[Any, ...]]) -> None:

@@ -31,6 +31,7 @@ class Reference:
         self.members: dict[str, Member] = {}
         self.phase: dict[str, Phase] = {}
         self.finale: dict[str, bool] = {}
+        self.refused: set[str] = set()
         self.cancelled = self.keeps_finale = False
         self._open: dict[str, set[int]] = {}  # targets that each member still waits for
         self._failed: dict[str, bool] = {}
@@ -42,7 +43,8 @@ class Reference:
         self._open[name], self._failed[name] = set(range(len(place.after))), False
 
     def add_dead(self, name: str, place: Member, by: str) -> None:
-        """Add a member that was refused."""
+        """Add a member that was refused, which cannot be retried."""
+        self.refused.add(name)
         self.add(name, Member(place.flow), by)
         self.phase[name] = Phase.DEAD
 
@@ -52,6 +54,10 @@ class Reference:
 
     def named(self, *phases: Phase) -> list[str]:
         return [name for name, phase in self.phase.items() if phase in phases]
+
+    def can_be_retried(self) -> list[str]:
+        """Return the dead members that run again when the flow is retried."""
+        return [] if self.cancelled else [name for name in self.named(Phase.DEAD) if name not in self.refused]
 
     def _is_finale(self, after: After) -> bool:
         if after.kind == "stage":

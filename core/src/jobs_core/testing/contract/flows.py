@@ -360,7 +360,7 @@ class FlowCases(RigCase):
         slow, dies = flow.add(topic=f"{T}.2"), flow.add()
         flow.push()
         refused = flow.job(after(slow), stage="t")
-        waits = flow.job(after(refused.id), stage=None)
+        waits = flow.job(after(refused.id))
         rig.settle(worker, rig.take_one(worker), Outcome.DONE, followups=(refused, waits))
         assert flow.record(refused.id).state is State.DEAD
         assert (worker.requeue([refused.id]), flow.backend.retry_flow(flow.id)) == (0, 0), "it would not wait for what it names"

@@ -164,9 +164,7 @@ class Together(TogetherJobs):
         """Take over what became of a member that a running one added."""
         flow, place = self.flows[flow_id], added.member
         found = self.operator.get(added.id)
-        if found is None:
-            assert added.unique, f"{added.id} was not added"
-            return
+        assert found is not None, f"{added.id} was not added"
         assert place is not None
         self.flow_of[added.id], self.sent[added.id] = flow_id, added
         if found.state is State.DEAD:
@@ -366,7 +364,8 @@ class Together(TogetherJobs):
 
     def _requeue(self, job_id: str) -> None:
         flow = self.flows.get(self.flow_of.get(job_id, ""))
-        entry, dead = self.lines.entries.get(job_id), self._is_dead(job_id) and not (flow and flow.cancelled)
+        entry = self.lines.entries.get(job_id)
+        dead = self._is_dead(job_id) if flow is None else job_id in flow.can_be_retried()
         scheduled = entry is not None and entry.state == "scheduled"
         assert self.operator.requeue([job_id]) == (dead or scheduled)
         if entry is not None and scheduled:
@@ -434,7 +433,7 @@ class Together(TogetherJobs):
 
     def _retry(self, flow_id: str) -> None:
         flow = self.flows[flow_id]
-        dead = [] if flow.cancelled else flow.named(Phase.DEAD)
+        dead = flow.can_be_retried()
         assert self.operator.retry_flow(flow_id) == len(dead)
         for job_id in dead:
             flow.phase[job_id] = Phase.WAITING
