@@ -8,13 +8,13 @@ from msgspec.structs import replace
 
 from jobs_core import App, Flow, ended, group
 from jobs_core.app import set_current_app
-from jobs_core.backends.base import Answer, Operable, Outcome, Settlement
-from jobs_core.backends.flows import After, FlowStatus, MemberStatus
+from jobs_core.backends.base import Answer, Operable, Outcome, Outgoing, Settlement, State
+from jobs_core.backends.flows import After, FlowStatus, Member, MemberStatus
 from jobs_core.backends.memory import MemoryBackend, forget
 from jobs_core.backends.sqlite import SqliteBackend
 from jobs_core.cli.exits import Exit
 from jobs_core.cli.flow_tree import INDENT, MOST_BESIDE, MOST_DEEP, held_up, tree
-from jobs_core.ids import new_token
+from jobs_core.ids import new_id, new_token
 from jobs_core.loaders.base import add_to_path
 from jobs_core.plugins import Plugins
 
@@ -119,6 +119,26 @@ def test_flow_show_is_a_tree_with_what_holds_it_up(shop, project):
     assert shown["state"] == "failed"
     assert [member["label"] for member in shown["members"]] == ["tasks.charge", "tasks.send", *["tasks.tell"] * 4]
     assert "… and 4 more members (--limit)" in project.here("flow", "show", shop.flow.id, "--limit", "2")
+
+
+def test_what_a_flow_refused_is_told_and_not_retried(shop, project):
+    place = Member(shop.flow.id, "", (After("nowhere", "stage"),), label="tasks.tell")
+    refused = Outgoing(new_id(), "default", b"{}", member=place)
+    needs = Outgoing(new_id(), "default", b"{}", member=Member(shop.flow.id, "", (After(refused.id),)))
+    shop.end(followups=(refused, needs))
+    said = project.here("flow", "show", shop.flow.id)
+    assert "which has no members yet" in said
+    assert f"purge the dead letter, which cancels what needs it: `jobsctl dead purge {refused.id}`" in said
+    assert "flow retry" not in said
+    assert f"failed; `jobsctl flow show {shop.flow.id}` says why" in project.here(
+        "flow", "retry", shop.flow.id, code=Exit.FAILED
+    )
+    assert "cannot be retried, because its flow refused it: enqueue the job anew; " in project.here(
+        "dead", "retry", refused.id, code=1
+    )
+    assert "its flow refused it, so it cannot be retried" in project.here("why", refused.id)
+    assert "1 dead letter deleted" in project.here("dead", "purge", refused.id, "--yes")
+    assert shop.backend.get(needs.id).state is State.CANCELLED
 
 
 def test_flow_retry_runs_the_dead_again_and_flow_cancel_ends_the_rest(shop, project):

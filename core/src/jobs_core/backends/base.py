@@ -363,7 +363,7 @@ class Operable:
         """Make dead and scheduled jobs ready now, and reset the attempts of dead ones; return how many.
 
         A job with limits goes to its line, as after a push. A dead member of a flow waits again if what it waits for has not
-        ended; one of a cancelled flow stays dead.
+        ended; one of a cancelled flow stays dead, and so does one that its flow refused.
 
         Called by: `jobsctl dead retry`. Atomicity: each job in one step. Blocks: for a round trip.
         Raises: NotSupported (browse), BackendUnavailable.
@@ -536,7 +536,7 @@ class Operable:
         raise self._lacks("flows")
 
     def retry_flow(self, flow_id: str) -> int:
-        """Requeue the dead members of a flow, at most 1,000 in one call; return how many.
+        """Requeue the dead members of a flow, but those that it refused, at most 1,000 in one call; return how many.
 
         Called by: handles, `jobsctl flow retry`. Atomicity: each job in one step. Blocks: for a round trip.
         Raises: NotSupported (flows), BackendUnavailable.

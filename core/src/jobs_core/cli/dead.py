@@ -12,6 +12,7 @@ import click
 import msgspec
 
 from ..backends.base import Backend, JobRecord, State
+from ..backends.flows import was_refused
 from ..errors import NotSupported
 from ..escapes import in_one_line
 from ..units import shown_time
@@ -223,10 +224,12 @@ def _instead(context: Context, job_id: str) -> str:
 
 
 def _looked_up(backend: Backend, job_id: str) -> tuple[JobRecord | None, str]:
-    """Return a job, and why it stays dead: its flow was cancelled, or forgotten."""
+    """Return a job, and why it stays dead: its flow refused it, was cancelled, or forgotten."""
     record = backend.get(job_id)
     if record is None or record.member is None or record.state is not State.DEAD:
         return record, ""
+    if was_refused(record.id, record.reason):
+        return record, "its flow refused it: enqueue the job anew"
     flow = backend.flow(record.member.flow)
     if flow is None:
         return record, f"its flow {record.member.flow} ended longer ago than its ttl"

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from msgspec import Struct
 
 from ..backends.base import State
-from ..backends.flows import ALL, MOST_LISTED, After, FlowStatus, MemberStatus
+from ..backends.flows import ALL, GIVE_UP_REFUSED, MOST_LISTED, After, FlowStatus, MemberStatus, was_refused
 from ..escapes import in_one_line
 from ..units import count
 from . import output
@@ -52,19 +52,30 @@ def held_up(flow: FlowStatus, members: Sequence[MemberStatus]) -> Iterator[str]:
     stuck = sum(member.stuck for member in members)
     for member in dead:
         reason = f" ({in_one_line(member.reason)})" if member.reason else ""
-        yield f"{_name(member)} {member.id} is dead{reason}: `jobsctl show {member.id}` has its errors"
+        what = f"`jobsctl show {member.id}` has its errors"
+        if was_refused(member.id, member.reason):
+            what = f"{GIVE_UP_REFUSED}: `jobsctl dead purge {member.id}`"
+        yield f"{_name(member)} {member.id} is dead{reason}: {what}"
     if (unnamed := flow.dead - len(dead)) > 0:
         yield f"{count(unnamed, 'more member' if dead else 'member')} {'is' if unnamed == 1 else 'are'} dead"
     if flow.state == "failed":
         least = "" if whole else "at least "
         waits = f"{least}{count(stuck, 'member')} {'waits' if stuck == 1 else 'wait'} for them: " if stuck else ""
-        yield f"{waits}`jobsctl flow retry {flow.id}` runs the dead again, `jobsctl flow cancel {flow.id}` gives up"
+        yield f"{waits}{_again(flow, members)}`jobsctl flow cancel {flow.id}` gives up"
     work = Counter(member.state for member in members if member.state in _IN_WORK)
     if work and flow.state != "open":
         states = ", ".join(f"{number:,} {state}" for state, number in work.items())
         first = next(member for member in members if member.state in _IN_WORK)
         states = states if whole else f"{flow.active:,} (of the {count(len(members), 'member')} read, {states})"
         yield f"in work: {states}, such as {_name(first)}: `jobsctl why {first.id}`"
+
+
+def _again(flow: FlowStatus, members: Sequence[MemberStatus]) -> str:
+    """Say how to retry the dead members; nothing if the flow refused all of them."""
+    refused = sum(member.state == State.DEAD.value and was_refused(member.id, member.reason) for member in members)
+    if refused == flow.dead:
+        return ""
+    return f"`jobsctl flow retry {flow.id}` runs the {'other dead' if refused else 'dead'} again, "
 
 
 _IN_WORK = tuple(state.value for state in (State.RESERVED, State.READY, State.LIMITED, State.SCHEDULED))

@@ -126,7 +126,7 @@ class FlowHandle(Struct, eq=False):
         return self._application.operate(lambda backend: backend.cancel_flow(self.id, finale=finale))
 
     def retry(self) -> int:
-        """Run the dead members again, and then what waits for them; return how many were dead."""
+        """Run the dead members again, and then what waits for them; return how many. What the flow refused stays dead."""
         retried = 0
         while True:
             found = self._application.operate(lambda backend: backend.retry_flow(self.id))

@@ -275,13 +275,13 @@ class Flow:
         for after in place.after:
             self._wait_for(node, after)
 
-    def add_dead(self, node: Node) -> None:
+    def add_dead(self, node: Node, reason: str) -> None:
         """Add a member that was refused: it is dead from the start, and waits for nothing."""
         node.lost = Phase.DEAD
         node.place = Member(self.part.flow, label=node.place.label)
         node.stage, node.groups = "", () if node.finale else (self.body,)
         self._enrol(node)
-        self.enter(node, Phase.DEAD)
+        self.enter(node, Phase.DEAD, reason)
 
     def _enrol(self, node: Node) -> None:
         for group in node.groups:

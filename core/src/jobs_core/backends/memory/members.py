@@ -87,7 +87,8 @@ class Members:
         except BackendError as error:
             node = Node(flow, message.id, place, "", finale=adder.finale)
             job = self._store.add_member(at, replace(message, unique=None), node)
-            flow.add_dead(node)
+            flow.add_dead(node, str(error))
+            self._has_failed(flow, at.now)
             self._store.make_dead(at, job, str(error))
         else:
             flow.add(node)
@@ -115,8 +116,7 @@ class Members:
                 if node.phase is not phase and flow.node(node.id) is node:
                     flow.enter(node, phase, reason)
                     if phase is Phase.DEAD:
-                        flow.failed_at = at.now
-                        self._failed[flow.part.flow] = flow
+                        self._has_failed(flow, at.now)
                     self._queue(flow)
             if not self.work or self.budget <= 0:
                 return
@@ -129,6 +129,10 @@ class Members:
                 flow.ended_at = at.now
                 heapq.heappush(self._kept, (at.now + flow.part.ttl, flow.part.flow))
                 self._store.changed.notify_all()
+
+    def _has_failed(self, flow: Flow, now: float) -> None:
+        flow.failed_at = now
+        self._failed[flow.part.flow] = flow
 
     def _queue(self, flow: Flow) -> None:
         if not flow.queued:

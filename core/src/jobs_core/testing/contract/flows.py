@@ -377,7 +377,7 @@ class FlowCases(RigCase):
             return
         for conflict in ("drop", "raise", "replace"):
             flow, worker = FlowRig(rig), rig.worker()
-            fields: dict[str, Any] = {"unique": UniqueKey(f"{conflict}-{rig.name}", conflict=conflict)}  # type: ignore[arg-type]
+            fields: dict[str, Any] = {"unique": UniqueKey(f"{conflict}-{rig.name}", conflict=conflict)}
             first = flow.add()
             holder = flow.add(topic=f"{T}.2", **fields)
             flow.push()
