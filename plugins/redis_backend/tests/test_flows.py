@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from jobs_core.backends.base import BackendOptions, Outcome, Outgoing, Settlement, State
+from jobs_core.backends.base import BackendOptions, Outcome, Outgoing, Retention, Settlement, State
 from jobs_core.backends.flows import After, Member, Part
 from jobs_core.errors import BackendError, OwnerLost
 from jobs_core.ids import new_id, new_token
+from jobs_core.message import UniqueKey
 from jobs_core.testing.contract.rig import Rig
 from jobs_core.testing.contract.together import Togetherness
 from jobs_redis import scripts
@@ -299,6 +300,57 @@ def test_what_a_housekeeper_of_the_first_release_does_to_members_is_undone(store
     assert _run(heir) == ["last"]
     assert heir.get("after").state is State.CANCELLED
     assert heir.flow("f").state == "done"
+
+
+# -- refused additions -----------------------------------------------------------------------------------
+
+
+def test_dead_letters_that_cannot_be_retried_hide_none_that_can(stores, monkeypatch):
+    monkeypatch.setattr("jobs_redis.store.SLICE", 2)
+    worker = stores.open()
+    worker.push_part(Part("f"), [_member("f", "adds"), _member("f", "dies", topic="t2")], new_token())
+    refused = [_member("f", f"refused-{n}", After("no-such", "stage")) for n in range(3)]
+    assert _run(worker, followups=tuple(refused)) == ["adds"]
+    (held,) = worker.reserve(["t2"], 1, new_token())
+    worker.settle([Settlement(held.id, held.token, Outcome.DEAD)], new_token())
+    assert worker.flow("f").dead == 4
+    assert (worker.retry_flow("f"), worker.retry_flow("f")) == (1, 0)
+    assert worker.get("dies").state is State.READY
+
+
+def test_dead_letters_that_cannot_be_retried_are_dropped_when_they_are_old(stores):
+    worker = stores.open(retention=lambda topic: Retention(dead_keep=100.0))
+    worker.push_part(Part("f"), [_member("f", "adds")], new_token())
+    waits = _member("f", "waits", After("refused", "job"))
+    assert _run(worker, followups=(_member("f", "refused", After("no-such", "stage")), waits)) == ["adds"]
+    assert (worker.flow("f").state, worker.get("waits").state) == ("failed", State.WAITING)
+    stores.clock.time += 101.0
+    worker.heartbeat()
+    worker.housekeep(100)
+    assert (worker.flow("f").state, worker.get("refused"), worker.get("waits").state) == ("done", None, State.CANCELLED)
+
+
+@pytest.mark.parametrize("scope", ["queued", "done", 1000.0], ids=str)
+def test_a_refused_addition_holds_no_key_of_any_scope(stores, scope):
+    worker = stores.open()
+    unique = UniqueKey("key", scope)
+    worker.push_part(Part("f"), [_member("f", "adds")], new_token())
+    assert _run(worker, followups=(_member("f", "refused", After("no-such", "stage"), unique=unique),)) == ["adds"]
+    assert worker.get("refused").state is State.DEAD
+    assert worker.push([Outgoing("later", T, b"{}", unique=unique)], new_token()) == {}
+
+
+def test_what_ends_with_a_cancelled_flow_replaces_nothing(stores):
+    worker = stores.open()
+    unique = UniqueKey("key", conflict="replace")
+    worker.push_part(Part("f"), [_member("f", "adds")], new_token())
+    worker.push([Outgoing("holder", "t2", b"{}", unique=unique)], new_token())
+    (held,) = worker.reserve([T], 1, new_token())
+    worker.cancel_flow("f")
+    worker.settle(
+        [Settlement(held.id, held.token, Outcome.DONE, followups=(_member("f", "added", unique=unique),))], new_token()
+    )
+    assert (worker.get("added").state, worker.get("holder").state) == (State.CANCELLED, State.READY)
 
 
 # -- what is left ----------------------------------------------------------------------------------------

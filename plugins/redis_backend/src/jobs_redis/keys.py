@@ -67,7 +67,7 @@ key                    type    what
 {jobs}:flow-order:FLOW zset    id → number, of all members, or if there were more than 1,000, of those that have not ended
 {jobs}:flow-ended:FLOW hash    id → how a member has ended, unless there were more than 1,000
 {jobs}:flow-results:FLOW  hash id → result that a member will still take
-{jobs}:flow-dead:FLOW  zset    id → when it died, of members that can be retried
+{jobs}:flow-dead:FLOW  zset    id → when it died, of dead members of a flow that goes on; +inf if it cannot be retried
 {jobs}:flow-work:FLOW  list    packed steps that are left to be done: see carry_out in flows.lua
 {jobs}:flow-early:FLOW list    groups whose members had all ended before the last part came
 {jobs}:flows-ranked:R  zset    flow → when it was pushed; R is 0 for failed flows, 1 for open and running ones, 2 for others

@@ -1,7 +1,7 @@
--- Return the ids of dead members of a flow, the ones that died first. Needs common, lines, removal and flows.
+-- Return the ids of dead members of a flow that can be retried, the first to die first. Needs common, lines, removal and flows.
 --
 -- ARGV     2 flow   3 most
 -- Result   ids
 -- Cost     O(most)
 
-return redis.call('ZRANGE', flows().LETTERS .. ARGV[2], 0, ARGV[3] - 1)
+return redis.call('ZRANGEBYSCORE', flows().LETTERS .. ARGV[2], '-inf', '(+inf', 'LIMIT', 0, ARGV[3])

@@ -20,6 +20,7 @@ flows = function()
 
   local BAD, FINAL, FAILURES = { s = true, x = true }, { d = true, g = true, k = true }, { s = true, x = true, g = true }
   local IS_CANCELLED = 'its flow was cancelled'
+  local REFUSED = 'r' -- instead of when it runs: an addition that has no place in its flow, so that it never can
   local REASONS = {
     g = 'a member that it waited for was cancelled', k = 'skipped: a member that it waited for was skipped',
     unneeded = 'skipped: nothing that it waited for had failed',
@@ -269,6 +270,9 @@ flows = function()
     end
   end
 
+  -- The score of a dead letter: when it died; that of a refused addition comes after all that can be retried.
+  local function died(node) return node.when == REFUSED and '+inf' or now end
+
   -- Move a member to a phase, and queue what follows for the members that are after it.
   local function enter(flow, node, phase, job, reason, result)
     local s, before = flow.s, node.phase
@@ -278,7 +282,7 @@ flows = function()
     s[phase] = s[phase] + 1
     if before == 'x' then redis.call('ZREM', LETTERS .. flow.id, id_of(node)) end
     if phase == 'x' then
-      if s.cancelled then phase = 'g' else redis.call('ZADD', LETTERS .. flow.id, now, id_of(node)) end -- g: no retry
+      if s.cancelled then phase = 'g' else redis.call('ZADD', LETTERS .. flow.id, died(node), id_of(node)) end -- g: no retry
     end
     local ended, had_ended = phase ~= 'w' and phase ~= 'a', BAD[before]
     local groups = groups_of(flow, node)
@@ -557,7 +561,8 @@ flows = function()
 
   -- == Members ==
 
-  local function refuse(flow, id, why) error({ refused = id .. ' cannot be a member of flow ' .. flow.id .. ': ' .. why }) end
+  local function refusal(flow, id, why) return id .. ' cannot be a member of flow ' .. flow.id .. ': ' .. why end
+  local function refuse(flow, id, why) error({ refused = refusal(flow, id, why) }) end
 
   local function ended_early(flow, id)
     return not flow.s.closed and not flow.new and redis.call('HEXISTS', PARTS .. flow.id, 'x' .. id) == 1
@@ -637,7 +642,7 @@ flows = function()
       ids[#ids + 1] = member.id
       if #member.after > MOST_AFTER then
         local fix = 'it is after ' .. #member.after .. ' members and stages: at most ' .. MOST_AFTER .. ', use stages'
-        return false, member.id .. ' cannot be a member of flow ' .. flow.id .. ': ' .. fix
+        return false, refusal(flow, member.id, fix)
       end
       for _, after in ipairs(member.after) do
         if after[2] == 'j' then ids[#ids + 1] = after[1] end
@@ -756,8 +761,9 @@ flows = function()
     touch(flow)
   end
 
-  -- A job that a member adds when it ends; a dead letter if it cannot be in the flow, since the settlement stands.
-  local function join(id, record, job, by, most, at)
+  -- A job that a member adds when it ends; a dead letter if it cannot be in the flow, since the settlement stands. `take`, for
+  -- a job with a unique key, takes it and returns nil, or the id of the job that holds it: a refused job is to hold no key.
+  local function join(id, record, job, by, most, at, take)
     local adder = by and by.job.flow == job.flow and flow_of(job.flow) and node_of(flow_of(job.flow), by.id)
     if not adder then
       local why = 'it was added to flow ' .. job.flow .. ' by a job that is not a member of it'
@@ -768,10 +774,13 @@ flows = function()
     end
     local flow, member = flow_of(job.flow), member_of(id, job)
     local ok, why = plan(flow, { member }, adder)
+    local ends = ok and (is_barred(flow, adder) or is_barred(flow, member))
+    local holder = ok and not ends and take and take()
+    if holder then ok, why = false, refusal(flow, id, 'its unique key is held by ' .. holder) end
     if ok then
-      local node = add_member(flow, member, job)
+      add_member(flow, member, job)
       store_waiting(id, record, job, at)
-      if is_barred(flow, adder) or is_barred(flow, node) then
+      if ends then
         flush_jobs()
         redis.call('ZREM', WAITING .. job.topic, id)
         finish(id, job, 'cancelled', flow.s.cancelled_ttl, nil, IS_CANCELLED)
@@ -780,7 +789,7 @@ flows = function()
     else
       redis.call('HSET', JOBS, id, record)
       redis.call('SADD', TOPICS, job.topic)
-      enrol(flow, { id = id, stage = '', finale = adder.finale, when = 'd' })
+      enrol(flow, { id = id, stage = '', finale = adder.finale, when = REFUSED })
       bury(id, job, history_of(id), why, '', most)
       touch(flow)
     end
@@ -802,7 +811,8 @@ flows = function()
 
   local function can_retry(id, job)
     local flow = flow_of(job.flow)
-    return flow and not flow.s.cancelled and node_of(flow, id) and true or false
+    local node = flow and not flow.s.cancelled and node_of(flow, id)
+    return node and node.when ~= REFUSED
   end
 
   local function barred(id, job)

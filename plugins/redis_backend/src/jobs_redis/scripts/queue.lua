@@ -35,7 +35,7 @@ end
 -- Return {id, holder, ...} of the messages whose key another job holds, and {id, id} of those with a chosen id that is known:
 -- in the queue, or of a job whose end is kept. Messages without a key are gathered and stored with few commands; a message
 -- with a key is stored at once, because the next one may be refused by it, or replace it. Members of flows are added `by` a
--- settled member {id, job}; one that cannot be in the flow becomes a dead letter.
+-- settled member {id, job}; one that cannot be in the flow, or whose key another job holds, becomes a dead letter.
 local function add(first, count, cancelled_ttl, by)
   local ids = {}
   for n = 0, count - 1 do ids[n + 1] = ARGV[first + 4 * n] end
@@ -59,7 +59,7 @@ local function add(first, count, cancelled_ttl, by)
     if there and chosen and not seen[id] then conflicts[#conflicts + 1], conflicts[#conflicts + 2] = id, id end
     if not there and not seen[id] then
       seen[id] = true
-      local record, delay, holder, key, own, member = whole(at) .. ' ' .. tail, 0, nil, '', nil, nil
+      local record, delay, holder, key, own, member, take = whole(at) .. ' ' .. tail, 0, nil, '', nil, nil, nil
       if extra ~= '' then
         local replaces, timed, loosely
         delay, replaces, timed, loosely = string.match(extra, '^(%d+) (%d) (%d+) %d(%??)$')
@@ -70,7 +70,11 @@ local function add(first, count, cancelled_ttl, by)
         delay, key, timed = tonumber(delay), job.key, tonumber(timed)
         if key ~= '' then
           local bounded, ends = timed > 0 and job.scope == 'q', nil
-          holder, ends = take_key(id, key, timed, bounded, replaces == '1', loosely == '?', seen, cancelled_ttl)
+          if member then
+            take = function() return (take_key(id, key, timed, bounded, replaces == '1', loosely == '?', seen, cancelled_ttl)) end
+          else
+            holder, ends = take_key(id, key, timed, bounded, replaces == '1', loosely == '?', seen, cancelled_ttl)
+          end
           if bounded and ends then delay = math.min(delay, ends - now) end
         end
       end
@@ -83,7 +87,7 @@ local function add(first, count, cancelled_ttl, by)
       if holder then
         conflicts[#conflicts + 1], conflicts[#conflicts + 2] = id, holder
       elseif member then
-        flows().join(id, record, member, by, by and by.most or 100000, at)
+        flows().join(id, record, member, by, by and by.most or 100000, at, take)
       elseif key ~= '' then
         redis.call('HSET', JOBS, id, record)
         redis.call('ZADD', line, where, id)
