@@ -28,6 +28,8 @@ class Stage:
     proxy: Proxy
     """The proxy to the broker, in rows that have one."""
 
+    _reader: App | None = None
+
     def __init__(
         self,
         directory: Path,
@@ -44,7 +46,6 @@ class Stage:
         self.ledger = Ledger(directory)
         self._count, self._options = workers, options  # of `jobsctl worker`
         self._job, self._seconds = job, seconds
-        self._reader: App | None = None
         self.workers: list[Process] = []
         self.producer: Producing
         self.recovered = 0.0
