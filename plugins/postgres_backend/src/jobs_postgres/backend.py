@@ -106,7 +106,7 @@ class PostgresBackend(PostgresOperatorCalls, PostgresDocumentCalls, BindsKeys):
 
     def bind(self, messages: Sequence[Outgoing]) -> Mapping[str, str]:
         ids, keys = [message.id for message in messages], [stored(message.unique.key) for message in messages if message.unique]
-        taken: Mapping[str, str] = self._connection.function("bind", ids, keys, self._options.cancelled_ttl)
+        taken: Mapping[str, str] = self._connection.function("bind", ids, keys)
         return taken
 
     # -- reserve -----------------------------------------------------------------------------------

@@ -79,8 +79,8 @@ BEGIN
     END IF;
 END $$;
 
--- Remove ready, scheduled or dead jobs; return the sequence numbers of those that were one of these.
-CREATE OR REPLACE FUNCTION {s}.dequeue(seqs bigint[], dead_too boolean) RETURNS bigint[] LANGUAGE plpgsql AS $$
+-- Remove ready and scheduled jobs; return the sequence numbers of those that were one of these.
+CREATE OR REPLACE FUNCTION {s}.dequeue(seqs bigint[]) RETURNS bigint[] LANGUAGE plpgsql AS $$
 DECLARE
     found_ bigint[] := '{}';
     part bigint[];
@@ -93,11 +93,6 @@ BEGIN
     WITH gone AS (DELETE FROM {s}.scheduled WHERE seq = ANY (seqs) RETURNING seq)
     SELECT array_agg(seq) INTO part FROM gone;
     found_ := found_ || coalesce(part, '{}');
-    IF dead_too THEN
-        WITH gone AS (DELETE FROM {s}.dead WHERE seq = ANY (seqs) RETURNING seq)
-        SELECT array_agg(seq) INTO part FROM gone;
-        found_ := found_ || coalesce(part, '{}');
-    END IF;
     RETURN found_;
 END $$;
 
@@ -211,7 +206,7 @@ BEGIN
              WHERE key = m.key AND (until IS NULL OR until > now_) FOR UPDATE;
             IF FOUND THEN
                 IF m.v ->> 'o' = 'replace' OR held.loose AND NOT held.job_id = ANY (coalesce(together, '{}')) THEN
-                    SELECT {s}.dequeue(array_agg(seq), false) INTO gone FROM {s}.job WHERE id = held.job_id;
+                    SELECT {s}.dequeue(array_agg(seq)) INTO gone FROM {s}.job WHERE id = held.job_id;
                 ELSE
                     gone := '{}';
                 END IF;
@@ -245,14 +240,12 @@ BEGIN
     RETURN conflicts;
 END $$;
 
--- Bind keys that these messages still hold; cancel the others, and return them with the new holders: see BindsKeys.
-CREATE OR REPLACE FUNCTION {s}.bind(ids text[], keys text[], cancelled_ttl double precision) RETURNS jsonb LANGUAGE plpgsql AS $$
+-- Bind keys that these messages still hold; return the others with the new holders: see BindsKeys.
+CREATE OR REPLACE FUNCTION {s}.bind(ids text[], keys text[]) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
     now_ double precision := {s}.now_();
     lost jsonb := '{}';
     held record;
-    n integer;
-    gone bigint[];
 BEGIN
     PERFORM pg_advisory_xact_lock(hashtextextended('{s}' || key, 0)) FROM (
         SELECT DISTINCT key FROM unnest(keys) AS key ORDER BY 1) AS sorted;
@@ -382,7 +375,7 @@ BEGIN
         IF these IS NOT NULL THEN
             UPDATE {s}.job AS j SET since = clock FROM {s}.scheduled AS p WHERE p.seq = j.seq AND j.seq = ANY (these);
             DELETE FROM {s}.scheduled AS p WHERE p.seq = ANY (these);
-            PERFORM {s}.dequeue(these, false);
+            PERFORM {s}.dequeue(these);
             DELETE FROM {s}.reserved AS r WHERE r.seq = ANY (these);
             INSERT INTO {s}.reserved
             SELECT j.seq, clock, owner_, request_, j.topic FROM {s}.job AS j WHERE j.seq = ANY (these);
@@ -545,7 +538,7 @@ BEGIN
             state := coalesce(state, 'unknown');
             RETURN;
         END IF;
-        gone := {s}.dequeue(ARRAY[seq_], false);
+        gone := {s}.dequeue(ARRAY[seq_]);
         IF cardinality(gone) > 0 THEN
             PERFORM {s}.end_jobs(gone, 'cancelled', cancelled_ttl, NULL, now_);
             state := 'cancelled';
@@ -593,7 +586,7 @@ DECLARE
     now_ double precision := {s}.now_();
     seqs bigint[];
 BEGIN
-    SELECT {s}.dequeue(array_agg(seq), false) INTO seqs FROM {s}.job WHERE id = ANY (ids);
+    SELECT {s}.dequeue(array_agg(seq)) INTO seqs FROM {s}.job WHERE id = ANY (ids);
     PERFORM {s}.make_dead(seq, reason, NULL, 0, dead_max, now_) FROM unnest(seqs) AS seq;
     RETURN coalesce(cardinality(seqs), 0);
 END $$;
