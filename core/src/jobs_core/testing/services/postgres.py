@@ -20,7 +20,7 @@ from . import PATIENCE, fail, free_port, program, until
 
 PROGRAMS = "JOBS_TEST_POSTGRES"
 USER = "jobs"
-"""The superuser of the cluster, who needs no password."""
+"""The superuser of a cluster, if no other is named; no password is needed."""
 
 UNPRIVILEGED = "postgres"
 """The user that runs the server where the tests run as root, which the server refuses."""
@@ -37,7 +37,8 @@ def programs() -> Path:
 class PostgresServer:
     """One server process; each `start` uses the same port and directory. Its cluster is made when the block is entered."""
 
-    def __init__(self, *options: str, port: int = 0) -> None:
+    def __init__(self, *options: str, port: int = 0, user: str = USER) -> None:
+        self.user = user
         self.port = port or free_port()
         self._options = options
         self._user = UNPRIVILEGED if os.getuid() == 0 else None
@@ -48,7 +49,7 @@ class PostgresServer:
         self.log = self.directory / "log"
         if self._user:
             os.chown(self.directory, pwd.getpwnam(self._user).pw_uid, -1)
-        self.run("initdb", "-D", str(self._data), "-U", USER, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
+        self.run("initdb", "-D", str(self._data), "-U", self.user, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
         self.start()
         return self
 
@@ -58,7 +59,7 @@ class PostgresServer:
 
     @property
     def url(self) -> str:
-        return f"postgresql://{USER}@127.0.0.1:{self.port}/postgres"
+        return f"postgresql://{self.user}@127.0.0.1:{self.port}/postgres"
 
     def url_of(self, user: str, database: str) -> str:
         return f"postgresql://{user}@127.0.0.1:{self.port}/{database}"
@@ -124,7 +125,7 @@ class PostgresServer:
         """Kill the process of one connection of `jobs`; the server ends all others, too, and recovers."""
         for pid in self.processes():
             with contextlib.suppress(OSError):
-                if f"postgres: {USER} " in Path(f"/proc/{pid}/cmdline").read_text():
+                if f"postgres: {self.user} " in Path(f"/proc/{pid}/cmdline").read_text():
                     os.kill(pid, signal.SIGKILL)
                     return
 
