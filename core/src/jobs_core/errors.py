@@ -161,8 +161,8 @@ HAVING: dict[str, tuple[str, ...]] = {
     "limits": ("sqlite://", "redis://", "zmq+tcp://"),
     "fairness": ("sqlite://", "redis://", "zmq+tcp://"),
     "flows": ("sqlite://", "redis://", "zmq+tcp://"),
-    "notes": ("sqlite://", "redis://", "zmq+tcp://"),
-    "history": ("sqlite://", "zmq+tcp://"),
+    "notes": ("sqlite://", "redis://", "zmq+tcp://", "postgresql://"),
+    "history": ("sqlite://", "zmq+tcp://", "postgresql://"),
 }
 """Our backends with features that not all have, by the scheme of their URL: those of several processes, if there are any."""
 

@@ -39,7 +39,7 @@ class PostgresBackend(PostgresOperatorCalls, PostgresDocumentCalls, BindsKeys):
     """One connection to the server, and for a worker a second one, on which it is notified."""
 
     name = "postgresql"
-    features = FEATURES | {"checkpoints", "documents", "guards"}
+    features = FEATURES | {"checkpoints", "documents", "guards", "notes", "history"}
     wakes_to_cancel = True
 
     def __init__(self, target: Target, options: BackendOptions) -> None:
@@ -185,7 +185,7 @@ class PostgresBackend(PostgresOperatorCalls, PostgresDocumentCalls, BindsKeys):
         if not settlements:
             return []
         again, self._settling = request in (self._settling, self._settled), request
-        if all(s.outcome is Outcome.DONE and s.result is None and not s.followups for s in settlements):
+        if all(s.outcome is Outcome.DONE and s.result is None and not (s.followups or s.timeline) for s in settlements):
             tokens = [token(s.token) for s in settlements]
             seqs, requests = [seq for seq, _ in tokens], [asked for _, asked in tokens]
             answers = self._connection.function("settle_done", self._owner, request, self._settled, again, seqs, requests)
@@ -221,6 +221,8 @@ class PostgresBackend(PostgresOperatorCalls, PostgresDocumentCalls, BindsKeys):
         topic = self._connection.rows(self._connection.sql("SELECT topic FROM {s}.reserved WHERE seq = %s"), (seq,))
         if not topic:
             return False
+        if settlement.notes or settlement.timeline:
+            self._tell_end(settlement, topic[0][0])
         counted = int(settlement.counts and outcome is Outcome.DEAD)
         settled: bool = self._connection.function(
             "settle_one", self._owner, seq, asked, outcome.value, settlement.after, counted,

@@ -23,7 +23,10 @@ COMMAND_TIMEOUT = 10.0
 CONNECT_TIMEOUT = 5
 """Seconds that a connection may take to be made, for each address."""
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+SCRIPTS = ("functions.sql", "notes.sql")
+"""The functions, and the tables that were added since version 1, where they are missing."""
+
 REPEATS = 5
 """Most repetitions of a statement that collides with another one."""
 
@@ -182,7 +185,9 @@ class ServerConnection:
             self.raw.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"jobs setup {self.target.schema}",))
             if self.version() is None:
                 self.raw.execute(self.script("schema.sql").encode())
-            self.raw.execute(self.script("functions.sql").encode())
+            for name in SCRIPTS:
+                self.raw.execute(self.script(name).encode())
+            self.raw.execute(f"UPDATE {self.schema}.meta SET value = {SCHEMA_VERSION} WHERE key = 'schema'".encode())
 
     def script(self, name: str) -> str:
         """Return the SQL of a file for this schema."""

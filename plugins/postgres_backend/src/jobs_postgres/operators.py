@@ -6,12 +6,15 @@ import itertools
 import time
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from jobs_core.backend_kit import new_token
-from jobs_core.backends.base import Backend, BackendOptions, Counts, JobRecord, State
+from jobs_core.backends.base import BackendOptions, Counts, JobRecord, State
 
 from .connection import ServerConnection
 from .listener import CANCEL, Listener, channel_of
-from .rows import RECORD, record
+from .notes import PostgresNoteCalls
+from .rows import BROWSED, RECORD, record
 
 PURGED_AT_ONCE = 1000
 LONGEST_SLEEP = 1.0
@@ -27,7 +30,7 @@ _BROWSE = {
 }
 
 
-class PostgresOperatorCalls(Backend):
+class PostgresOperatorCalls(PostgresNoteCalls):
     """The calls of operators, a base class of `PostgresBackend`."""
 
     def __init__(self, connection: ServerConnection, options: BackendOptions) -> None:
@@ -47,9 +50,13 @@ class PostgresOperatorCalls(Backend):
         if not found:
             return None
         ended_id, topic, state, at, result, now = found[0]
+        if state == State.DONE.value and (kept := self._kept(job_id)) is not None:
+            return replace(kept, result=result)
         return JobRecord(ended_id, topic, State(state), since=at, result=result, broker_now=now)
 
     def browse(self, topic: str, state: State, limit: int, offset: int = 0) -> list[JobRecord]:
+        if state is State.DONE:
+            return self._browse_done(topic, limit, offset)
         wanted = _BROWSE.get(state)
         if wanted is None:
             return []
@@ -57,7 +64,7 @@ class PostgresOperatorCalls(Backend):
         order = [
             row[0] for row in self._connection.rows(self._connection.sql(f"{wanted} LIMIT %(limit)s OFFSET %(offset)s"), facts)
         ]
-        rows = self._connection.rows(self._connection.sql(RECORD + " WHERE j.seq = ANY (%s)"), (order,))
+        rows = self._connection.rows(self._connection.sql(BROWSED + " WHERE j.seq = ANY (%s)"), (order,))
         found = {row[-1]: record(row) for row in rows}
         return [found[seq] for seq in order if seq in found]
 

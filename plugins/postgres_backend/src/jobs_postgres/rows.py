@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from jobs_core.backends.base import Delivery, JobRecord, Outgoing, State
+from jobs_core.backends.notes import NONE, Notes
 
 _encode = msgspec.json.Encoder().encode
 
@@ -59,20 +60,23 @@ def token(text: int | str) -> tuple[int, str]:
 
 RECORD = """
 SELECT j.id, j.topic, j.payload, -j.rank, j.attempt, j.redeliveries, j.crashes, j.deferrals, j.pushed_at, j.errors, j.key,
-       j.limits, j.since, s.due, r.owner, r.at, d.at, d.reason, c.seq IS NOT NULL, k.cursor, {s}.now_(), j.seq
+       j.limits, j.since, s.due, r.owner, r.at, d.at, d.reason, c.seq IS NOT NULL, k.cursor, n.progress, n.lines, n.timeline,
+       {s}.now_(), j.seq
   FROM {s}.job AS j
   LEFT JOIN {s}.scheduled AS s ON s.seq = j.seq
   LEFT JOIN {s}.reserved AS r ON r.seq = j.seq
   LEFT JOIN {s}.dead AS d ON d.seq = j.seq
   LEFT JOIN {s}.cancel AS c ON c.seq = j.seq
   LEFT JOIN {s}.checkpoint AS k ON k.seq = j.seq
+  LEFT JOIN {s}.note AS n ON n.seq = j.seq
 """
+BROWSED = RECORD.replace("n.lines", "NULL::bytea[]")
 
 
 def record(row: Sequence[Any]) -> JobRecord:
     """Convert a row of RECORD."""
     (job_id, topic, payload, priority, attempt, redeliveries, crashes, deferrals, pushed_at, errors, key, limits, since, due,
-     owner, reserved_at, dead_at, reason, cancel, cursor, now, _) = row  # fmt: skip
+     owner, reserved_at, dead_at, reason, cancel, cursor, progress, lines, timeline, now, _) = row  # fmt: skip
     at: float | None
     if dead_at is not None:
         state, at = State.DEAD, dead_at
@@ -103,4 +107,6 @@ def record(row: Sequence[Any]) -> JobRecord:
         cursor=cursor or b"",
         key=key or "",
         limits=tuple(limits or ()),
+        notes=NONE if progress is None else Notes(progress, tuple(lines or ())),
+        timeline=tuple(timeline or ()),
     )

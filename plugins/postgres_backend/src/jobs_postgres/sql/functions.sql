@@ -696,6 +696,7 @@ BEGIN
     DELETE FROM {s}.waiter WHERE at < now_ - 60;
     DELETE FROM {s}.document WHERE ctid = ANY (ARRAY(
         SELECT ctid FROM {s}.document WHERE until <= now_ LIMIT most FOR UPDATE SKIP LOCKED));
+    PERFORM {s}.drop_notes(most);
     DELETE FROM {s}.ended WHERE ctid = ANY (ARRAY(
         SELECT ctid FROM {s}.ended WHERE until <= now_ ORDER BY until LIMIT most FOR UPDATE SKIP LOCKED));
     GET DIAGNOSTICS dropped = ROW_COUNT;
