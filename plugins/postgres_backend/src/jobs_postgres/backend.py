@@ -68,7 +68,7 @@ class PostgresBackend(PostgresOperatorCalls, PostgresDocumentCalls, BindsKeys):
         owner, self._owner = self._owner, ""
         if owner and self._connection.connected:
             with contextlib.suppress(BackendError):
-                self._release(owner, [], b"", crash=False)
+                self._release(owner, [], [], b"", crash=False)
                 if self._listener is not None:
                     self._connection.function("wake_up", self._listener.channel)
         self._disconnect()
@@ -113,13 +113,13 @@ class PostgresBackend(PostgresOperatorCalls, PostgresDocumentCalls, BindsKeys):
 
     def reserve(self, topics: Sequence[str], limit: int, request: str) -> list[Delivery]:
         again, self._asked = request == self._asked, request
-        parameters = (self._owner, self._options.lease, list(topics), limit, request, again)
-        return self._deliveries(self._connection.call("reserve", 6), parameters, request)
+        parameters = (self._owner, self._options.lease, list(topics), limit, request, again, self.startable)
+        return self._deliveries(self._connection.call("reserve", 7), parameters, request)
 
     def claim(self, job_ids: Sequence[str], request: str) -> list[Delivery]:
         again, self._asked = request == self._asked, request
         parameters = (self._owner, self._options.lease, list(job_ids), request, again)
-        return self._deliveries(self._connection.call("claim", 5), parameters, request)
+        return self._deliveries(self._connection.call("take_over", 5), parameters, request)
 
     def _deliveries(self, statement: str, parameters: Sequence[Any], request: str) -> list[Delivery]:
         try:
@@ -227,7 +227,7 @@ class PostgresBackend(PostgresOperatorCalls, PostgresDocumentCalls, BindsKeys):
         settled: bool = self._connection.function(
             "settle_one", self._owner, seq, asked, outcome.value, settlement.after, counted,
             settlement.reason or outcome.value, settlement.error, settlement.result, settlement.result_ttl, settlement.cursor,
-            None if settlement.limits is None else list(settlement.limits), self._options.cancelled_ttl,
+            None if settlement.limits is None else list(settlement.limits), settlement.ran, self._options.cancelled_ttl,
             self._options.retention(topic[0][0]).dead_max,
         )  # fmt: skip
         if settled and settlement.followups and outcome in ENDS:
@@ -266,10 +266,11 @@ class PostgresBackend(PostgresOperatorCalls, PostgresDocumentCalls, BindsKeys):
         return Heartbeat((), tuple(each for each in cancelled if each), tuple(each for each in forced or () if each))
 
     def release_owner(self, owner: str, started: Collection[str], report: bytes, ran: Collection[str] = ()) -> int:
-        return self._release(owner, list(started), report, crash=len(started) == 1)
+        return self._release(owner, list(started), list(ran), report, crash=len(started) == 1)
 
-    def _release(self, owner: str, started: list[str], report: bytes, *, crash: bool) -> int:
-        topics = self._connection.function("release_owner", owner, started, report, crash, self._options.cancelled_ttl)
+    def _release(self, owner: str, started: list[str], ran: list[str], report: bytes, *, crash: bool) -> int:
+        ttl = self._options.cancelled_ttl
+        topics = self._connection.function("release_owner", owner, started, ran, report, crash, ttl)
         self._wake(topics)
         return len(topics)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,22 +11,30 @@ import msgspec
 from jobs_core.backends.base import Delivery, JobRecord, Outgoing, State
 from jobs_core.backends.notes import NONE, Notes
 
+HOLDS = "h"
+"""First letter of the token of a reservation that holds slots of limits."""
+
 _encode = msgspec.json.Encoder().encode
 
 
-def facts(messages: Sequence[Outgoing]) -> tuple[str, list[bytes], bool]:
-    """Return the facts of messages as JSON, their payloads, and whether none has a unique key or a chosen id."""
-    plain = True
+def facts(messages: Sequence[Outgoing]) -> tuple[str, list[bytes], bool, bool]:
+    """Return the facts of messages as JSON, and their payloads.
+
+    And whether none has a unique key or a chosen id, and whether one has a key or limits.
+    """
+    plain, lined = True, False
     rows = []
     for message in messages:
         row: dict[str, Any] = {"i": message.id, "t": message.topic, "r": -message.priority, "d": max(0.0, message.delay)}
         if message.key:
-            row["k"] = message.key
+            row["k"], lined = stored(message.key), True
+        if message.limits:
+            row["l"], lined = message.limits, True
         if message.unique or message.chosen:
             plain = False
             _mark(row, message)
         rows.append(row)
-    return _encode(rows).decode(), [message.payload for message in messages], plain
+    return _encode(rows).decode(), [message.payload for message in messages], plain, lined
 
 
 def _mark(row: dict[str, Any], message: Outgoing) -> None:
@@ -39,22 +48,28 @@ def _mark(row: dict[str, Any], message: Outgoing) -> None:
 
 
 def stored(key: str) -> str:
-    """Return a unique key as it is stored: the server's text has no null characters."""
+    """Return a key as it is stored: the server's text has no null characters."""
     return key.replace("\\", "\\\\").replace("\0", "\\0") if "\0" in key or "\\" in key else key
+
+
+def restored(key: str) -> str:
+    """Return a key from what `stored` made of it."""
+    return re.sub(r"\\(.)", lambda found: "\0" if found[1] == "0" else found[1], key) if "\\" in key else key
 
 
 def delivery(row: Sequence[Any], request: str) -> Delivery:
     """Convert a row of `reserve`."""
-    seq, job_id, topic, payload, attempt, redeliveries, crashes, deferrals, pushed_at, _, key, limits, cursor, now = row
+    seq, job_id, topic, payload, attempt, redeliveries, crashes, deferrals, pushed_at, _, key, limits, cursor, now, holds = row
+    token = f"{HOLDS}{seq}:{request}" if holds else f"{seq}:{request}"
     return Delivery(
-        job_id, topic, payload, f"{seq}:{request}", attempt, redeliveries, crashes, deferrals, pushed_at, now, key or "",
+        job_id, topic, payload, token, attempt, redeliveries, crashes, deferrals, pushed_at, now, restored(key) if key else "",
         tuple(limits or ()), cursor or b"",
     )  # fmt: skip
 
 
 def token(text: int | str) -> tuple[int, str]:
     """Return the sequence number and the request that a token names; -1 for one that is not ours."""
-    seq, _, request = str(text).partition(":")
+    seq, _, request = str(text).lstrip(HOLDS).partition(":")
     return int(seq) if seq.isdigit() and len(seq) < 19 else -1, request
 
 
@@ -105,7 +120,7 @@ def record(row: Sequence[Any]) -> JobRecord:
         errors=tuple(errors or ()),
         broker_now=now,
         cursor=cursor or b"",
-        key=key or "",
+        key=restored(key or ""),
         limits=tuple(limits or ()),
         notes=NONE if progress is None else Notes(progress, tuple(lines or ())),
         timeline=tuple(timeline or ()),

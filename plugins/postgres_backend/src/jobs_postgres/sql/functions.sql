@@ -79,7 +79,7 @@ BEGIN
     END IF;
 END $$;
 
--- Remove ready and scheduled jobs; return the sequence numbers of those that were one of these.
+-- Remove ready, limited and scheduled jobs; return the sequence numbers of those that were one of these.
 CREATE OR REPLACE FUNCTION {s}.dequeue(seqs bigint[]) RETURNS bigint[] LANGUAGE plpgsql AS $$
 DECLARE
     found_ bigint[] := '{}';
@@ -93,6 +93,9 @@ BEGIN
     WITH gone AS (DELETE FROM {s}.scheduled WHERE seq = ANY (seqs) RETURNING seq)
     SELECT array_agg(seq) INTO part FROM gone;
     found_ := found_ || coalesce(part, '{}');
+    IF cardinality(found_) < cardinality(seqs) THEN
+        found_ := found_ || {s}.leave_lines(seqs);
+    END IF;
     RETURN found_;
 END $$;
 
@@ -128,8 +131,10 @@ END $$;
 -- -- push -----------------------------------------------------------------------------------------------
 
 -- Store messages: their facts as a JSON array of objects, and their payloads in the same order. Returns the conflicts by id.
+-- `plain`: none has a unique key or a chosen id; `lined`: one has limits or a key.
 CREATE OR REPLACE FUNCTION {s}.push(
-    request_ text, messages jsonb, payloads bytea[], plain boolean, loosely boolean, cancelled_ttl double precision)
+    request_ text, messages jsonb, payloads bytea[], plain boolean, lined boolean, loosely boolean,
+    cancelled_ttl double precision)
 RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
     now_ double precision := {s}.now_();
@@ -142,7 +147,11 @@ BEGIN
         END IF;
     END IF;
     IF plain THEN
-        PERFORM {s}.insert_jobs(messages, payloads, now_);
+        IF lined THEN
+            PERFORM {s}.insert_lined(messages, payloads, now_);
+        ELSE
+            PERFORM {s}.insert_jobs(messages, payloads, now_);
+        END IF;
         RETURN conflicts_;
     END IF;
     conflicts_ := {s}.insert_each(messages, payloads, loosely, cancelled_ttl, now_);
@@ -231,8 +240,12 @@ BEGIN
             END IF;
         END IF;
         added := added || m.id;
-        PERFORM {s}.insert_jobs(
-            jsonb_build_array(m.v || jsonb_build_object('d', greatest(due, 0))), payloads[n : n], now_);
+        m.v := m.v || jsonb_build_object('d', greatest(due, 0));
+        IF m.v ? 'l' OR m.v ? 'k' THEN
+            PERFORM {s}.insert_lined(jsonb_build_array(m.v), payloads[n : n], now_);
+        ELSE
+            PERFORM {s}.insert_jobs(jsonb_build_array(m.v), payloads[n : n], now_);
+        END IF;
         IF m.key IS NOT NULL THEN
             UPDATE {s}.job SET unique_key = m.key WHERE id = m.id;
         END IF;
@@ -267,13 +280,20 @@ CREATE OR REPLACE FUNCTION {s}.ready_due(topic_ text, most integer, now_ double 
 DECLARE
     n integer;
 BEGIN
+    IF NOT EXISTS (SELECT FROM {s}.scheduled WHERE topic = topic_ AND due <= now_) THEN
+        RETURN 0;
+    END IF;
     WITH due AS (
         DELETE FROM {s}.scheduled WHERE ctid = ANY (ARRAY(
             SELECT ctid FROM {s}.scheduled WHERE topic = topic_ AND due <= now_ ORDER BY due, seq LIMIT most
                FOR UPDATE SKIP LOCKED))
-        RETURNING topic, rank, due, seq)
-    INSERT INTO {s}.ready SELECT * FROM due;
-    GET DIAGNOSTICS n = ROW_COUNT;
+        RETURNING topic, rank, due, seq, lined),
+    plain AS (
+        INSERT INTO {s}.ready SELECT topic, rank, due, seq FROM due WHERE NOT lined),
+    others AS (
+        INSERT INTO {s}.entering (topic, n, seq, rank, since, front)
+        SELECT topic, nextval('{s}.arrival'), seq, rank, due, false FROM (SELECT * FROM due WHERE lined ORDER BY due, seq) AS due)
+    SELECT count(*) INTO n FROM due;
     RETURN n;
 END $$;
 
@@ -292,11 +312,14 @@ BEGIN
     END IF;
 END $$;
 
+-- Reserve up to `most` jobs, of those with a limit on concurrency at most `startable`. A last row without a job says that one
+-- that could start was left behind because of that.
 CREATE OR REPLACE FUNCTION {s}.reserve(
-    owner_ text, lease double precision, topics text[], most integer, request_ text, again boolean)
+    owner_ text, lease double precision, topics text[], most integer, request_ text, again boolean, startable integer)
 RETURNS TABLE (
     seq bigint, id text, topic text, payload bytea, attempt integer, redeliveries integer, crashes integer,
-    deferrals integer, pushed_at double precision, unique_key text, key text, limits text[], cursor_ bytea, now_ double precision)
+    deferrals integer, pushed_at double precision, unique_key text, key text, limits text[], cursor_ bytea,
+    now_ double precision, holds boolean)
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
@@ -304,12 +327,10 @@ DECLARE
     t text;
     lacking integer := most;
     n integer;
-    keys text[];
-    ids text[];
 BEGIN
     PERFORM {s}.renew(owner_, lease, clock, 0.8);
     IF again THEN
-        RETURN QUERY SELECT * FROM {s}.deliveries(owner_, request_, clock);
+        RETURN QUERY SELECT * FROM {s}.delivered(owner_, request_, clock);
         IF FOUND THEN
             RETURN;
         END IF;
@@ -328,7 +349,7 @@ BEGIN
             put AS (
                 INSERT INTO {s}.reserved SELECT picked.seq, clock, owner_, request_, t FROM picked)
             SELECT j.seq, j.id, j.topic, j.payload, j.attempt, j.redeliveries, j.crashes, j.deferrals, j.pushed_at, j.unique_key,
-                   j.key, j.limits, (SELECT c.cursor FROM {s}.checkpoint AS c WHERE c.seq = j.seq), clock
+                   j.key, j.limits, (SELECT c.cursor FROM {s}.checkpoint AS c WHERE c.seq = j.seq), clock, false
               FROM picked JOIN {s}.job AS j ON j.seq = picked.seq ORDER BY picked.rank, picked.since, picked.seq;
         GET DIAGNOSTICS n = ROW_COUNT;
         lacking := lacking - n;
@@ -345,27 +366,31 @@ CREATE OR REPLACE FUNCTION {s}.free_queued(ids text[], keys text[]) RETURNS void
         SELECT key FROM {s}.unique_key WHERE key = ANY (keys) AND job_id = ANY (ids) AND scope = 'queued' ORDER BY key FOR UPDATE)
 $$;
 
-CREATE OR REPLACE FUNCTION {s}.deliveries(owner_ text, request_ text, clock double precision)
+-- The jobs that an owner has reserved with a request.
+CREATE OR REPLACE FUNCTION {s}.delivered(owner_ text, request_ text, clock double precision)
 RETURNS TABLE (
     seq bigint, id text, topic text, payload bytea, attempt integer, redeliveries integer, crashes integer,
-    deferrals integer, pushed_at double precision, unique_key text, key text, limits text[], cursor_ bytea, now_ double precision)
+    deferrals integer, pushed_at double precision, unique_key text, key text, limits text[], cursor_ bytea,
+    now_ double precision, holds boolean)
 LANGUAGE sql AS $$
     SELECT j.seq, j.id, j.topic, j.payload, j.attempt, j.redeliveries, j.crashes, j.deferrals, j.pushed_at, j.unique_key,
-           j.key, j.limits, (SELECT c.cursor FROM {s}.checkpoint AS c WHERE c.seq = j.seq), clock
+           j.key, j.limits, (SELECT c.cursor FROM {s}.checkpoint AS c WHERE c.seq = j.seq), clock, r.slots IS NOT NULL
       FROM {s}.reserved AS r JOIN {s}.job AS j USING (seq) WHERE r.owner = owner_ AND r.request = request_
      ORDER BY j.rank, j.since, j.seq
 $$;
 
 -- Reserve exactly these jobs, even if another owner has them.
-CREATE OR REPLACE FUNCTION {s}.claim(owner_ text, lease double precision, ids text[], request_ text, again boolean)
+CREATE OR REPLACE FUNCTION {s}.take_over(owner_ text, lease double precision, ids text[], request_ text, again boolean)
 RETURNS TABLE (
     seq bigint, id text, topic text, payload bytea, attempt integer, redeliveries integer, crashes integer,
-    deferrals integer, pushed_at double precision, unique_key text, key text, limits text[], cursor_ bytea, now_ double precision)
+    deferrals integer, pushed_at double precision, unique_key text, key text, limits text[], cursor_ bytea,
+    now_ double precision, holds boolean)
 LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
     clock double precision := {s}.now_();
     these bigint[];
+    held jsonb[];
 BEGIN
     PERFORM {s}.renew(owner_, lease, clock, 0.8);
     IF NOT again THEN
@@ -376,12 +401,16 @@ BEGIN
             UPDATE {s}.job AS j SET since = clock FROM {s}.scheduled AS p WHERE p.seq = j.seq AND j.seq = ANY (these);
             DELETE FROM {s}.scheduled AS p WHERE p.seq = ANY (these);
             PERFORM {s}.dequeue(these);
-            DELETE FROM {s}.reserved AS r WHERE r.seq = ANY (these);
+            WITH gone AS (DELETE FROM {s}.reserved AS r WHERE r.seq = ANY (these) RETURNING r.slots)
+            SELECT array_agg(slots) FILTER (WHERE slots IS NOT NULL) INTO held FROM gone;
+            IF held IS NOT NULL THEN
+                PERFORM {s}.free(held, true);
+            END IF;
             INSERT INTO {s}.reserved
             SELECT j.seq, clock, owner_, request_, j.topic FROM {s}.job AS j WHERE j.seq = ANY (these);
         END IF;
     END IF;
-    RETURN QUERY SELECT * FROM {s}.deliveries(owner_, request_, clock);
+    RETURN QUERY SELECT * FROM {s}.delivered(owner_, request_, clock);
 END $$;
 
 -- -- settle -----------------------------------------------------------------------------------------------
@@ -441,15 +470,20 @@ END $$;
 -- Settle one reservation in a transaction of the client; return whether it was one of this owner.
 CREATE OR REPLACE FUNCTION {s}.settle_one(
     owner_ text, seq_ bigint, request_ text, outcome text, after_ double precision, counted integer, reason text, error bytea,
-    result bytea, ttl double precision, cursor_ bytea, new_limits text[], cancelled_ttl double precision, dead_max integer)
+    result bytea, ttl double precision, cursor_ bytea, new_limits text[], ran boolean, cancelled_ttl double precision,
+    dead_max integer)
 RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     now_ double precision := {s}.now_();
     cancelled boolean;
+    slots_ jsonb;
 BEGIN
-    DELETE FROM {s}.reserved WHERE seq = seq_ AND request = request_ AND owner = owner_;
+    DELETE FROM {s}.reserved WHERE seq = seq_ AND request = request_ AND owner = owner_ RETURNING slots INTO slots_;
     IF NOT FOUND THEN
         RETURN false;
+    END IF;
+    IF slots_ IS NOT NULL THEN
+        PERFORM {s}.free(ARRAY[slots_], ran);
     END IF;
     IF cursor_ IS NOT NULL THEN
         INSERT INTO {s}.checkpoint VALUES (seq_, cursor_) ON CONFLICT (seq) DO UPDATE SET cursor = excluded.cursor;
@@ -471,14 +505,15 @@ BEGIN
             attempt = attempt + (outcome = 'retry')::integer,
             deferrals = deferrals + (outcome = 'defer')::integer,
             errors = CASE WHEN outcome = 'retry' THEN {s}.noted(errors, error) ELSE errors END,
-            limits = coalesce(new_limits, limits),
+            limits = CASE WHEN new_limits IS NULL THEN limits ELSE nullif(new_limits, '{}') END,
             since = CASE WHEN outcome = 'release' THEN since ELSE now_ + greatest(after_, 0) END
          WHERE seq = seq_;
     END IF;
     IF outcome <> 'release' AND after_ > 0 THEN
-        INSERT INTO {s}.scheduled SELECT topic, since, seq, rank FROM {s}.job WHERE seq = seq_;
+        INSERT INTO {s}.scheduled
+        SELECT topic, since, seq, rank, limits IS NOT NULL OR key IS NOT NULL FROM {s}.job WHERE seq = seq_;
     ELSE
-        INSERT INTO {s}.ready SELECT topic, rank, since, seq FROM {s}.job WHERE seq = seq_;
+        PERFORM {s}.line_up(ARRAY[seq_], outcome = 'release');
     END IF;
     RETURN true;
 END $$;
@@ -491,13 +526,17 @@ CREATE OR REPLACE FUNCTION {s}.register(owner_ text, lease double precision) RET
 $$;
 
 -- Release an owner's jobs, charge those that had started (NULL: all), and forget the owner; return the topics of its jobs.
+-- Those in `ran` had started, too, and are not charged.
 CREATE OR REPLACE FUNCTION {s}.release_owner(
-    owner_ text, started text[], report bytea, crash boolean, cancelled_ttl double precision)
+    owner_ text, started text[], ran text[], report bytea, crash boolean, cancelled_ttl double precision)
 RETURNS text[] LANGUAGE plpgsql AS $$
 DECLARE
     now_ double precision := {s}.now_();
     held bigint[];
+    holding bigint[];
+    slots_ jsonb[];
     ended bigint[];
+    charged bigint[];
     topics text[];
 BEGIN
     DELETE FROM {s}.owner WHERE id = owner_;
@@ -505,19 +544,29 @@ BEGIN
         RETURN '{}';
     END IF;
     DELETE FROM {s}.settled WHERE owner = owner_;
-    WITH gone AS (DELETE FROM {s}.reserved WHERE owner = owner_ RETURNING seq, topic)
-    SELECT array_agg(seq), array_agg(topic) INTO held, topics FROM gone;
+    WITH gone AS (DELETE FROM {s}.reserved WHERE owner = owner_ RETURNING seq, topic, slots)
+    SELECT array_agg(seq), array_agg(topic), array_agg(seq) FILTER (WHERE slots IS NOT NULL),
+           array_agg(slots) FILTER (WHERE slots IS NOT NULL)
+      INTO held, topics, holding, slots_ FROM gone;
     IF held IS NULL THEN
         RETURN '{}';
     END IF;
-    UPDATE {s}.job SET redeliveries = redeliveries + 1, errors = {s}.noted(errors, report),
-           crashes = crashes + coalesce(crash, cardinality(held) = 1)::integer
-     WHERE seq = ANY (held) AND (started IS NULL OR id = ANY (started));
+    IF holding IS NOT NULL THEN
+        PERFORM {s}.free(array_agg(h.slots), h.ended)
+          FROM (SELECT s.slots, started IS NULL OR j.id = ANY (started) OR j.id = ANY (ran) AS ended
+                  FROM unnest(holding, slots_) AS s (seq, slots) JOIN {s}.job AS j USING (seq)) AS h GROUP BY h.ended;
+    END IF;
+    WITH these AS (
+        UPDATE {s}.job SET redeliveries = redeliveries + 1, errors = {s}.noted(errors, report),
+               crashes = crashes + coalesce(crash, cardinality(held) = 1)::integer
+         WHERE seq = ANY (held) AND (started IS NULL OR id = ANY (started)) RETURNING seq)
+    SELECT coalesce(array_agg(seq), '{}') INTO charged FROM these;
     SELECT array_agg(seq) INTO ended FROM {s}.cancel WHERE seq = ANY (held);
     IF ended IS NOT NULL THEN
         PERFORM {s}.end_jobs(ended, 'cancelled', cancelled_ttl, NULL, now_);
     END IF;
-    INSERT INTO {s}.ready SELECT topic, rank, since, seq FROM {s}.job WHERE seq = ANY (held);
+    PERFORM {s}.line_up(charged, false);
+    PERFORM {s}.line_up(ARRAY(SELECT unnest(held) EXCEPT SELECT unnest(charged)), true);
     RETURN topics;
 END $$;
 
@@ -573,11 +622,9 @@ BEGIN
     WITH gone AS (DELETE FROM {s}.scheduled WHERE seq = ANY (seqs) AND due > now_ RETURNING seq)
     SELECT array_agg(seq) INTO later FROM gone;
     UPDATE {s}.job SET attempt = 0, redeliveries = 0, crashes = 0, deferrals = 0 WHERE seq = ANY (dead_);
-    UPDATE {s}.job SET since = now_ WHERE seq = ANY (dead_) OR seq = ANY (later);
-    WITH new AS (
-        INSERT INTO {s}.ready SELECT topic, rank, since, seq FROM {s}.job
-         WHERE seq = ANY (dead_) OR seq = ANY (later) RETURNING topic)
+    WITH new AS (UPDATE {s}.job SET since = now_ WHERE seq = ANY (dead_) OR seq = ANY (later) RETURNING topic)
     SELECT array_agg(topic) INTO topics FROM new;
+    PERFORM {s}.line_up(coalesce(dead_, '{}') || later, false);
     RETURN coalesce(topics, '{}');
 END $$;
 
@@ -685,7 +732,7 @@ BEGIN
     END IF;
     UPDATE {s}.owner SET lease_until = now_ + 2 * lease WHERE lease_until > now_ + 2 * lease; -- the clock was set back
     FOR o IN SELECT id FROM {s}.owner WHERE lease_until <= now_ LIMIT most LOOP
-        woken := woken || {s}.release_owner(o, NULL, NULL, NULL, cancelled_ttl);
+        woken := woken || {s}.release_owner(o, NULL, NULL, NULL, NULL, cancelled_ttl);
         released := released + 1;
     END LOOP;
     DELETE FROM {s}.push_request WHERE ctid = ANY (ARRAY(
@@ -772,7 +819,7 @@ END $$;
 
 -- Push as `push` does if a document has a version; otherwise push nothing, and return NULL.
 CREATE OR REPLACE FUNCTION {s}.push_guarded(
-    kind_ text, name_ text, version_ bigint, request_ text, messages jsonb, payloads bytea[], plain boolean,
+    kind_ text, name_ text, version_ bigint, request_ text, messages jsonb, payloads bytea[], plain boolean, lined boolean,
     cancelled_ttl double precision)
 RETURNS jsonb LANGUAGE plpgsql AS $$
 BEGIN
@@ -784,5 +831,5 @@ BEGIN
             RETURN NULL;
         END IF;
     END IF;
-    RETURN {s}.push(request_, messages, payloads, plain, false, cancelled_ttl);
+    RETURN {s}.push(request_, messages, payloads, plain, lined, false, cancelled_ttl);
 END $$;
