@@ -11,8 +11,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_prometheus
 
 from jobs_core.scoreboard import state
-from jobs_core.scoreboard.layout import BUCKETS, ROWS, Phase
-from jobs_core.scoreboard.reader import WorkerFile, total
+from jobs_core.scoreboard.layout import BUCKETS, NAMED, OPS, Phase
+from jobs_core.scoreboard.reader import OpFigures, WorkerFile, total
 from jobs_core.scoreboard.state import PoolState, TopicState, Totals, read_board
 from jobs_core.supervisor.housekeeper.totals import TotalsFile
 from jobs_core.supervisor.http import metrics
@@ -29,9 +29,10 @@ def board(tmp_path):
     made.close()
 
 
-def ended(board, owner, outcome="done", *, job="tasks.send", topic="email", seconds=0.3):
+def ended(board, owner, outcome="done", *, job="tasks.send", topic="email", seconds=0.3, trace=b""):
     """Let a worker end a run."""
     one = run(job, topic)
+    one.trace = trace
     one.ended = one.started + seconds
     board.workers[owner].note(one, outcome)
     board.workers[owner].publish()
@@ -60,6 +61,11 @@ def full(board):
     board.supervisor.pools[0].restarts = {"max_jobs": 3, "crash": 1}
     board.supervisor.pools.append(PoolState("mail", ["mail"], "async", 100, 0, 4, 0, failures=2))
     board.totals.released = 7
+    for number, op in enumerate(OPS):
+        board.workers["h-1"].note_call(op, 0.002 * 10**number)
+    board.workers["h-1"].beat(3, 1, 0)
+    board.backlog.ops = {"count": OpFigures()}
+    board.backlog.ops["count"].note(0.03)
     board.write(reloads={"done": 2, "refused": 1}, crashed=5)
     return board
 
@@ -137,13 +143,89 @@ def test_an_empty_run_directory_is_not_an_error(tmp_path):
     assert {family.name for family in parse_openmetrics(text)} == {"jobs_redelivered"}
 
 
-def test_the_65th_job_shares_a_row(board):
+def test_jobs_that_find_no_row_share_one(board):
     board.worker("h-1")
-    for number in range(ROWS + 10):
+    for number in range(NAMED + 11):
         ended(board, "h-1", job=f"tasks.job_{number}")
     found = families(board)
     assert value(found, "jobs_run_seconds", "jobs_run_seconds_count", topic="(other)", job="(other)") == 11
-    assert sum(each.value for each in found["jobs_run_seconds"].samples if each.name.endswith("_count")) == ROWS + 10
+    assert sum(each.value for each in found["jobs_run_seconds"].samples if each.name.endswith("_count")) == NAMED + 11
+
+
+# -- calls to the backend ------------------------------------------------------------------------
+
+
+def calls(board):
+    return {
+        each.labels["op"]: each.value
+        for each in families(board)["jobs_backend_op_seconds"].samples
+        if each.name == "jobs_backend_op_seconds_count"
+    }
+
+
+def test_calls_to_the_backend_have_finer_buckets_and_do_not_appear_as_jobs(board):
+    found = families(full(board))
+    assert found["jobs_backend_op_seconds"].unit == "seconds"
+    assert value(found, "jobs_backend_op_seconds", "jobs_backend_op_seconds_bucket", op="push", le="0.001") == 0
+    assert value(found, "jobs_backend_op_seconds", "jobs_backend_op_seconds_bucket", op="push", le="0.0025") == 1
+    assert value(found, "jobs_backend_op_seconds", "jobs_backend_op_seconds_sum", op="push") == 0.002
+    assert calls(board) == dict.fromkeys((*OPS, "count"), 1)
+    assert {each.labels["job"] for each in found["jobs_finished"].samples} == {"tasks.send"}
+
+
+def test_calls_to_the_backend_are_counted_on_when_their_worker_goes(board):
+    board.worker("h-1")
+    board.worker("h-2")
+    for owner in ("h-1", "h-2"):
+        board.workers[owner].note_call("settle", 0.1)
+        board.workers[owner].beat(0, 0, 0)
+    totals = TotalsFile(board.run_dir)
+    totals.add_worker(board.run_dir / state.WORKERS / "h-1", 0)
+    assert calls(board) == {"settle": 2}
+
+
+# -- exemplars -----------------------------------------------------------------------------------
+
+TRACE, OTHER = bytes(range(16)), bytes(range(1, 17))
+
+
+def exemplars(board):
+    return {
+        each.labels["le"]: (each.exemplar.labels, each.exemplar.value)
+        for each in families(board)["jobs_run_seconds"].samples
+        if each.exemplar
+    }
+
+
+def test_an_exemplar_names_the_trace_of_a_slow_run_in_its_bucket(board):
+    board.worker("h-1")
+    ended(board, "h-1", seconds=0.3, trace=TRACE)
+    ((bucket, (labels, seconds)),) = exemplars(board).items()
+    assert (bucket, labels) == ("0.5", {"trace_id": TRACE.hex()})
+    assert math.isclose(seconds, 0.3)
+    assert "trace_id" not in metrics.exposition(read_board(board.run_dir), lease=30, openmetrics=False)
+
+
+def test_a_faster_run_replaces_an_exemplar_only_after_a_minute(board, monkeypatch):
+    board.worker("h-1")
+    ended(board, "h-1", seconds=0.3, trace=TRACE)
+    ended(board, "h-1", seconds=0.2, trace=OTHER)
+    ended(board, "h-1", seconds=9)
+    assert [labels["trace_id"] for labels, _ in exemplars(board).values()] == [TRACE.hex()]
+    ended(board, "h-1", seconds=0.4, trace=OTHER)
+    assert [labels["trace_id"] for labels, _ in exemplars(board).values()] == [OTHER.hex()]
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 61)
+    ended(board, "h-1", seconds=0.01, trace=TRACE)
+    assert [(bucket, labels["trace_id"]) for bucket, (labels, _) in exemplars(board).items()] == [("0.025", TRACE.hex())]
+
+
+def test_an_exemplar_goes_with_its_worker(board):
+    board.worker("h-1")
+    ended(board, "h-1", trace=TRACE)
+    TotalsFile(board.run_dir).add_worker(board.run_dir / state.WORKERS / "h-1", 0)
+    assert exemplars(board) == {}
+    assert done(board) == 1
 
 
 def test_outdated_counts_of_topics_are_not_exposed(board):

@@ -31,6 +31,7 @@ class FakeRun:
         self.ended = started
         self.timeout = timeout
         self.slot = -1
+        self.trace = b""
 
 
 class FakeBoard:

@@ -156,6 +156,10 @@ class App:
         except BackendError as error:
             logging.getLogger("jobs").warning("the queue cannot be reached yet; the first enqueue tries again: %s", error)
 
+    def time_pushes(self, tell: Callable[[float], None]) -> None:
+        """Have `tell` called with the seconds that each push took, by the thread that pushed; a forked child forgets it."""
+        self._producer.timed = tell
+
     def close(self) -> None:
         """Disconnect; using the application again connects again."""
         self._producer.close()

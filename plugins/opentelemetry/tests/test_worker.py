@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
+from tests.support.http import fetch
 
 RECEIVER = Path(__file__).with_name("receiver.py")
 TELEMETRY = """
@@ -148,3 +150,23 @@ def test_jobs_of_the_schedule_are_linked_to_the_housekeepers_spans_and_with_pare
     runs = spans.find("process sync", "ticks")
     assert runs
     assert all(run["parent"] in creates and run["trace"] == creates[run["parent"]]["trace"] for run in runs)
+
+
+def test_metrics_of_the_supervisor_name_the_trace_of_a_run_that_the_receiver_was_sent(start):
+    project, spans = start(more='\n[http]\nlisten = "unix:http.sock"\n')
+    project.start("start", RECEIVER=spans.port).until_said(" ready: ")
+    assert project.start_python("shop.py", RECEIVER=spans.port).wait() == 0
+    project.until_empty("sync", "threads", "async")
+
+    def traces() -> set[tuple[str, str]]:
+        text = fetch(project.root / "http.sock", "/metrics", {"Accept": "application/openmetrics-text; version=1.0.0"})
+        samples = [each for family in text_string_to_metric_families(text) for each in family.samples if each.exemplar]
+        assert {each.name for each in samples} <= {"jobs_run_seconds_bucket"}
+        return {(each.labels["job"], each.exemplar.labels["trace_id"]) for each in samples}
+
+    project.until(lambda: len({job for job, _ in traces()}) == 4)
+    found = traces()
+    assert "trace_id" not in fetch(project.root / "http.sock", "/metrics", {"Accept": "text/plain"})
+    project.here("stop")
+    ran = {(span["job"], span["trace"]) for span in spans.all() if span["name"].startswith("process ")}
+    assert found <= ran

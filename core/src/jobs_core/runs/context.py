@@ -208,6 +208,16 @@ class JobContext:
 
         return is_final(self._run, error)
 
+    def trace_as(self, trace_id: str) -> None:
+        """Name the trace that has a span for this run, with 32 hexadecimal digits; metrics show those of slow runs.
+
+        For plugins; raises ValueError for another form. The worker reads it once the hook `jobs_job_finished` has been called.
+        """
+        trace = bytes.fromhex(trace_id)
+        if len(trace) != 16:
+            raise ValueError(f"a trace id has 32 hexadecimal digits, got {trace_id!r}")
+        self._run.trace = trace
+
     def enqueue(self, job: JobFunction[P, Any, T], /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[T]:
         """Enqueue a follow-up together with this job's acknowledgement: both happen, or neither.
 

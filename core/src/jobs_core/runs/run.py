@@ -50,7 +50,7 @@ class Run:
     __slots__ = (
         "args", "blob", "context", "convert", "delivery", "ended", "error", "failure", "followups", "interrupted", "job",
         "kwargs", "load", "message", "owed", "policy", "progress", "retries", "sent", "settlement", "slot", "started",
-        "stop_flag", "store_result", "taken", "task", "timeout", "unfit", "value",
+        "stop_flag", "store_result", "taken", "task", "timeout", "trace", "unfit", "value",
     )  # fmt: skip
 
     def __init__(
@@ -85,6 +85,7 @@ class Run:
         self.stop_flag: Stops | None = None
         self.slot: int = -1  # on the scoreboard, from its start until it is settled
         self.task: Any = None  # async: the task to cancel
+        self.trace: bytes = b""  # the id of a trace that has a span for it, 16 bytes
 
     @property
     def id(self) -> str:

@@ -4,7 +4,8 @@
 offset     size   content
 =========  =====  ==================================================================================
 0          256    header: the worker's identity, state, heartbeat and counters
-256        640·n  statistics, a row for each topic and job that ran here (n = ROWS)
+256        640·n  statistics, a row for each topic and job that ran here (n = ROWS); the last rows but one are those of OPS,
+                  without outcomes, which older readers take for empty rows
 41,216     280·e  entries, one for each job that has started and is not settled (e = `entries(concurrency)`), state
                   byte first: FREE, RUNNING, or ENDED and not yet settled
 =========  =====  ==================================================================================
@@ -30,6 +31,10 @@ BEAT, COUNTERS = 32, 40
 OWNER = 128
 
 ROWS = 64
+OPS = ("push", "reserve", "settle", "heartbeat")
+"""The calls to the backend whose durations a worker counts, each in a row of its own: the name of the "job" in it."""
+NAMED = ROWS - 1 - len(OPS)
+"""Rows for topics and jobs by name; the last row of all is shared by those that do not fit."""
 ROW_SIZE = 640
 ROW_NAMES = struct.Struct("<96s200s")
 OUTCOMES = ("done", "retry", "dead", "cancelled", "deferred", "stale")
@@ -40,7 +45,13 @@ BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 
 """Upper bounds of the histograms, seconds; one more bucket counts everything beyond."""
 ROW_FIGURES = struct.Struct(f"<{len(OUTCOMES)}Q2d{2 * (len(BUCKETS) + 1)}QQ")
 """runs by outcome, seconds run and seconds waited in all, the histogram of each, runs that were too fast (0 from
-older code)."""
+older code). In a row of OPS, only the seconds run and their histogram, with the bounds of OP_BUCKETS."""
+
+OP_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Upper bounds of the histograms of OPS, seconds: as many as in BUCKETS."""
+
+EXEMPLAR = struct.Struct("<16sd")
+"""The trace id of one run, and its seconds: the slowest one of the last minute that has a trace. Zeros for none."""
 
 ENTRIES = HEADER_SIZE + ROWS * ROW_SIZE
 ENTRY_SIZE = 280
@@ -86,5 +97,6 @@ def clipped(text: str, limit: int) -> bytes:
 
 
 assert HEADER.size <= HEADER_SIZE
-assert ROW_NAMES.size + ROW_FIGURES.size <= ROW_SIZE
+assert ROW_NAMES.size + ROW_FIGURES.size + EXEMPLAR.size <= ROW_SIZE
+assert len(OP_BUCKETS) == len(BUCKETS)
 assert ENTRY.size + 1 <= ENTRY_SIZE

@@ -5,13 +5,31 @@ from __future__ import annotations
 import mmap
 import os
 import time
-from collections.abc import Iterable, Iterator
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from . import layout
-from .layout import BUCKETS, ENDED, ENTRIES, ENTRY, ENTRY_SIZE, OUTCOMES, ROW_FIGURES, ROW_NAMES, ROW_SIZE, ROWS, RUNNING, Phase
+from .layout import (
+    BUCKETS,
+    ENDED,
+    ENTRIES,
+    ENTRY,
+    ENTRY_SIZE,
+    EXEMPLAR,
+    NAMED,
+    OP_BUCKETS,
+    OPS,
+    OUTCOMES,
+    ROW_FIGURES,
+    ROW_NAMES,
+    ROW_SIZE,
+    ROWS,
+    RUNNING,
+    Phase,
+)
 from .writer import start_ticks
 
 
@@ -42,16 +60,35 @@ class JobFigures(Struct):
     run_buckets: list[int]
     wait_buckets: list[int]
     too_fast: int = 0  # runs that succeeded sooner than their `min_time`
+    examples: dict[str, float] = {}  # trace ids of slow runs of living workers, with their seconds
 
     def add(self, other: JobFigures) -> None:
         """Add another worker's figures of the same job."""
         for outcome, count in other.outcomes.items():
             self.outcomes[outcome] = self.outcomes.get(outcome, 0) + count
         self.too_fast += other.too_fast
+        self.examples |= other.examples
         self.run_seconds += other.run_seconds
         self.wait_seconds += other.wait_seconds
         self.run_buckets = [mine + its for mine, its in zip(self.run_buckets, other.run_buckets, strict=True)]
         self.wait_buckets = [mine + its for mine, its in zip(self.wait_buckets, other.wait_buckets, strict=True)]
+
+
+class OpFigures(Struct):
+    """The durations of one kind of call to the backend: their sum in seconds, and a histogram of OP_BUCKETS, not cumulative."""
+
+    seconds: float = 0.0
+    buckets: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS) + 1))
+
+    def note(self, seconds: float) -> None:
+        """Count a call."""
+        self.seconds += seconds
+        self.buckets[bisect_left(OP_BUCKETS, seconds)] += 1
+
+    def add(self, other: OpFigures) -> None:
+        """Add the calls of another process."""
+        self.seconds += other.seconds
+        self.buckets = [mine + its for mine, its in zip(self.buckets, other.buckets, strict=True)]
 
 
 class WorkerHeader(Struct, frozen=True):
@@ -132,9 +169,22 @@ class WorkerFile:
                 continue
             rest = values[len(OUTCOMES) :]
             buckets = list(rest[2:-1])
+            trace, seconds = EXEMPLAR.unpack_from(self._map, offset + ROW_NAMES.size + ROW_FIGURES.size)
+            examples = {trace.hex(): seconds} if any(trace) else {}
             yield JobFigures(
-                _text(topic), _text(job), outcomes, rest[0], rest[1], buckets[:count], buckets[count:], too_fast=rest[-1]
+                _text(topic), _text(job), outcomes, rest[0], rest[1], buckets[:count], buckets[count:], rest[-1], examples
             )
+
+    def ops(self) -> dict[str, OpFigures]:
+        """Return the durations of calls to the backend by kind; empty if the worker runs older code."""
+        found = {}
+        for number, name in enumerate(OPS, NAMED):
+            offset = layout.HEADER_SIZE + number * ROW_SIZE
+            values = ROW_FIGURES.unpack_from(self._map, offset + ROW_NAMES.size)
+            buckets = list(values[len(OUTCOMES) + 2 : len(OUTCOMES) + 3 + len(BUCKETS)])
+            if any(buckets) and not any(values[: len(OUTCOMES)]):  # else it is the row of a job, of older code
+                found[name] = OpFigures(values[len(OUTCOMES)], buckets)
+        return found
 
     def spare(self) -> None:
         """Mark the worker as killed by us: the jobs that it ran are not charged for its death."""
@@ -153,6 +203,12 @@ def total(rows: Iterable[JobFigures]) -> dict[tuple[str, str], JobFigures]:
             summed[key] = JobFigures(row.topic, row.job, {}, 0.0, 0.0, [0] * (len(BUCKETS) + 1), [0] * (len(BUCKETS) + 1))
         summed[key].add(row)
     return summed
+
+
+def add_ops(into: dict[str, OpFigures], more: Mapping[str, OpFigures]) -> None:
+    """Add durations of calls, by kind; those in `more` are not changed."""
+    for op, figures in more.items():
+        into.setdefault(op, OpFigures()).add(figures)
 
 
 def alive(header: WorkerHeader) -> bool:

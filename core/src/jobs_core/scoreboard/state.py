@@ -20,7 +20,7 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct, field
 
-from .reader import JobFigures, RunEntry, WorkerFile, WorkerHeader
+from .reader import JobFigures, OpFigures, RunEntry, WorkerFile, WorkerHeader, add_ops
 
 STATE, BACKLOG, TOTALS = "state.json", "backlog.json", "totals.json"
 WORKERS = "workers"
@@ -150,6 +150,7 @@ class Backlog(Struct):
     full: dict[str, float] = {}  # name of a limit with an active alert → for how many seconds it has been full
     has_lines: bool = False  # whether the backend counts limited jobs
     flows: dict[str, int] | None = None  # state → members of flows that have not ended; None without flows
+    ops: dict[str, OpFigures] = {}  # durations of the housekeepers' calls to the backend
 
 
 class Totals(Struct):
@@ -159,6 +160,7 @@ class Totals(Struct):
     folded: list[str] = []  # files whose figures are in `rows`, though some may not have been removed yet
     released: int = 0  # jobs released for dead workers
     since: float = 0.0
+    ops: dict[str, OpFigures] = {}
 
 
 class WorkerView(Struct):
@@ -170,6 +172,7 @@ class WorkerView(Struct):
     running_count: int
     figures: list[JobFigures]
     child: ChildState | None = None
+    ops: dict[str, OpFigures] = {}
 
 
 class Board(Struct):
@@ -182,9 +185,18 @@ class Board(Struct):
 
     def figures(self) -> list[JobFigures]:
         """Return the figures of all jobs, from current and former workers."""
+        return [*self.totals.rows, *(row for worker in self._living() for row in worker.figures)]
+
+    def ops(self) -> dict[str, OpFigures]:
+        """Return the durations of calls to the backend by kind, of current and former workers and housekeepers."""
+        found: dict[str, OpFigures] = {}
+        for each in (self.totals.ops, self.backlog.ops if self.backlog else {}, *(worker.ops for worker in self._living())):
+            add_ops(found, each)
+        return found
+
+    def _living(self) -> list[WorkerView]:
         folded = set(self.totals.folded)
-        living = (worker for worker in self.workers if worker.file not in folded)
-        return [*self.totals.rows, *(row for worker in living for row in worker.figures)]
+        return [worker for worker in self.workers if worker.file not in folded]
 
 
 def write(path: Path, document: Struct) -> None:
@@ -217,13 +229,13 @@ def read_board(run_dir: Path, *, most_entries: int = 20) -> Board:
             continue
         try:
             running = sorted(file.entries(), key=lambda entry: entry.started)
-            header, figures = file.header(), list(file.figures())
+            header, figures, ops = file.header(), list(file.figures()), file.ops()
         except ValueError:
             continue
         finally:
             file.close()
         child = children.get(path.name)
-        board.workers.append(WorkerView(path.name, header, running[:most_entries], len(running), figures, child))
+        board.workers.append(WorkerView(path.name, header, running[:most_entries], len(running), figures, child, ops))
     # Last: if a worker ends meanwhile, it is in the totals before its file is removed, and `folded` keeps it from being
     # counted twice.
     board.totals = read(run_dir / TOTALS, Totals) or board.totals

@@ -22,7 +22,11 @@ from .layout import (
     ENTRIES,
     ENTRY,
     ENTRY_SIZE,
+    EXEMPLAR,
     FREE,
+    NAMED,
+    OP_BUCKETS,
+    OPS,
     OUTCOMES,
     ROW_FIGURES,
     ROW_NAMES,
@@ -40,6 +44,8 @@ _COUNTERS = struct.Struct("<QQQ")
 _BEAT = struct.Struct("<d")
 _TOO_FAST = len(OUTCOMES) + 2 + 2 * (len(BUCKETS) + 1)
 _FIGURES = _TOO_FAST + 1
+EXAMPLE_LASTS = 60.0
+"""Seconds after which a faster run with a trace replaces a slower one as the example of its job."""
 _RUN_SUM, _WAIT_SUM = len(OUTCOMES), len(OUTCOMES) + 1
 _RUN_BUCKETS = len(OUTCOMES) + 2
 _WAIT_BUCKETS = _RUN_BUCKETS + len(BUCKETS) + 1
@@ -71,6 +77,9 @@ class Scoreboard:
 
     def note_unrun(self, topic: str, outcome: str) -> None:
         """Count a job that ended without a run (unreadable, expired, or many workers died with it); shown like `note`."""
+
+    def note_call(self, op: str, seconds: float) -> None:
+        """Count a call to the backend, one of OPS. Its own thread may call it for "push"; shown with the next `beat`."""
 
     def publish(self) -> None:
         """Make the counts since the last call visible to readers."""
@@ -111,6 +120,9 @@ class FileScoreboard(Scoreboard):
         self._free = list(range(self._shared - 1, -1, -1))  # a stack: few pages are touched if few jobs run
         self._rows: dict[tuple[str, str], tuple[int, list[float]]] = {}
         self._changed: set[tuple[str, str]] = set()
+        self._calls: dict[str, list[float]] = {op: [0] * _FIGURES for op in OPS}
+        self._called: set[str] = set()
+        self._example_until: dict[tuple[str, str], tuple[float, float]] = {}  # when and what a faster run may replace
         layout.HEADER.pack_into(
             self._map, 0, layout.MAGIC, os.getpid(), generation, slots, Phase.STARTING, layout.MODES.index(mode), 1,
             time.time(), time.monotonic(), 0, 0, 0, start_ticks(os.getpid()), 0,
@@ -154,6 +166,17 @@ class FileScoreboard(Scoreboard):
     def beat(self, done: int, failed: int, in_flight: int) -> None:
         _BEAT.pack_into(self._map, layout.BEAT, time.monotonic())
         _COUNTERS.pack_into(self._map, layout.COUNTERS, done, failed, in_flight)
+        while self._called:
+            op = self._called.pop()
+            offset = layout.HEADER_SIZE + (NAMED + OPS.index(op)) * ROW_SIZE
+            ROW_NAMES.pack_into(self._map, offset, b"", op.encode())
+            ROW_FIGURES.pack_into(self._map, offset + ROW_NAMES.size, *self._calls[op])
+
+    def note_call(self, op: str, seconds: float) -> None:
+        figures = self._calls[op]
+        figures[_RUN_SUM] += seconds
+        figures[_RUN_BUCKETS + bisect_left(OP_BUCKETS, seconds)] += 1
+        self._called.add(op)
 
     def note(self, run: Run, outcome: str) -> None:
         figures = self._count(run.delivery.topic, run.job.name, outcome)
@@ -161,11 +184,24 @@ class FileScoreboard(Scoreboard):
             seconds = run.ended - run.started
             figures[_RUN_SUM] += seconds
             figures[_RUN_BUCKETS + bisect_left(BUCKETS, seconds)] += 1
+            if run.trace:
+                self._show_example(run, seconds)
             delivery = run.delivery
             if not delivery.attempt and not delivery.redeliveries and not delivery.deferrals:
                 waited = max(0.0, delivery.broker_now - delivery.pushed_at - (run.message.delay or 0.0))
                 figures[_WAIT_SUM] += waited
                 figures[_WAIT_BUCKETS + bisect_left(BUCKETS, waited)] += 1
+
+    def _show_example(self, run: Run, seconds: float) -> None:
+        """Let the trace of a run stand for its job, if it is the slowest one of the last minute."""
+        key, now = (run.delivery.topic, run.job.name), time.monotonic()
+        until, slowest = self._example_until.get(key, (0.0, 0.0))
+        number = self._rows[key][0]
+        if number == ROWS - 1 or (seconds < slowest and now < until):
+            return
+        self._example_until[key] = now + EXAMPLE_LASTS, seconds
+        offset = layout.HEADER_SIZE + number * ROW_SIZE + ROW_NAMES.size + ROW_FIGURES.size
+        EXEMPLAR.pack_into(self._map, offset, run.trace, seconds)
 
     def note_too_fast(self, run: Run) -> None:
         self._rows[run.delivery.topic, run.job.name][1][_TOO_FAST] += 1
@@ -186,10 +222,12 @@ class FileScoreboard(Scoreboard):
     def _new_row(self, key: tuple[str, str]) -> tuple[int, list[float]]:
         """Return a row for a topic and job; those that do not fit into the table share the last one, without names."""
         number = len(self._rows)
-        if number >= ROWS:
+        if number > NAMED:
             self._rows[key] = next(row for row in self._rows.values() if row[0] == ROWS - 1)
             return self._rows[key]
-        names = ("", "") if number == ROWS - 1 else key
+        names = key
+        if number == NAMED:
+            number, names = ROWS - 1, ("", "")
         offset = layout.HEADER_SIZE + number * ROW_SIZE
         ROW_NAMES.pack_into(self._map, offset, layout.clipped(names[0], 96), layout.clipped(names[1], 200))
         row = self._rows[key] = number, [0] * _FIGURES

@@ -436,7 +436,9 @@ class Courier:
         if self._has_lines:
             self._backend.startable = self._reservations.startable()
         failpoint("reserve.before")
+        began = time.monotonic()
         deliveries = self._backend.reserve(self._topics, limit, request)
+        self._board.note_call("reserve", time.monotonic() - began)
         failpoint("reserve.after")
         self._passed_over = self._backend.passed_over
         self._take(deliveries, limit, now)
@@ -579,6 +581,7 @@ class Courier:
         failpoint("heartbeat.before")
         began = time.monotonic()
         heartbeat = self._backend.heartbeat()
+        self._board.note_call("heartbeat", time.monotonic() - began)
         failpoint("heartbeat.after")
         for job_id in heartbeat.lost:
             self._reservations.lose(job_id)

@@ -170,6 +170,8 @@ class Worker(Listener):
             self.owner, pool_name, tuple(pool.topics), pool.mode, 1 if pool.mode == "sync" else pool.concurrency
         )
         backend = backend or app.new_backend()
+        if board is not NOWHERE:
+            app.time_pushes(functools.partial(board.note_call, "push"))
         run_queue = RunQueue(backend.interrupt)
         middleware = Middleware(app.plugins, bootstrapper)
         self._executor = _executor(pool, run_queue, middleware, board)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 
 from .. import events
@@ -69,7 +70,9 @@ class Settlements:
             settlements = [settlement for settlement, _ in batch]
             failpoint("settle.before")
             push_followups(self._backend, settlements, request)
+            began = time.monotonic()
             answers = self._backend.settle(settlements, request)
+            self._board.note_call("settle", time.monotonic() - began)
             failpoint("settle.after")
             del self.unsent[:count]
             self._sent = None
@@ -115,7 +118,9 @@ class Settlements:
         if self._pushed is None:
             self._pushed = new_token(), len(self.late)
         request, count = self._pushed
+        began = time.monotonic()
         self._backend.push(self.late[:count], request)
+        self._board.note_call("push", time.monotonic() - began)
         del self.late[:count]
         self._pushed = None
 

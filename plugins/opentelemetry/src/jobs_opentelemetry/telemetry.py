@@ -174,6 +174,8 @@ class Telemetry:
             f"process {run.topic}", within, SpanKind.CONSUMER, attributes=self._about(run), links=links
         )
         self._spans[id(run)] = span
+        if span.get_span_context().trace_flags.sampled:
+            run.trace_as(trace.format_trace_id(span.get_span_context().trace_id))
         token = contexts.attach(trace.set_span_in_context(span, within))
         try:
             yield

@@ -27,7 +27,7 @@ from ...plugins import guarded
 from ...schedule import Ticker
 from ...schedule.stored import KIND as SCHEDULE_KIND
 from ...scoreboard import state
-from ...scoreboard.reader import WorkerFile
+from ...scoreboard.reader import OpFigures, WorkerFile
 from ...scoreboard.state import Backlog, TopicState
 from ...topics import topic_error
 from ...worker.courier import CLEANING_INTERVAL, HOUSEKEEP_LIMIT
@@ -92,7 +92,8 @@ class Housekeeper:
         self._machine = Machine(app, run_dir, self._supervisor, channel.send)
         self._alerts = TopicAlerts(app.config, app.plugins)
         self._limit_alerts = LimitAlerts(app.config, self._alerts.send)
-        self._backlog = Backlog(at=time.time(), pid=os.getpid(), generation=generation)
+        before = state.read(run_dir / state.BACKLOG, Backlog)
+        self._backlog = Backlog(at=time.time(), pid=os.getpid(), generation=generation, ops=before.ops if before else {})
         self._next_cleaning = time.monotonic() + CLEANING_INTERVAL
         self._next_kept = self._next_count = self._next_survey = self._next_limits = self._next_flows = 0.0
         self._next_report = 0.0
@@ -164,7 +165,9 @@ class Housekeeper:
             self._obey(self._orders[0])
             self._orders.popleft()
         if now >= self._next_kept:
+            begin = time.monotonic()
             kept = self._backend.housekeep(HOUSEKEEP_LIMIT)
+            self._note_call("housekeep", begin)
             self._look_at_documents()
             self._next_kept = now if kept.more else now + min(3.0, float(self._app.config.lease) / 10)
         if now >= self._next_count:
@@ -246,7 +249,7 @@ class Housekeeper:
     def _count(self) -> None:
         begin = time.monotonic()
         counts = self._backend.counts(self._topics)
-        round_trip = time.monotonic() - begin
+        round_trip = self._note_call("count", begin)
         self._paused = self._backend.paused()
         if begin >= self._next_survey:
             self._survey()
@@ -262,6 +265,12 @@ class Housekeeper:
         self._write_backlog(counts={**counts, **self._others})
         ages = {topic: (count.ready, count.oldest_age) for topic, count in counts.items() if topic not in self._paused}
         self._channel.send(Counted(ages, leases="fencing" in self._backend.features))
+
+    def _note_call(self, op: str, begin: float) -> float:
+        """Count a call to the backend that began at `begin`, and return its seconds."""
+        seconds = time.monotonic() - begin
+        self._backlog.ops.setdefault(op, OpFigures()).note(seconds)
+        return seconds
 
     def _look_at_limits(self, counts: dict[str, Counts]) -> None:
         """Read the use of limits, if this application defines some or jobs wait for one."""

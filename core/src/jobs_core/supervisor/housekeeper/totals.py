@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ... import events
 from ...scoreboard import state
-from ...scoreboard.reader import WorkerFile, total
+from ...scoreboard.reader import WorkerFile, add_ops, total
 from ...scoreboard.state import STACKS, TOTALS, Totals
 
 REMEMBERED = 500
@@ -34,9 +34,12 @@ class TotalsFile:
         if path.name not in totals.folded:
             with contextlib.suppress(OSError, ValueError):
                 file = WorkerFile(path)
-                rows = list(file.figures())
+                rows, ops = list(file.figures()), file.ops()
                 file.close()
                 totals.rows = list(total([*totals.rows, *rows]).values())
+                for row in totals.rows:
+                    row.examples = {}
+                add_ops(totals.ops, ops)
                 totals.folded = [*totals.folded, path.name][-REMEMBERED:]
         try:
             state.write(self._path, totals)

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import itertools
 import time
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal
 
 from msgspec import Struct
 
-from ...scoreboard.layout import BUCKETS, OUTCOMES, UNRUN
-from ...scoreboard.reader import JobFigures, total
+from ...scoreboard.layout import BUCKETS, OP_BUCKETS, OUTCOMES, UNRUN
+from ...scoreboard.reader import JobFigures, OpFigures, total
 from ...scoreboard.state import Backlog, Board, SupervisorState
 from ...scoreboard.view import SHOWN, shown_state, silence
 
@@ -44,6 +45,7 @@ class Family(Struct):
     help: str
     samples: list[Sample]
     unit: str = ""
+    exemplars: dict[Labels, tuple[str, float]] = {}  # labels of a bucket → trace id and value of one of its runs
 
 
 def exposition(board: Board, *, lease: float, openmetrics: bool) -> str:
@@ -67,6 +69,7 @@ def families(board: Board, lease: float) -> Iterator[Family]:
     )  # fmt: skip
     yield from _of_topics(board)
     yield from _of_backend(board)
+    yield _of_calls(board.ops())
     if it:
         yield from _of_workers(board, it, lease)
         yield from _of_supervisor(it)
@@ -80,22 +83,29 @@ def _of_jobs(rows: Iterable[JobFigures]) -> Iterator[Family]:
     run: list[Sample] = []
     wait: list[Sample] = []
     too_fast: list[Sample] = []
+    exemplars: dict[Labels, tuple[str, float]] = {}
     for row in rows:
         labels = (("topic", row.topic or REST), ("job", row.job or REST))
         finished += [("_total", (*labels, ("outcome", name)), row.outcomes.get(name, 0)) for name in OUTCOMES]
         if row.job == UNRUN:
             continue
         run += _histogram(labels, row.run_buckets, row.run_seconds)
+        for trace, seconds in row.examples.items():
+            bucket: Labels = (*labels, ("le", _BOUNDS[bisect_left(BUCKETS, seconds)]))
+            exemplars[bucket] = trace, seconds
         too_fast.append(("_total", labels, row.too_fast))
         wait += _histogram(labels, row.wait_buckets, row.wait_seconds)
     yield Family("jobs_finished", "counter", "Runs that ended, by outcome.", finished)
     yield Family("jobs_too_fast", "counter", "Runs that succeeded sooner than the min_time of their job.", too_fast)
-    yield Family("jobs_run_seconds", "histogram", "Duration of runs.", run, "seconds")
+    yield Family("jobs_run_seconds", "histogram", "Duration of runs.", run, "seconds", exemplars)
     yield Family("jobs_wait_seconds", "histogram", "Time from when jobs were due until their first run.", wait, "seconds")
 
 
-def _histogram(labels: Labels, buckets: list[int], seconds: float) -> list[Sample]:
-    bounds = [*(repr(float(bound)) for bound in BUCKETS), "+Inf"]
+_BOUNDS = [*(repr(float(bound)) for bound in BUCKETS), "+Inf"]
+_OP_BOUNDS = [*(repr(float(bound)) for bound in OP_BUCKETS), "+Inf"]
+
+
+def _histogram(labels: Labels, buckets: list[int], seconds: float, bounds: Sequence[str] = _BOUNDS) -> list[Sample]:
     sums = list(itertools.accumulate(buckets))
     samples: list[Sample] = [("_bucket", (*labels, ("le", bound)), count) for bound, count in zip(bounds, sums, strict=True)]
     return [*samples, ("_count", labels, sums[-1]), ("_sum", labels, float(seconds))]
@@ -179,6 +189,13 @@ def _of_backend(board: Board) -> Iterator[Family]:
     )
 
 
+def _of_calls(ops: Mapping[str, OpFigures]) -> Family:
+    samples: list[Sample] = []
+    for op, figures in sorted(ops.items()):
+        samples += _histogram((("op", op),), figures.buckets, figures.seconds, _OP_BOUNDS)
+    return Family("jobs_backend_op_seconds", "histogram", "Duration of calls to the backend.", samples, "seconds")
+
+
 def _counted(board: Board, it: SupervisorState, lease: float) -> tuple[Counter[tuple[str, str]], Counter[str], Counter[str]]:
     """Count workers by pool and state, and by pool their running jobs and bytes of memory."""
     states = Counter({(pool.name, state): 0 for pool in it.pools for state in SHOWN})
@@ -249,7 +266,9 @@ def _openmetrics(family: Family) -> Iterator[str]:
     if family.unit:
         yield f"# UNIT {family.name} {family.unit}"
     yield f"# HELP {family.name} {_escaped(family.help)}"
-    yield from _samples(family)
+    for line, (_, labels, _) in zip(_samples(family), family.samples, strict=True):
+        found = family.exemplars.get(labels)
+        yield f'{line} # {{trace_id="{found[0]}"}} {found[1]!r}' if found else line
 
 
 def _prometheus(family: Family) -> Iterator[str]:
