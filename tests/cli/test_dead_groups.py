@@ -8,9 +8,14 @@ import time
 import pytest
 
 from jobs_core.backends.base import JobRecord, Outcome, Settlement, State
+from jobs_core.backends.letters import last_of, normalised, place_of
 from jobs_core.cli import dead_groups
-from jobs_core.cli.fingerprints import fingerprint, normalised, place_of
 from jobs_core.ids import new_token
+
+
+def fingerprint(record):
+    return last_of(record.reason, record.errors)
+
 
 TRACE = """Traceback (most recent call last):
   File "/srv/app/shop/orders.py", line {line}, in charge

@@ -19,6 +19,7 @@ PUBLISHED = {
     "jobs_core.backends.base",
     "jobs_core.backends.documents",
     "jobs_core.backends.flows",
+    "jobs_core.backends.letters",
     "jobs_core.backends.limits",
     "jobs_core.backends.notes",
     "jobs_core.errors",

@@ -40,6 +40,7 @@ from .base import (
     Token,
 )
 from .documents import Document
+from .letters import DeadGroup
 from .notes import Note
 
 SUPPLIED = frozenset({"unique", "results", "cancel", "lookup"})
@@ -48,7 +49,7 @@ SUPPLIED = frozenset({"unique", "results", "cancel", "lookup"})
 _OF_STORE = SUPPLIED | {"known_ids", "checkpoints", "documents", "notes", "history"}
 
 _NOT_OF_QUEUE = frozenset(
-    {"claim", "checkpoints", "limits", "fairness", "flows", "documents", "guards", "notes", "history"}
+    {"claim", "checkpoints", "limits", "fairness", "flows", "documents", "guards", "notes", "history", "amend"}
 )  # what needs one step over queue and store, or is the store's
 
 _ENDED = {State.CANCELLED: Outcome.CANCELLED, State.DONE: Outcome.DONE, State.DEAD: Outcome.DEAD}
@@ -290,6 +291,12 @@ class AuxStore(Backend):
     def requeue(self, job_ids: Sequence[str]) -> int:
         self.store.requeue(job_ids)
         return self.queue.requeue(job_ids)
+
+    def dead_groups(self, topics: Sequence[str], most: int) -> list[DeadGroup]:
+        return self.queue.dead_groups(topics, most)
+
+    def dead_in_group(self, topic: str, group: str, limit: int, offset: int = 0) -> list[JobRecord]:
+        return self.queue.dead_in_group(topic, group, limit, offset)
 
     def discard(self, job_ids: Sequence[str], reason: str) -> int:
         discarded = self.queue.discard(job_ids, reason)

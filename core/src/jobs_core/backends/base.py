@@ -30,11 +30,12 @@ from ..errors import NotSupported
 from ..message import UniqueKey
 from .documents import ABSENT, Document, Guard
 from .flows import FlowStatus, Member, MemberStatus, Part
+from .letters import DeadGroup, Fingerprint
 from .limits import Limit, LimitState, Lines
 from .notes import NONE, Note, Notes
 
 INTERFACE_VERSION: Final = 2
-"""The interface described here. Version 2 added limits, fairness, checkpoints, flows, documents and notes, all optional."""
+"""The interface described here. Version 2 added optional features: see ALL_FEATURES."""
 
 OLDEST_INTERFACE: Final = 1
 """Plugins from this version on are loaded; one that declares no version is of version 1."""
@@ -75,6 +76,8 @@ ALL_FEATURES: Final = FEATURES | {
     "guards",  # with documents: push_guarded compares the version of a document in the step that pushes
     "notes",  # a running job tells its progress and log lines, and each of its runs leaves an entry: see backends/notes.py
     "history",  # with notes, results and browse: done jobs are kept for a time if they are settled with a timeline
+    "dead_groups",  # with browse: dead letters are counted by what went wrong: see backends/letters.py
+    "amend",  # with browse: the payload of a dead letter can be replaced, and the letter moved to another topic
 }
 """All features that a backend can list in `Backend.features`."""
 
@@ -190,6 +193,7 @@ class Settlement(Struct, frozen=True, gc=False):
     cursor: bytes | None = None  # release, defer, retry, dead: the cursor to store; None leaves the stored one as it is
     notes: Note | None = None  # the last notes of the run, with the same id and token; done: only together with `timeline`
     timeline: bytes = b""  # an entry about the run, to be kept with the job; done: the job itself is kept for `result_ttl`
+    fingerprint: Fingerprint | None = None  # dead, expired: what went wrong
 
 
 class Checkpoint(Struct, frozen=True, gc=False):
@@ -370,6 +374,36 @@ class Operable:
         """
         raise self._lacks("browse")
 
+    def dead_groups(self, topics: Sequence[str], most: int) -> list[DeadGroup]:
+        """Count the dead letters of these topics by what went wrong; return up to `most` groups of each, the largest first.
+
+        The cost depends on the number of groups, not on that of letters. Letters that have no fingerprint yet are in the
+        group UNNAMED.
+
+        Called by: `jobsctl dead groups`. Atomicity: one consistent view per topic. Blocks: for a round trip.
+        Raises: NotSupported (dead_groups), BackendUnavailable.
+        """
+        raise self._lacks("dead_groups")
+
+    def dead_in_group(self, topic: str, group: str, limit: int, offset: int = 0) -> list[JobRecord]:
+        """List the dead letters of a topic with this id of a fingerprint, oldest first; looks at no others.
+
+        Called by: `jobsctl dead retry`, `jobsctl dead drop`, the housekeeper. Atomicity: one consistent view a call.
+        Blocks: for a round trip. Raises: NotSupported (dead_groups), BackendUnavailable.
+        """
+        raise self._lacks("dead_groups")
+
+    def amend(self, job_id: str, was: bytes, payload: bytes, topic: str = "") -> bool:
+        """Replace the payload of a dead letter, and move it to the dead letters of another topic if one is given.
+
+        It keeps its id, errors and time of death. Returns False, having changed nothing, if there is no dead letter with this
+        id and the payload `was`. A member of a flow is not moved: that raises BackendError.
+
+        Called by: `jobsctl dead retry`. Atomicity: one step. Blocks: for a round trip.
+        Raises: NotSupported (amend), BackendUnavailable, BackendError.
+        """
+        raise self._lacks("amend")
+
     def discard(self, job_ids: Sequence[str], reason: str) -> int:
         """Move ready, limited, scheduled and waiting jobs to the dead letters; return how many.
 
@@ -381,7 +415,7 @@ class Operable:
     def purge(self, topic: str, state: State) -> int:
         """Delete all ready (with the limited ones), scheduled, waiting or dead jobs of a topic for good; return how many.
 
-        Called by: `jobsctl purge`, `jobsctl dead purge`. Atomicity: may be seen half done. Blocks: until done.
+        Called by: `jobsctl purge`, `jobsctl dead drop`. Atomicity: may be seen half done. Blocks: until done.
         Raises: NotSupported (browse), BackendUnavailable.
         """
         raise self._lacks("browse")
@@ -397,7 +431,7 @@ class Operable:
     def drop(self, job_ids: Sequence[str]) -> int:
         """Delete dead letters for good; return how many.
 
-        Called by: `jobsctl dead purge ID`. Atomicity: each job in one step. Blocks: for a round trip.
+        Called by: `jobsctl dead drop ID`. Atomicity: each job in one step. Blocks: for a round trip.
         Raises: NotSupported (browse), BackendUnavailable.
         """
         raise self._lacks("browse")

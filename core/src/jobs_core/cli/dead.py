@@ -102,7 +102,8 @@ def groups_of_dead(context: Context, topic: str | None, as_json: bool, search: S
     """Group dead letters, of TOPIC or of all topics, by what went wrong.
 
     The dead letters of a group have the same type of error, were raised by the same function of the application, and have the
-    same message apart from numbers, ids and quoted text. Only the newest 10,000 dead letters of each topic are read.
+    same message apart from numbers, ids and quoted text. The backend counts them; with a filter such as --error, and on
+    rabbitmq://, which does not count, the newest 10,000 dead letters of each topic are read.
     """
     _doubt(context, topic)
     show_groups(groups(context, topic, search), as_json)

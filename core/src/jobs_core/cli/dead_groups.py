@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -11,13 +12,17 @@ import click
 from msgspec import Struct
 
 from ..backends.base import Backend, JobRecord, State
+from ..backends.letters import UNNAMED, DeadGroup, Fingerprint, last_of
 from ..escapes import in_one_line
 from ..units import interval, shown_time
 from . import output
 from .common import Context
-from .fingerprints import Fingerprint, fingerprint
+from .formatting import count
 from .jobs import name_of
-from .searching import Search, found
+from .searching import PAGE, Search, found
+
+MOST_GROUPS = 1000
+"""Most groups of a topic that are listed."""
 
 BATCH = 100
 """Dead letters that one call retries or deletes; an interrupted command has done whole batches."""
@@ -40,13 +45,24 @@ class Group(Struct):
         self.jobs.add(job)
         self.topics.add(record.topic)
 
+    def add_counted(self, group: DeadGroup, job: str) -> None:
+        """Add what the backend has counted in one topic."""
+        self.count += group.letters
+        self.first, self.last = min(self.first, group.first), max(self.last, group.last)
+        self.jobs |= {job} if job else set()
+        self.topics.add(group.topic)
+
 
 def letters(context: Context, topic: str | None, search: Search, group: str | None = None) -> Iterator[JobRecord]:
     """Yield the dead letters of a topic, or of all, that a search accepts, newest first; only those of a group if given."""
-    topics = [topic] if topic else context.operate(lambda backend: backend.topics())
-    for name in topics:
+    counted = group is not None and context.operate(lambda backend: "dead_groups" in backend.features)
+    for name in [topic] if topic else context.operate(lambda backend: backend.topics()):
+        if counted:
+            assert group is not None
+            yield from _in_group(context, name, group, search)
+            continue
         for record in found(context, functools.partial(_dead, name), search, None):
-            if group is None or fingerprint(record).id == group:
+            if group is None or last_of(record.reason, record.errors).id == group:
                 yield record
 
 
@@ -54,13 +70,47 @@ def _dead(topic: str, backend: Backend, most: int, offset: int) -> list[JobRecor
     return backend.browse(topic, State.DEAD, most, offset)
 
 
+def _in_group(context: Context, topic: str, group: str, search: Search) -> Iterator[JobRecord]:
+    for offset in itertools.count(0, PAGE):
+        page = context.operate(lambda backend, offset=offset: backend.dead_in_group(topic, group, PAGE, offset))  # type: ignore[misc]
+        yield from (record for record in page if search.accepts(context, record))
+        if len(page) < PAGE:
+            return
+
+
 def groups(context: Context, topic: str | None, search: Search) -> list[Group]:
     """Return the groups of dead letters, the largest first."""
     known: dict[str, Group] = {}
-    for record in letters(context, topic, search):
-        of = fingerprint(record)
-        known.setdefault(of.id, Group(of)).add(record, name_of(context, record))
+    if not search.given and context.operate(lambda backend: "dead_groups" in backend.features):
+        _add_counted(context, topic, known)
+    else:
+        for record in letters(context, topic, search):
+            of = last_of(record.reason, record.errors)
+            known.setdefault(of.id, Group(of)).add(record, name_of(context, record))
     return sorted(known.values(), key=lambda group: (-group.count, -group.last))
+
+
+def _add_counted(context: Context, topic: str | None, known: dict[str, Group]) -> None:
+    """Add the groups that the backend has counted, each with the job of its oldest letter."""
+    counted = context.operate(lambda backend: backend.dead_groups([topic] if topic else backend.topics(), MOST_GROUPS))
+    unnamed = 0
+    for one in counted:
+        if one.fingerprint.id == UNNAMED:
+            unnamed += one.letters
+            continue
+        oldest = context.operate(functools.partial(_oldest, one))
+        job = name_of(context, oldest[0]) if oldest else ""
+        known.setdefault(one.fingerprint.id, Group(one.fingerprint)).add_counted(one, job)
+    if unnamed:
+        output.echo(
+            f"jobs: {count(unnamed, 'dead letter')} of an earlier release {'is' if unnamed == 1 else 'are'} not grouped yet: "
+            "housekeeping does that",
+            err=True,
+        )
+
+
+def _oldest(group: DeadGroup, backend: Backend) -> list[JobRecord]:
+    return backend.dead_in_group(group.topic, group.fingerprint.id, 1)
 
 
 def show_groups(found_groups: Sequence[Group], as_json: bool) -> None:

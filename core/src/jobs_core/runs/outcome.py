@@ -11,8 +11,11 @@ import random
 import time
 from typing import NamedTuple
 
+import msgspec
+
 from .. import boundary
 from ..backends.base import CANCELLED_TTL, Delivery, Outcome, Settlement
+from ..backends.letters import fingerprint
 from ..conversion import json_encoder, may_hide_non_finite, non_finite
 from ..errors import Discard, JobCancelled, JobInterrupted, JobSignal, JobSuspended, JobTimeout, MessageError, Retry, Snooze
 from ..options import limit_error
@@ -60,19 +63,22 @@ def _failed(run: Run, raised: BaseException) -> Settlement:
         return unrun(delivery, outcome, _unfit(error), run.failure.text)
     told = failure.history(run.failure, at=broker_time(run), attempt=run.attempt)
     if outcome is Outcome.DEAD and not close:
-        return Settlement(delivery.id, delivery.token, outcome, reason=reason or _reason(error), error=told, cursor=cursor)
+        reason = reason or _reason(error)
+        return _buried(Settlement(delivery.id, delivery.token, outcome, reason=reason, error=told, cursor=cursor))
     if after is None:
         after = random.uniform(0, (backoff or run.policy.backoff).ceiling(run.attempt))
     closed = _closures(run, close, after)
     if outcome is Outcome.DEAD:  # the last attempt closes its limits too: the other jobs are to wait
-        return Settlement(
-            delivery.id,
-            delivery.token,
-            outcome,
-            reason=reason or _reason(error),
-            error=told,
-            cursor=cursor,
-            close_limits=closed,
+        return _buried(
+            Settlement(
+                delivery.id,
+                delivery.token,
+                outcome,
+                reason=reason or _reason(error),
+                error=told,
+                cursor=cursor,
+                close_limits=closed,
+            )
         )
     return Settlement(delivery.id, delivery.token, outcome, after=after, error=told, cursor=cursor, close_limits=closed)
 
@@ -166,7 +172,12 @@ def unrun(delivery: Delivery, outcome: Outcome, reason: str, text: str) -> Settl
     error = failure.document(
         at=delivery.broker_now, attempt=delivery.previous_attempts, type=reason, message=boundary.storable(text), traceback=""
     )
-    return Settlement(delivery.id, delivery.token, outcome, counts=False, reason=reason, error=error, ran=False)
+    return _buried(Settlement(delivery.id, delivery.token, outcome, counts=False, reason=reason, error=error, ran=False))
+
+
+def _buried(settlement: Settlement) -> Settlement:
+    """Return the settlement of a job that dies, with what went wrong."""
+    return msgspec.structs.replace(settlement, fingerprint=fingerprint(settlement.reason, settlement.error))
 
 
 def _done(run: Run) -> Settlement:

@@ -10,6 +10,7 @@ from jobs_core.backend_kit import new_token
 from jobs_core.backends.base import Backend, BackendOptions, JobRecord, State
 from jobs_core.backends.documents import Document, check
 from jobs_core.backends.flows import FlowStatus, MemberStatus
+from jobs_core.backends.letters import DeadGroup
 from jobs_core.backends.limits import Limit, LimitState
 from jobs_core.errors import BackendError
 
@@ -49,6 +50,26 @@ class ZeromqOperatorCalls(Backend):
 
     def requeue(self, job_ids: Sequence[str]) -> int:
         return self._connection.call(p.REQUEUE, p.Change(request=new_token(), ids=list(job_ids)))
+
+    def dead_groups(self, topics: Sequence[str], most: int) -> list[DeadGroup]:
+        self._require_letters()
+        return self._connection.call(p.DEAD_GROUPS, p.DeadGroups(topics=list(topics), most=most))
+
+    def dead_in_group(self, topic: str, group: str, limit: int, offset: int = 0) -> list[JobRecord]:
+        self._require_letters()
+        return self._connection.call(p.DEAD_IN_GROUP, p.DeadInGroup(topic=topic, group=group, limit=limit, offset=offset))
+
+    def amend(self, job_id: str, was: bytes, payload: bytes, topic: str = "") -> bool:
+        self._require_letters()
+        asked = p.Amend(request=new_token(), id=job_id, was=was, payload=payload, topic=topic)
+        return self._connection.call(p.AMEND, asked)
+
+    def _require_letters(self) -> None:
+        if p.LETTERS not in self._connection.features:
+            raise BackendError(
+                "the broker is of a release that neither groups nor amends dead letters: upgrade jobs-zeromq there, and "
+                "restart the broker"
+            )
 
     def discard(self, job_ids: Sequence[str], reason: str) -> int:
         return self._connection.call(p.DISCARD, p.Change(request=new_token(), ids=list(job_ids), reason=reason))

@@ -28,6 +28,7 @@ from jobs_core.backends.base import (
 )
 from jobs_core.backends.documents import Document, Guard
 from jobs_core.backends.flows import FlowStatus, MemberStatus, Part
+from jobs_core.backends.letters import DeadGroup
 from jobs_core.backends.limits import Limit, LimitState, Lines
 from jobs_core.backends.notes import Note
 from jobs_core.errors import BackendError, BackendUnavailable, FlowLost, OwnerLost, QueueFull
@@ -51,7 +52,10 @@ NOTES: Final = "notes"
 FLOWS: Final = "flows"
 """The feature with which an end says that it knows flows and their members."""
 
-FEATURES: Final = (LIMITS, DOCUMENTS, NOTES, FLOWS)
+LETTERS: Final = "letters"
+"""The feature with which a broker says that it counts dead letters by what went wrong, and amends them."""
+
+FEATURES: Final = (LIMITS, DOCUMENTS, NOTES, FLOWS, LETTERS)
 """What this release knows beyond the first one, told in `hello` and its answer."""
 
 BEAT: Final = b"beat"
@@ -350,6 +354,28 @@ class Change(Struct, kw_only=True):
     reason: str = ""
 
 
+class DeadGroups(Struct, kw_only=True):
+    topics: Topics
+    most: Annotated[int, Meta(ge=0, le=100_000)]
+
+
+class DeadInGroup(Struct, kw_only=True):
+    topic: Topic
+    group: Annotated[str, Meta(max_length=200)]
+    limit: Annotated[int, Meta(ge=0, le=100_000)]
+    offset: Natural = 0
+
+
+class Amend(Struct, kw_only=True):
+    """Replace the payload `was` of a dead letter; with a topic, move it there."""
+
+    request: Request
+    id: Id
+    was: bytes
+    payload: bytes
+    topic: Annotated[str, Meta(pattern=r"^([A-Za-z0-9_-][A-Za-z0-9_.-]{0,127})?\Z")] = ""
+
+
 class Purge(Struct, kw_only=True):
     """Delete up to 500 jobs of a topic. Repeat with another request id until fewer are deleted."""
 
@@ -463,6 +489,9 @@ BROWSE: Verb[Browse, list[JobRecord]] = Verb("browse", Browse, list[JobRecord], 
 TOPICS: Verb[Nothing, list[str]] = Verb("topics", Nothing, list[str], writes=False)
 REQUEUE: Verb[Change, int] = Verb("requeue", Change, int, durable=True)
 DISCARD: Verb[Change, int] = Verb("discard", Change, int, durable=True)
+DEAD_GROUPS: Verb[DeadGroups, list[DeadGroup]] = Verb("dead_groups", DeadGroups, list[DeadGroup], writes=False)
+DEAD_IN_GROUP: Verb[DeadInGroup, list[JobRecord]] = Verb("dead_in_group", DeadInGroup, list[JobRecord], writes=False)
+AMEND: Verb[Amend, bool] = Verb("amend", Amend, bool, durable=True)
 PURGE: Verb[Purge, int] = Verb("purge", Purge, int, durable=True)
 DROP: Verb[Change, int] = Verb("drop", Change, int, durable=True)
 PAUSE: Verb[OfTopic, None] = Verb("pause", OfTopic, None, durable=True)

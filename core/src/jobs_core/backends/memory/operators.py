@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from ..base import Backend, BackendOptions, Counts, JobRecord, State
 from ..documents import Document, check
 from ..flows import SLICE, FlowStatus, MemberStatus
+from ..letters import DeadGroup, not_movable
 from ..limits import Limit, LimitState, Lines
 from ..notes import Notes
 from .records import Job, Moment
@@ -81,6 +82,27 @@ class MemoryOperatorCalls(Backend):
             self.store.members.proceed(at, SLICE)
             self.store.changed.notify_all()
             return count
+
+    def dead_groups(self, topics: Sequence[str], most: int) -> list[DeadGroup]:
+        with self.store.lock:
+            return [group for topic in topics for group in self.store.groups.of(topic, most)]
+
+    def dead_in_group(self, topic: str, group: str, limit: int, offset: int = 0) -> list[JobRecord]:
+        with self.store.lock:
+            letters, now = self.store.groups.letters(topic, group), self._options.now()
+            return [_without_lines(job.record(now)) for job in letters[offset : offset + limit]]
+
+    def amend(self, job_id: str, was: bytes, payload: bytes, topic: str = "") -> bool:
+        with self.store.lock:
+            job = self.store.jobs.get(job_id)
+            if job is None or job.state is not State.DEAD or job.payload != was:
+                return False
+            if topic and topic != job.topic:
+                if job.node is not None:
+                    raise not_movable(job_id)
+                self.store.move_letter(job, topic)
+            job.payload = payload
+            return True
 
     def discard(self, job_ids: Sequence[str], reason: str) -> int:
         with self.store.lock:

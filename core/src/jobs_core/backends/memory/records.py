@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..base import KEPT_ERRORS, Answer, BackendOptions, JobRecord, Outgoing, State
+from ..letters import Fingerprint
 from ..notes import MOST_RUNS, NONE, Note, Notes, seen_after, with_note
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Job:
     cursor = b""
     delay = 0.0  # of a member of a flow: from when what it waits for has ended
     errors: tuple[bytes, ...] = ()
+    fingerprint: Fingerprint | None = None  # while it is dead
     force = False
     key = ""
     limits: tuple[str, ...] = ()

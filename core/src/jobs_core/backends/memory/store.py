@@ -18,10 +18,12 @@ from ...message import UniqueKey
 from ..base import ENDS, Answer, Checkpoint, Delivery, Heartbeat, Housekept, JobRecord, Outcome, Outgoing, Settlement, State
 from ..documents import Guard
 from ..flows import SLICE, Part, misplaced
+from ..letters import Fingerprint
 from ..limits import Limit, Lines
 from ..notes import NONE, Note
 from .documents import Documents
 from .flows import CANCELLED, Node
+from .letters import Groups
 from .limits import Limits
 from .lines import TopicLines
 from .members import Members
@@ -44,6 +46,7 @@ class MemoryStore:
         self.owners: dict[str, Owner] = {}
         self.dead: dict[str, dict[str, Job]] = defaultdict(dict)  # by topic, oldest first
         self.needed: dict[str, dict[str, Job]] = defaultdict(dict)  # dead members of flows that wait for their retry
+        self.groups = Groups()
         self.paused: set[str] = set()
         self._ready: dict[str, list[tuple[int, float, int, Job]]] = defaultdict(
             list
@@ -467,7 +470,7 @@ class MemoryStore:
             job.attempt += settlement.counts and outcome is Outcome.DEAD
             job.note(settlement.error)
             job.tell(settlement.notes, settlement.timeline)
-            self.make_dead(at, job, settlement.reason or outcome.value)
+            self.make_dead(at, job, settlement.reason or outcome.value, settlement.fingerprint)
         elif job.cancel:
             self.end(at, job, State.CANCELLED, at.options.cancelled_ttl)
         else:
@@ -559,7 +562,7 @@ class MemoryStore:
             self.members.note(job.node, state, reason)
         self.changed.notify_all()
 
-    def make_dead(self, at: Moment, job: Job, reason: str) -> None:
+    def make_dead(self, at: Moment, job: Job, reason: str, of: Fingerprint | None = None) -> None:
         """Move a job to the dead letters; drop the oldest ones beyond the limit."""
         if job.state is _READY:
             self._leave(job)
@@ -569,19 +572,34 @@ class MemoryStore:
             job.cancel = job.force = False
         if job.node is not None:
             self.members.note(job.node, _DEAD, reason)
+        self.groups.add(job, of)
         dead = self.dead[job.topic]
         if job.node is not None and not job.node.flow.cancelled:
             dead = self.needed[job.topic]
         dead[job.id] = job
         if dead is not self.needed[job.topic]:
             for _ in range(len(dead) - at.options.retention(job.topic).dead_max):
-                del self.jobs[dead.pop(next(iter(dead))).id]
+                self._forget_letter(dead.pop(next(iter(dead))))
         self.changed.notify_all()
 
     def leave_letters(self, job: Job) -> None:
         """Take a job out of the dead letters."""
+        self.groups.remove(job)
         if self.dead[job.topic].pop(job.id, None) is None:
             del self.needed[job.topic][job.id]
+
+    def move_letter(self, job: Job, topic: str) -> None:
+        """Move a dead letter, which is in no flow, to the dead letters of another topic."""
+        of = job.fingerprint
+        self.leave_letters(job)
+        job.topic = topic
+        self.groups.add(job, of)
+        self.dead[topic][job.id] = job
+
+    def _forget_letter(self, job: Job) -> None:
+        """Delete a dead letter that was taken out of its topic's."""
+        self.groups.remove(job)
+        del self.jobs[job.id]
 
     def letters(self, topic: str) -> list[Job]:
         """Return the dead letters of a topic, newest first."""
@@ -721,8 +739,7 @@ class MemoryStore:
             for job in list(islice(letters.values(), limit)):  # oldest first
                 if job.since > oldest:
                     break
-                del letters[job.id]
-                del self.jobs[job.id]
+                self._forget_letter(letters.pop(job.id))
                 dropped += 1
         for job_id in self.members.old_letters(at, limit):
             self.end(at, self.jobs[job_id], State.UNKNOWN, 0)

@@ -26,7 +26,7 @@ from ..limits import Limit
 from .netfs import network_type
 from .wakeup import WakeUp, pipe_of
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 MIGRATIONS: dict[int, tuple[str, ...]] = {
     1: ("CREATE TABLE checkpoint (seq INTEGER PRIMARY KEY, cursor BLOB NOT NULL)",),
     2: (
@@ -41,6 +41,7 @@ MIGRATIONS: dict[int, tuple[str, ...]] = {
         "INSERT INTO meta (key, value) VALUES ('members', -140737488355328)",
         "flows.sql",
     ),
+    4: ("letters.sql",),
 }
 """Statements, and names of scripts, from schema version N to N+1.
 
@@ -332,8 +333,9 @@ class Connection:
         self.take_lock("PRAGMA journal_mode = WAL")
         with Transaction(self) as tx:
             if self._version() == 0:  # unless another process was faster
-                for statement in (*_script("schema.sql"), *_script("lines.sql"), *_script("flows.sql")):
-                    tx.db.execute(statement)
+                for script in ("schema.sql", "lines.sql", "flows.sql", "letters.sql"):
+                    for statement in _script(script):
+                        tx.db.execute(statement)
 
     def _migrate(self) -> None:
         with Transaction(self) as tx:

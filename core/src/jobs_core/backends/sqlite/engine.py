@@ -9,7 +9,21 @@ and the changes by their operators, `documents` all documents, `notes` what jobs
 
 from __future__ import annotations
 
-from . import documents, flow_views, flows, housekeeping, limits, lines, notes, operators, owners, requests, settling, views
+from . import (
+    documents,
+    flow_views,
+    flows,
+    housekeeping,
+    letters,
+    limits,
+    lines,
+    notes,
+    operators,
+    owners,
+    requests,
+    settling,
+    views,
+)
 from .connection import Connection, Transaction
 from .url import parse_url
 
@@ -20,6 +34,7 @@ __all__ = [
     "flow_views",
     "flows",
     "housekeeping",
+    "letters",
     "limits",
     "lines",
     "notes",

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from ...errors import BackendError, FlowLost
 from ..base import Outgoing
 from ..flows import SLICE, Part
-from . import joining, members, operators, queue, removal, requests
+from . import joining, letters, members, operators, queue, removal, requests
 from .connection import Transaction
 
 
@@ -140,6 +140,7 @@ def drop_letters(tx: Transaction, topic: str, oldest: float, most: int) -> int:
     count, seqs = tx.db.execute(_OLD_LETTERS, {"topic": topic, "oldest": oldest, "most": most}).fetchone()
     if count:
         removal.delete(tx, seqs)
+        letters.forget(tx, seqs)
         members.leave(tx, seqs)
     return int(count)
 

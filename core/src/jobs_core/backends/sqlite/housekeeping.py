@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 from ..base import Housekept
-from . import documents, flows, limits, notes, owners, queue, removal, views
+from . import documents, flows, letters, limits, notes, owners, queue, removal, views
 from .connection import Transaction
 
 MOST_FREE_PAGES = 2000
@@ -24,7 +24,8 @@ def housekeep(tx: Transaction, limit: int) -> Housekept:
     limits.forget_idle(tx, limit)
     documents.drop_expired(tx, limit)
     notes.drop_old(tx, limit)
-    more = flows.housekeep(tx)
+    more = letters.housekeep(tx, limit)
+    more = flows.housekeep(tx) or more
     return Housekept(readied, released, dropped, more=more or limit in (readied, released, dropped))
 
 
@@ -40,11 +41,13 @@ def _drop_old(tx: Transaction, limit: int) -> int:
     ).rowcount
     for topic in views.topics_of(tx.db, "job", "dead_at IS NOT NULL"):
         oldest = tx.now - tx.options.retention(topic).dead_keep
-        dropped += tx.db.execute(
-            "DELETE FROM job WHERE seq IN "
-            f"(SELECT seq FROM job WHERE topic = ? AND dead_at <= ? AND {removal.DISPENSABLE} ORDER BY dead_at LIMIT ?)",
-            (topic, oldest, limit),
-        ).rowcount
+        dropped += len(
+            removal.drop_letters(
+                tx,
+                f"SELECT seq FROM job WHERE topic = ? AND dead_at <= ? AND {removal.DISPENSABLE} ORDER BY dead_at LIMIT ?",
+                (topic, oldest, limit),
+            )
+        )
         dropped += flows.drop_letters(tx, topic, oldest, limit)
     return dropped
 

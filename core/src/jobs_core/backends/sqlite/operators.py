@@ -11,9 +11,10 @@ from typing import TypeVar
 from ..base import Backend, JobRecord, State
 from ..documents import Document, check
 from ..flows import FlowStatus, MemberStatus
+from ..letters import DeadGroup
 from ..limits import Limit, LimitState
 from . import documents as documents_of
-from . import flow_views, members, queue, removal, views
+from . import flow_views, letters, members, queue, removal, views
 from . import limits as limits_of
 from . import lines as lines_of
 from .connection import Connection, Transaction
@@ -50,6 +51,18 @@ class SqliteOperatorCalls(Backend):
     def requeue(self, job_ids: Sequence[str]) -> int:
         with self._connection.transaction() as tx:
             return sum(requeue(tx, job_id) for job_id in job_ids)
+
+    def dead_groups(self, topics: Sequence[str], most: int) -> list[DeadGroup]:
+        with self._connection.snapshot() as db:
+            return views.dead_groups(db, topics, most)
+
+    def dead_in_group(self, topic: str, group: str, limit: int, offset: int = 0) -> list[JobRecord]:
+        with self._connection.snapshot() as db:
+            return views.dead_in_group(db, topic, group, limit, offset, self._connection.options.now())
+
+    def amend(self, job_id: str, was: bytes, payload: bytes, topic: str = "") -> bool:
+        with self._connection.transaction() as tx:
+            return letters.amend(tx, job_id, was, payload, topic)
 
     def discard(self, job_ids: Sequence[str], reason: str) -> int:
         with self._connection.transaction() as tx:
@@ -187,6 +200,7 @@ def revive(tx: Transaction, seqs: str) -> None:
     """Make dead letters, given as a JSON array of sequence numbers, jobs that have never run."""
     forgotten = "dead_at = NULL, reason = NULL, attempt = 0, redeliveries = 0, crashes = 0, deferrals = 0"
     tx.db.execute(f"UPDATE job SET {forgotten} WHERE seq IN ({removal.THESE})", (seqs,))
+    letters.forget(tx, seqs)
 
 
 def _retry(tx: Transaction, seq: int) -> int:
@@ -218,14 +232,17 @@ def purge_some(tx: Transaction, topic: str, state: State) -> int:
     if state is State.RESERVED:
         return 0
     ids = views.some_ids(tx.db, topic, state, PURGED_AT_ONCE)
-    members.leave(tx, removal.end_queued(tx, ids, State.UNKNOWN, 0.0))
+    seqs = removal.end_queued(tx, ids, State.UNKNOWN, 0.0)
+    if state is State.DEAD:
+        letters.forget(tx, seqs)
+    members.leave(tx, seqs)
     return len(ids)
 
 
 def drop(tx: Transaction, job_ids: Sequence[str]) -> int:
     """Delete dead letters for good; return how many."""
-    sql = "DELETE FROM job WHERE dead_at IS NOT NULL AND id IN (SELECT value FROM json_each(?)) RETURNING seq"
-    seqs = [seq for (seq,) in tx.db.execute(sql, (json.dumps(list(job_ids)),)).fetchall()]
+    these = "SELECT seq FROM job WHERE dead_at IS NOT NULL AND id IN (SELECT value FROM json_each(?))"
+    seqs = removal.drop_letters(tx, these, (json.dumps(list(job_ids)),))
     members.leave(tx, json.dumps(seqs))
     return len(seqs)
 

@@ -6,7 +6,8 @@ import json
 from collections.abc import Sequence
 
 from ..base import KEPT_ERRORS, State
-from . import lines
+from ..letters import Fingerprint
+from . import letters, lines
 from .connection import Transaction
 
 THESE = "SELECT value FROM json_each(?)"
@@ -65,18 +66,30 @@ def delete(tx: Transaction, seqs: str) -> None:
     tx.db.execute(f"DELETE FROM job WHERE seq IN ({THESE})", (seqs,))
 
 
-def make_dead(tx: Transaction, seq: int, reason: str, errors: bytes | None, counted: int) -> None:
+def make_dead(
+    tx: Transaction, seq: int, reason: str, errors: bytes | None, counted: int, of: Fingerprint | None = None
+) -> None:
     """Move a job to the dead letters; drop the oldest ones beyond the limit, except for those that flows need."""
     forget_marks(tx, THESE, json.dumps([seq]), keep_cursor=True)
     topic = tx.first(
         "UPDATE job SET dead_at = ?, due = NULL, reason = ?, errors = ?, attempt = attempt + ? WHERE seq = ? RETURNING topic",
         (tx.now, reason, errors, counted, seq),
     )
-    tx.db.execute(
-        f"DELETE FROM job WHERE seq IN (SELECT seq FROM job WHERE topic = ? AND dead_at IS NOT NULL AND {DISPENSABLE} "
-        "ORDER BY dead_at DESC, seq DESC LIMIT 100 OFFSET ?)",
+    letters.bury(tx, seq, topic, tx.now, of or letters.of_errors(reason, errors))
+    drop_letters(
+        tx,
+        f"SELECT seq FROM job WHERE topic = ? AND dead_at IS NOT NULL AND {DISPENSABLE} "
+        "ORDER BY dead_at DESC, seq DESC LIMIT 100 OFFSET ?",
         (topic, tx.options.retention(topic).dead_max),
     )
+
+
+def drop_letters(tx: Transaction, seqs: str, parameters: Sequence[object]) -> list[int]:
+    """Delete dead letters, which a query selects, for good; return their sequence numbers."""
+    deleted = [seq for (seq,) in tx.db.execute(f"DELETE FROM job WHERE seq IN ({seqs}) RETURNING seq", parameters).fetchall()]
+    if deleted:
+        letters.forget(tx, json.dumps(deleted))
+    return deleted
 
 
 def forget_marks(tx: Transaction, seqs: str, these: str, *, keep_cursor: bool = False) -> None:

@@ -1,4 +1,4 @@
--- The SQLite store, schema version 4. A job has a row in `job` from its push to its end; its state follows from this row
+-- The SQLite store, schema version 5. A job has a row in `job` from its push to its end; its state follows from this row
 -- and from other tables:
 --
 --   ready       a row in `ready`                     reserved    a row in `reserved`
@@ -103,4 +103,4 @@ CREATE TABLE paused (
     topic TEXT PRIMARY KEY
 ) WITHOUT ROWID;
 
-PRAGMA user_version = 4;
+PRAGMA user_version = 5;

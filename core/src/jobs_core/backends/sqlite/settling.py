@@ -120,7 +120,7 @@ def _end(tx: Transaction, seq: int, job_id: str, errors: bytes | None, settlemen
         notes.add(tx, seq, settlement.notes, settlement.timeline)
         counted = int(settlement.counts and outcome is Outcome.DEAD)
         reason, phase = settlement.reason or outcome.value, members.Phase.DEAD
-        removal.make_dead(tx, seq, reason, removal.note(errors, settlement.error), counted)
+        removal.make_dead(tx, seq, reason, removal.note(errors, settlement.error), counted, settlement.fingerprint)
     else:
         ttl = settlement.result_ttl if outcome is Outcome.CANCELLED else tx.options.cancelled_ttl
         removal.end(tx, [job_id], State.CANCELLED, ttl)

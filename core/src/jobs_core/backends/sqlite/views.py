@@ -10,6 +10,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from ..base import Counts, JobRecord, State
+from ..letters import DeadGroup, Fingerprint
 from . import notes, places
 from .members import Phase
 
@@ -66,6 +67,16 @@ SELECT count(*), min(since),
        (SELECT count(*) FROM flow_member WHERE topic = :topic AND phase < 2)
   FROM ready WHERE topic = :topic
 """
+
+_GROUPS = """
+SELECT topic, dead_group.fingerprint, coalesce(kind, ''), coalesce(place, ''), coalesce(message, ''), letters,
+       (SELECT min(at) FROM dead_letter AS one WHERE one.topic = dead_group.topic AND one.fingerprint = dead_group.fingerprint),
+       (SELECT max(at) FROM dead_letter AS one WHERE one.topic = dead_group.topic AND one.fingerprint = dead_group.fingerprint),
+       (SELECT id FROM dead_letter AS one JOIN job USING (seq)
+         WHERE one.topic = dead_group.topic AND one.fingerprint = dead_group.fingerprint ORDER BY at DESC, one.seq DESC LIMIT 1)
+  FROM dead_group LEFT JOIN dead_cause USING (fingerprint) WHERE topic = ? ORDER BY letters DESC, dead_group.fingerprint LIMIT ?
+"""
+_IN_GROUP = "SELECT seq FROM dead_letter WHERE topic = ? AND fingerprint = ? ORDER BY at, seq LIMIT ? OFFSET ?"
 
 
 def look(db: sqlite3.Connection, topics: Sequence[str], now: float) -> tuple[bool, float]:
@@ -185,11 +196,29 @@ def browse(db: sqlite3.Connection, topic: str, state: State, limit: int, offset:
     if sql is None:
         return []
     facts = {"topic": topic, "limit": limit, "offset": offset}
-    seqs = [row[-1] for row in db.execute(f"{sql} LIMIT :limit OFFSET :offset", facts)]
+    return records(db, [row[-1] for row in db.execute(f"{sql} LIMIT :limit OFFSET :offset", facts)], now)
+
+
+def records(db: sqlite3.Connection, seqs: Sequence[int], now: float) -> list[JobRecord]:
+    """Return the records of jobs by sequence number, in this order, without the lines that they have told."""
     rows = db.execute(f"{_RECORD} WHERE job.seq IN (SELECT value FROM json_each(?))", (json.dumps(seqs),)).fetchall()
     place = {seq: n for n, seq in enumerate(seqs)}
     found = [(row[-1], _record(db, row, now)) for row in sorted(rows, key=lambda row: place[row[-1]])]
     return notes.with_notes(db, found, lines=False)
+
+
+def dead_groups(db: sqlite3.Connection, topics: Sequence[str], most: int) -> list[DeadGroup]:
+    """Count dead letters, see `Operable.dead_groups`."""
+    return [
+        DeadGroup(topic, Fingerprint(of, kind, place, message), letters, first, last, example or "")
+        for each in topics
+        for topic, of, kind, place, message, letters, first, last, example in db.execute(_GROUPS, (each, most))
+    ]
+
+
+def dead_in_group(db: sqlite3.Connection, topic: str, group: str, limit: int, offset: int, now: float) -> list[JobRecord]:
+    """List the dead letters of a group, see `Operable.dead_in_group`."""
+    return records(db, [seq for (seq,) in db.execute(_IN_GROUP, (topic, group, limit, offset))], now)
 
 
 def some_ids(db: sqlite3.Connection, topic: str, state: State, limit: int) -> list[str]:

@@ -24,6 +24,7 @@ from .flow_operators import FlowOperators
 from .flows import FlowCases
 from .leases import Leases
 from .leaving import Leaving
+from .letters import LetterCases
 from .limited_flows import LimitedFlows
 from .limits import LimitCases
 from .machine import Machine
@@ -59,6 +60,7 @@ class BackendContract(
     Leases,
     Leaving,
     Operators,
+    LetterCases,
     Concurrency,
     Crashes,
     Trouble,

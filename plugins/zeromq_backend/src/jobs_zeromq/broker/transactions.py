@@ -26,6 +26,7 @@ from jobs_core.backends.sqlite.engine import (
     flow_views,
     flows,
     housekeeping,
+    letters,
     limits,
     lines,
     notes,
@@ -315,6 +316,10 @@ class Transactions:
     def requeue(self, tx: Transaction, one: Asked) -> int:
         return self._once(tx, one, lambda: sum(operators.requeue(tx, job_id) for job_id in one.request.ids))
 
+    def amend(self, tx: Transaction, one: Asked) -> bool:
+        asked: p.Amend = one.request
+        return self._once(tx, one, lambda: letters.amend(tx, asked.id, asked.was, asked.payload, asked.topic))
+
     def discard(self, tx: Transaction, one: Asked) -> int:
         return self._once(tx, one, lambda: sum(operators.discard(tx, job_id, one.request.reason) for job_id in one.request.ids))
 
@@ -414,6 +419,14 @@ def _browse(db: sqlite3.Connection, now: float, request: p.Browse) -> Any:
     return views.browse(db, request.topic, request.state, request.limit, request.offset, now)
 
 
+def _dead_groups(db: sqlite3.Connection, now: float, request: p.DeadGroups) -> Any:
+    return views.dead_groups(db, request.topics, request.most)
+
+
+def _dead_in_group(db: sqlite3.Connection, now: float, request: p.DeadInGroup) -> Any:
+    return views.dead_in_group(db, request.topic, request.group, request.limit, request.offset, now)
+
+
 def _paused(db: sqlite3.Connection, now: float, request: p.Nothing) -> Any:
     return sorted(views.paused(db))
 
@@ -463,6 +476,8 @@ _READ: dict[bytes, Callable[[sqlite3.Connection, float, Any], Any]] = {
     b"get": _get,
     b"browse": _browse,
     b"paused": _paused,
+    b"dead_groups": _dead_groups,
+    b"dead_in_group": _dead_in_group,
     b"topics": _topics,
     b"limits": _limits,
     b"lines": _lines,
