@@ -107,6 +107,7 @@ def test_every_example_in_code_works(table, jobs):
         )
         jobs.drain()
     names["when"] = datetime.now(timezone.utc) + timedelta(minutes=1)
+    names["session"] = object()  # the queue of tests has no transactions
     ran = []
 
     @job(name=f"tester_{table}", registry=registry)
@@ -268,7 +269,7 @@ def test_retry_and_snooze_name_their_options(kind):
 
 def test_options_of_one_enqueue_are_refused_by_job_with_a_hint_to_using():
     refused = {*foreign.USING} - {*_OPTIONS}
-    assert refused == {"delay", "at", "expires_at", "headers", "id"}
+    assert refused == {"delay", "at", "expires_at", "headers", "id", "transaction"}
     for word in refused:
         with pytest.raises(JobDefinitionError, match=rf"send_email.using\({word}=.*\).enqueue\(") as raised:
             job(**{word: 1}, registry=Registry())(send_email)

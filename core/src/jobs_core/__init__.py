@@ -35,6 +35,7 @@ from .errors import (
     ResultTimeout,
     Retry,
     Snooze,
+    TransactionError,
 )
 from .handle import JobHandle
 from .hookspecs import hookimpl
@@ -119,6 +120,7 @@ __all__ = [
     "QueueFull",
     "ResultNotStored",
     "ResultTimeout",
+    "TransactionError",
 ]
 
 if not TYPE_CHECKING:  # a type checker would believe that every name exists

@@ -43,6 +43,7 @@ from .errors import (
     ResultTimeout,
     ResultUnreadable,
     SignatureError,
+    TransactionError,
     elsewhere,
 )
 from .handle import JobHandle
@@ -57,6 +58,7 @@ from .producer import Producer
 from .registry import AnyJob, Registry, default_registry
 from .runs.running import may_be_in_job, running
 from .stamp import Stamp, stamp_of
+from .transactional import Transactions
 from .uninterrupted import at_fork, let_in, uninterrupted
 
 if TYPE_CHECKING:
@@ -126,6 +128,8 @@ class App:
         self._stamps: dict[weakref.ref[AnyJob], Stamp] = {}  # a WeakKeyDictionary would cost a call for each enqueue
         self._topics_seen: set[str] = set()
         self._unopened: tuple[Config, Backend] | None = None  # asked only for its features
+        self._transactions: Transactions | None = None
+        self._open_transactions: list[Implementation] = []
         self._has_flows: Config | None = None  # the configuration whose backend is known to have flows
         self._enqueue_context: list[Implementation] = []
         self._bare = False  # True once the plugins were asked, and none wraps enqueues or holds them back until a commit
@@ -296,7 +300,7 @@ class App:
             return self._enqueue_with_hooks(call)
         stamp = self._stamp(call.job)
         outgoing, handle = self._made(call, stamp)
-        conflicts = self._push([outgoing]) if stamp.on_commit is None else self._deliver((stamp,), [outgoing])
+        conflicts = self._push([outgoing]) if stamp.bare else self._deliver((stamp,), [outgoing])
         if conflicts:
             _note_duplicates((handle,), (outgoing,), conflicts)
         return handle
@@ -323,8 +327,9 @@ class App:
         """Ask the plugins once which of them wrap enqueues or hold them back; without any, an enqueue is the bare push."""
         if self._hold_enqueue is None:
             self._enqueue_context = self.plugins.implementations("jobs_enqueue_context")
+            self._open_transactions = self.plugins.implementations("jobs_open_transactions")
             self._hold_enqueue = self.plugins.implementations("jobs_hold_enqueue")
-            self._bare = not self._enqueue_context and not self._hold_enqueue
+            self._bare = not (self._enqueue_context or self._hold_enqueue or self._open_transactions)
 
     def enqueue_many(self, calls: Iterable[Call[T]]) -> list[JobHandle[T]]:
         """Store many calls in one round trip, in order; handles come in the same order.
@@ -361,24 +366,51 @@ class App:
 
     async def aenqueue(self, call: Call[T]) -> JobHandle[T]:
         """`enqueue` from an event loop."""
+        if self._stamp(call.job).transaction is not None and self.needs_transactions:
+            return (await self._aenqueue_together([call]))[0]
         return await self._in_thread(lambda: self.enqueue(call))
 
     async def aenqueue_many(self, calls: Iterable[Call[T]]) -> list[JobHandle[T]]:
         """`enqueue_many` from an event loop."""
         given = list(calls)
+        if given and self._stamp(given[0].job).transaction is not None and self.needs_transactions:
+            return await self._aenqueue_together(given)
         return await self._in_thread(lambda: self.enqueue_many(given))
+
+    async def _aenqueue_together(self, calls: Sequence[Call[T]]) -> list[JobHandle[T]]:
+        """Store calls that name a transaction, whose connection may be one for the event loop that runs this."""
+        transaction = self._stamp(calls[0].job).transaction
+        if any(self._stamp(call.job).transaction is not transaction for call in calls):
+            raise TransactionError("transaction: the jobs of one aenqueue_many belong to one transaction, or to none")
+        enlisted = self._joining().enlist(transaction)
+        if not enlisted.awaits:
+            return await self._in_thread(lambda: self.enqueue_many(calls))
+        self._ask_hooks()
+        what = {"what": "batch", "job": None, "topic": None}
+        if len(calls) == 1:
+            what = {"what": "job", "job": calls[0].job.name, "topic": self._stamp(calls[0].job).envelope.topic}
+        with around(self._enqueue_context, **what):
+            made = await self._in_thread(lambda: [self._made(call, self._stamp(call.job)) for call in calls])
+            outgoing, handles = [one for one, _ in made], [handle for _, handle in made]
+            _note_duplicates(handles, outgoing, await enlisted.apush(outgoing, float(self.config.enqueue_timeout)))
+        _note_repeated(handles)
+        return handles
 
     def _deliver(self, stamps: Sequence[Stamp], outgoing: list[Outgoing]) -> Mapping[str, str]:
         """Push now, or let a plugin push when a transaction commits; return the conflicts known so far."""
         if self._hold_enqueue is None:
             self._ask_hooks()
-        wish = stamps[0].on_commit
+        wish, transaction = stamps[0].on_commit, stamps[0].transaction
         if len(stamps) > 1:
-            wanted = [stamp.on_commit for stamp in stamps]
-            if wanted.count(wish) < len(wanted):
-                if self._hold_enqueue:
+            wanted = [(stamp.on_commit, id(stamp.transaction)) for stamp in stamps]
+            if wanted.count(wanted[0]) < len(wanted):
+                if self._hold_enqueue or any(stamp.transaction is not transaction for stamp in stamps):
                     return self._deliver_apart(stamps, outgoing, wanted)
-                wish = True in wanted
+                wish = any(stamp.on_commit for stamp in stamps)
+        if transaction is None and wish is not False and self._open_transactions and self._joining().automatic:
+            transaction = self._joining().around_caller()
+        if transaction is not None and self.needs_transactions:
+            return self._joining().push(transaction, outgoing, float(self.config.enqueue_timeout))
         if not wish and not self._hold_enqueue:
             return self._push(outgoing)
         told: dict[str, str] = {}
@@ -411,11 +443,19 @@ class App:
         finally:
             let_in()
 
-    def _deliver_apart(self, stamps: Sequence[Stamp], outgoing: list[Outgoing], wanted: list[bool | None]) -> Mapping[str, str]:
-        """Deliver calls with different values of `on_commit` separately; each group keeps its order."""
+    def _joining(self) -> Transactions:
+        """Return what pushes into transactions of the application."""
+        known = self._transactions
+        if known is None or known.config is not self.config:
+            self._ask_hooks()
+            known = self._transactions = Transactions(self.config, self.new_backend(), self._open_transactions)
+        return known
+
+    def _deliver_apart(self, stamps: Sequence[Stamp], outgoing: list[Outgoing], wanted: Sequence[object]) -> Mapping[str, str]:
+        """Deliver calls with different values of `on_commit` or `transaction` separately; each group keeps its order."""
         conflicts: dict[str, str] = {}
         for wish in dict.fromkeys(wanted):
-            places = [n for n, other in enumerate(wanted) if other is wish]
+            places = [n for n, other in enumerate(wanted) if other == wish]
             conflicts.update(self._deliver([stamps[n] for n in places], [outgoing[n] for n in places]))
         return conflicts
 
@@ -424,7 +464,13 @@ class App:
 
     def prepare(self, call: Call[T]) -> tuple[Outgoing, JobHandle[T]]:
         """Return a call in the form that the backend takes, and its handle; send nothing. Raises the errors of `enqueue`."""
-        return self._made(call, self._stamp(call.job))
+        stamp = self._stamp(call.job)
+        if stamp.transaction is not None:
+            raise TransactionError(
+                f"{call.job.name}: transaction: what a job enqueues with current_job() commits with its own end: leave it "
+                "out, or call .enqueue(...) of the job function"
+            )
+        return self._made(call, stamp)
 
     def _made(self, call: Call[T], stamp: Stamp) -> tuple[Outgoing, JobHandle[T]]:
         """Return a call in the form that the backend takes, and its handle; raises what `message` and `outgoing` raise."""
@@ -605,6 +651,8 @@ class App:
         """
         self._require_flows()
         job, stamp = call.job, self._stamp(call.job)
+        if stamp.transaction is not None:
+            raise FlowError(f"{job.name}: transaction: a flow is stored as a whole: write Flow(transaction=...)")
         if stamp.unique is not None and stamp.unique.conflict == "replace":
             raise FlowError(
                 f"{job.name}: unique: a member of a flow cannot replace a job or be replaced, because others wait for it: use "

@@ -72,6 +72,10 @@ class FlowError(JobDefinitionError):
     """Raised when the members of a flow do not fit together, or a result is used before it exists."""
 
 
+class TransactionError(JobsError):
+    """Raised when a job cannot be enqueued inside the transaction that `transaction` names; nothing was enqueued."""
+
+
 class DuplicateJob(JobsError):
     """Raised by an enqueue with `unique=` and `conflict="raise"`, or by a flow, while `existing_id` holds the key."""
 
@@ -163,6 +167,7 @@ HAVING: dict[str, tuple[str, ...]] = {
     "flows": ("sqlite://", "redis://", "zmq+tcp://"),
     "notes": ("sqlite://", "redis://", "zmq+tcp://", "postgresql://"),
     "history": ("sqlite://", "zmq+tcp://", "postgresql://"),
+    "transactions": ("postgresql://",),
 }
 """Our backends with features that not all have, by the scheme of their URL: those of several processes, if there are any."""
 

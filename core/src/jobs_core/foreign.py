@@ -86,7 +86,7 @@ _DEAD = Word("jobs.toml says how long dead letters are kept", toml='topics.defau
 
 USING: Final = (
     "delay", "priority", "topic", "retries", "timeout", "expires", "unique", "store_result", "key", "limits", "headers", "id", "on_commit",
-    "at", "expires_at",
+    "transaction", "at", "expires_at",
 )  # fmt: skip
 """Keywords of `using`; a test compares them with its signature."""
 
@@ -108,6 +108,7 @@ OPTIONS: Final = _table(
     ("at", Word(_ONE_ENQUEUE, using="at=when")),
     ("expires_at", Word(_ONE_ENQUEUE, using="expires_at=when")),
     ("headers", Word(_ONE_ENQUEUE, using='headers={"tenant": "acme"}')),
+    ("transaction", Word(_ONE_ENQUEUE, using="transaction=session")),
     ("queue queue_name queues task_queue routing_key exchange channel", _TOPIC),
     ("max_retries max_attempts attempts retry tries max_tries retry_limit retry_kwargs retry_policy", _RETRIES),
     ("retry_backoff default_retry_delay retry_delay min_backoff retry_jitter countdown_backoff retry_intervals", _BACKOFF),
@@ -409,6 +410,7 @@ _TOPIC_KEYS: Final = _table(
     ("produce_only", _toml("workers elsewhere serve it", "serve = false")),
     ("delay", Word("the delay belongs to one enqueue", using="delay=60")),
     ("key headers id", Word("this belongs to one enqueue", using='headers={"tenant": "acme"}')),
+    ("transaction", Word("this belongs to one enqueue", using="transaction=session")),
     ("on_commit", Word("this belongs to one enqueue, or to the definition", using="on_commit=True")),
     ("unique", Word("this belongs to the definition, or to one enqueue", option="unique=True")),
     ("name aliases", Word("this belongs to the definition", option='name="shop.send_email", aliases=["shop.old_name"]')),
@@ -435,7 +437,7 @@ _SCHEDULE: Final = _table(
     ("aliases", Word("this belongs to the job's definition", option='aliases=["shop.old_name"]')),
     ("delay", _toml("the schedule sets the time; to run later, change it", 'cron = "5 3 * * *"')),
     (
-        "key headers id on_commit",
+        "key headers id on_commit transaction",
         Word("a scheduled job has none, only its arguments", toml='kwargs = {tenant = "acme"}'),
     ),
 )

@@ -169,6 +169,21 @@ def jobs_hold_enqueue(config: Config, on_commit: bool | None, send: Callable[[],
     """
 
 
+@hookspec
+def jobs_open_transactions(config: Config) -> Sequence[object]:  # type: ignore[empty-body]
+    """Return the transactions of databases that the framework has open around the caller.
+
+    If one is on the database in which the jobs are stored, and the backend has `transactions`, the enqueue becomes part of
+    it, unless `on_commit` is False. Otherwise `jobs_hold_enqueue` decides.
+
+    :param config: the configuration.
+    :return: connections such as `using(transaction=...)` takes, the one to be preferred first; empty if none is open.
+
+    Called in the process that enqueues, in the enqueuing thread, only if the backend has `transactions`; not for follow-ups of
+    `current_job()`. Fatal: yes, the enqueue fails.
+    """
+
+
 # -- In a worker -----------------------------------------------------------------------------------
 
 

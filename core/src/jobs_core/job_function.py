@@ -300,6 +300,7 @@ class JobFunction(Generic[P, R, T]):
         headers: Mapping[str, Any] | UnsetType = UNSET,
         id: str | UnsetType = UNSET,
         on_commit: bool | UnsetType = UNSET,
+        transaction: Any = UNSET,
         at: datetime | UnsetType | None = UNSET,
         expires_at: datetime | UnsetType | None = UNSET,
     ) -> JobFunction[P, R, T]:
@@ -309,12 +310,15 @@ class JobFunction(Generic[P, R, T]):
         a datetime with a time zone. `key` and `limits` are explained in docs/together.md. `id` sets the job's id; if the
         backend has a job with this id, no job is added. With `on_commit`, the job is sent when the database transaction
         around the enqueue commits, and not at all if it rolls back; this needs a plugin that handles transactions
-        (jobs-django). Raises JobDefinitionError for a value out of range.
+        (jobs-django). `transaction` is a connection or session of the application on the database in which the jobs are
+        stored (jobs-postgres): the enqueue becomes part of the transaction that is open there, so that the job exists if and
+        only if it commits. Raises JobDefinitionError for a value out of range.
         """
         given = {
             "delay": delay, "priority": priority, "topic": topic, "retries": retries, "timeout": timeout,
             "expires": expires, "unique": unique, "store_result": store_result, "key": key, "limits": limits,
-            "headers": headers, "id": id, "on_commit": on_commit, "at": at, "expires_at": expires_at,
+            "headers": headers, "id": id, "on_commit": on_commit, "transaction": transaction, "at": at,
+            "expires_at": expires_at,
         }  # fmt: skip
         twin: JobFunction[P, R, T] = object.__new__(JobFunction)
         twin.__dict__.update(self.__dict__)

@@ -93,6 +93,7 @@ class JobOptions(Struct, frozen=True, kw_only=True):
     headers: dict[str, Any] | UnsetType = UNSET
     id: str | UnsetType = UNSET
     on_commit: bool | UnsetType = UNSET
+    transaction: Any = UNSET  # an object of the application; only `using` sets it
     at: float | UnsetType | None = UNSET  # Unix time
     expires_at: float | UnsetType | None = UNSET
     encrypt: bool | UnsetType = UNSET
@@ -358,6 +359,7 @@ _PARSERS: dict[str, Callable[[Any], Any]] = {
     "acks": _acks,
     "id": _id,
     "on_commit": lambda value: None if value is None else _bool(value),
+    "transaction": lambda value: value,
     "store_result": _bool,
     "encrypt": _bool,
     "resumable": _bool,

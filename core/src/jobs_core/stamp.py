@@ -90,6 +90,8 @@ class Stamp(Struct, frozen=True):
     on_commit: bool | None  # the value given to `using`, else to `@job`
     moments: Moments | None  # None: every time in the envelope is relative
     varies: Varying | None = None  # None: neither key nor limits depend on the arguments
+    transaction: Any = None  # the transaction of the application to which the job belongs
+    bare: bool = True  # neither `on_commit` nor `transaction` is given
 
 
 def stamp_of(job: JobFunction[Any, Any, Any], config: Config) -> Stamp:
@@ -125,6 +127,10 @@ def stamp_of(job: JobFunction[Any, Any, Any], config: Config) -> Stamp:
         if envelope.delay is not None or isinstance(options.at, float):
             raise JobDefinitionError(f"{job.name}: unique: Unique.debounce sets the delay of the job: leave out delay and at")
         envelope = replace(envelope, delay=float(seconds(unique.wait)))
+    on_commit = None if options.on_commit is UNSET else options.on_commit
+    transaction = None if options.transaction is UNSET else options.transaction
+    if on_commit is not None and transaction is not None:
+        raise JobDefinitionError(f"{job.name}: on_commit and transaction both say when the job is sent: leave out one of them")
     return Stamp(
         config=config,
         envelope=envelope,
@@ -132,7 +138,9 @@ def stamp_of(job: JobFunction[Any, Any, Any], config: Config) -> Stamp:
         unique=unique,
         stores_result=stores_result(job.options, topic, config) if envelope.store_result is None else envelope.store_result,
         encrypts=encrypts(options, topic, config),
-        on_commit=None if options.on_commit is UNSET else options.on_commit,
+        on_commit=on_commit,
+        transaction=transaction,
+        bare=on_commit is None and transaction is None,
         moments=_moments(job.name, overrides),
         varies=varying,
     )

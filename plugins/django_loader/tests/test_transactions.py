@@ -99,3 +99,96 @@ def test_a_transaction_inside_a_job_holds_back_too(on_database):
         site.enqueue({"job": "shop.jobs.enqueue_in_transaction", "args": [fail]})
     site.drain()
     assert [line for line in site.ledger() if "waiting" in line or "note" in line].count("note in a job") == 1
+
+
+@pytest.fixture
+def tell_there(on_postgres, postgres, postgres_name):
+    """Run code in a site whose jobs are in its own database."""
+
+    def tell(code, more=""):
+        url = f"postgresql://shop@127.0.0.1:{postgres.port}/{postgres_name}"
+        site = on_postgres(settings=f'JOBS["backend"] = "{url}"\n{more}')
+        return site.script(f"{HEAD}{code}\nprint(json.dumps(seen))")
+
+    return tell
+
+
+def test_inside_atomic_a_job_belongs_to_the_transaction_on_the_database_of_the_jobs(tell_there):
+    assert tell_there(
+        """
+from django.db import connection
+with transaction.atomic():
+    Row.objects.create(text="a")
+    kept = note.enqueue("kept")
+    note.enqueue_many([("two",), ("more",)])
+    seen += [waiting(), kept.status().value]
+    note.using(on_commit=False).enqueue("at once")
+    seen.append(waiting())
+seen += [waiting(), kept.status().value]
+try:
+    with transaction.atomic():
+        note.enqueue("forgotten")
+        note.using(on_commit=True).enqueue("forgotten, too")
+        note.using(transaction=connection).enqueue("forgotten, by name")
+        1 / 0
+except ZeroDivisionError:
+    seen.append(waiting())
+with transaction.atomic():
+    try:
+        with transaction.atomic():
+            note.enqueue("forgotten with its savepoint")
+            1 / 0
+    except ZeroDivisionError:
+        note.enqueue("kept too")
+seen.append(waiting())
+note.enqueue("outside of any")
+seen.append(waiting())
+"""
+    ) == [0, "unknown", 1, 4, "ready", 4, 5, 6]
+
+
+def test_the_database_of_the_jobs_counts_whatever_its_alias_is(tell_there):
+    other = """
+DATABASES["jobs"] = DATABASES["default"]
+DATABASES["default"] = {"ENGINE": "django.db.backends.sqlite3", "NAME": BASE_DIR / "shop.db"}
+"""
+    assert tell_there(
+        """
+from django.db import connection, connections
+from jobs_core import TransactionError
+with transaction.atomic(using="default"):
+    note.enqueue("at once: its transaction is elsewhere")
+    seen.append(waiting())
+    with transaction.atomic(using="jobs"):
+        note.enqueue("with the inner transaction")
+        seen.append(waiting())
+    seen.append(waiting())
+    for name in ("default", "jobs"):
+        try:
+            note.using(transaction=connections[name]).enqueue()
+        except TransactionError as error:
+            seen.append(str(error))
+""",
+        other,
+    ) == [
+        1,
+        1,
+        2,
+        "transaction: the database 'default' of Django is sqlite, not PostgreSQL",
+        "transaction: no transaction is open on the database 'jobs' of Django: enqueue inside transaction.atomic(), or without "
+        "transaction=",
+    ]
+
+
+def test_a_setting_turns_the_transactional_enqueue_off(tell_there):
+    assert tell_there(
+        """
+with transaction.atomic():
+    note.enqueue("at once")
+    seen.append(waiting())
+    note.enqueue("at the commit", on_commit=True)
+    seen.append(waiting())
+seen.append(waiting())
+""",
+        'JOBS["django"] = {"transactional": False}',
+    ) == [1, 1, 2]

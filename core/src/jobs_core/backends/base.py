@@ -33,6 +33,7 @@ from .flows import FlowStatus, Member, MemberStatus, Part
 from .letters import DeadGroup, Fingerprint
 from .limits import Limit, LimitState, Lines
 from .notes import NONE, Note, Notes
+from .transactions import Enlisted
 
 INTERFACE_VERSION: Final = 2
 """The interface described here. Version 2 added optional features: see ALL_FEATURES."""
@@ -75,6 +76,7 @@ ALL_FEATURES: Final = FEATURES | {
     "documents",  # small named values with compare-and-set: see backends/documents.py
     "guards",  # with documents: push_guarded compares the version of a document in the step that pushes
     "notes",  # a running job tells its progress and log lines, and each of its runs leaves an entry: see backends/notes.py
+    "transactions",  # jobs are pushed inside a transaction of the application: see backends/transactions.py
     "history",  # with notes, results and browse: done jobs are kept for a time if they are settled with a timeline
     "dead_groups",  # with browse: dead letters are counted by what went wrong: see backends/letters.py
     "amend",  # with browse: the payload of a dead letter can be replaced, and the letter moved to another topic
@@ -786,6 +788,22 @@ class Backend(Operable, abc.ABC):
         if (ABSENT if document is None else document.version) != guard.version:
             return None
         return self.push(messages, request)
+
+    def enlist(self, transaction: object) -> Enlisted:
+        """Return what pushes into a transaction of the application, which its own connection represents.
+
+        Called by: producers, on a backend that need not be open. Atomicity: none. Blocks: never.
+        Raises: NotSupported (transactions), TransactionError for an object that represents no transaction.
+        """
+        raise self._lacks("transactions")
+
+    def shares(self, transaction: object) -> bool:
+        """Return whether a transaction of the application is on the database in which this backend stores jobs.
+
+        Called by: producers, on a backend that need not be open, for transactions that a framework has open. Atomicity: none.
+        Blocks: for a round trip the first time. Raises: NotSupported (transactions), BackendUnavailable, BackendError.
+        """
+        raise self._lacks("transactions")
 
     @abc.abstractmethod
     def reserve(self, topics: Sequence[str], limit: int, request: str) -> list[Delivery]:

@@ -5,13 +5,13 @@ Nothing here imports Django before it is needed, because every `jobsctl` command
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from jobs_core import hookimpl
 
 from .commands import django_command
-from .transactions import hold
+from .transactions import hold, open_transactions
 
 if TYPE_CHECKING:
     from jobs_core import Config
@@ -50,6 +50,11 @@ def jobs_hold_enqueue(config: Config, on_commit: bool | None, send: Callable[[],
     return hold(config, on_commit, send)
 
 
+@hookimpl
+def jobs_open_transactions(config: Config) -> Sequence[object]:
+    return open_transactions(config)
+
+
 def __getattr__(name: str) -> object:
     """Import TasksBackend on first access: it needs django.tasks, which not every supported Django has."""
     if name == "TasksBackend":
@@ -66,4 +71,5 @@ __all__ = [
     "jobs_hold_enqueue",
     "jobs_interface_version",
     "jobs_job_loaders",
+    "jobs_open_transactions",
 ]

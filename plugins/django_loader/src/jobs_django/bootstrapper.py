@@ -14,7 +14,7 @@ from jobs_core.loaders.base import Bootstrapper, add_to_path, import_module, loa
 if TYPE_CHECKING:
     from jobs_core import Config, JobContext
 
-KEYS = ("settings", "on_commit")
+KEYS = ("settings", "on_commit", "transactional")
 
 
 class DjangoBootstrapper(Bootstrapper):

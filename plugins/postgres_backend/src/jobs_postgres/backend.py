@@ -27,6 +27,7 @@ from jobs_core.errors import BackendError, OwnerLost
 from .advice import advice
 from .connection import ServerConnection
 from .documents import PostgresDocumentCalls
+from .enlisting import PostgresTransactionCalls
 from .listener import CANCEL, Listener
 from .operators import LONGEST_SLEEP, PostgresOperatorCalls
 from .rows import delivery, facts, stored, token
@@ -35,16 +36,17 @@ from .url import Target
 _ANSWERS = {"s": Answer.SETTLED, "a": Answer.ALREADY, "-": Answer.STALE}
 
 
-class PostgresBackend(PostgresOperatorCalls, PostgresDocumentCalls, BindsKeys):
+class PostgresBackend(PostgresOperatorCalls, PostgresDocumentCalls, PostgresTransactionCalls, BindsKeys):
     """One connection to the server, and for a worker a second one, on which it is notified."""
 
     name = "postgresql"
-    features = FEATURES | {"checkpoints", "documents", "guards", "notes", "history"}
+    features = FEATURES | {"checkpoints", "documents", "guards", "notes", "history", "transactions"}
     wakes_to_cancel = True
 
     def __init__(self, target: Target, options: BackendOptions) -> None:
         super().__init__(ServerConnection(target), options)
         self._target = target
+        self._shared = {}
         self._owner = ""
         self._listener: Listener | None = None
         self._asleep: frozenset[str] = frozenset()  # topics for which this worker is noted as waiting

@@ -10,7 +10,7 @@ from msgspec import Struct
 from jobs_core.backend_kit import Url, read_url
 
 _FORMS = (
-    "Forms: postgresql://[user[:password]@][host[:port]][,host2[:port2]…]/database[?schema=jobs]  "
+    "Forms: postgresql://[user[:password]@][host[:port]][,host2[:port2]…]/database[?schema=jobs&notify=off]  "
     "postgresql:///database?host=/run/postgresql"
 )
 _OF_LIBPQ = frozenset(
@@ -19,7 +19,7 @@ _OF_LIBPQ = frozenset(
         "target_session_attrs", "load_balance_hosts", "gssencmode", "krbsrvname", "service", "options",
     }
 )  # fmt: skip
-_OURS = frozenset({"schema"})
+_OURS = frozenset({"schema", "notify"})
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_-]{0,47}")
 
 
@@ -29,6 +29,7 @@ class Target(Struct, frozen=True, kw_only=True):
     shown: str  # without its secrets
     conninfo: Mapping[str, str]  # keyword arguments of libpq
     schema: str
+    notify: bool = True  # whether a caller's transaction wakes workers at its commit
 
     def __repr__(self) -> str:
         return f"<Target {self.shown}>"
@@ -43,6 +44,9 @@ def parse(url: str, prefix: str) -> Target:
     schema = parameters.pop("schema", prefix)
     if not _SCHEMA.fullmatch(schema):
         raise parts.wrong(f"schema {schema!r}: expected up to 48 of a-z, 0-9, _ and -, beginning with a letter")
+    notify = parameters.pop("notify", "on")
+    if notify not in ("on", "off"):
+        raise parts.wrong(f"notify {notify!r}: expected on or off")
     conninfo = parameters | _place(parts)
     if parts.user:
         conninfo["user"] = parts.user
@@ -50,7 +54,7 @@ def parse(url: str, prefix: str) -> Target:
         conninfo["password"] = parts.password
     if parts.path:
         conninfo["dbname"] = parts.path
-    return Target(shown=parts.shown, conninfo=conninfo, schema=schema)
+    return Target(shown=parts.shown, conninfo=conninfo, schema=schema, notify=notify == "on")
 
 
 def _place(parts: Url) -> dict[str, str]:

@@ -33,7 +33,7 @@ class MemoryBackend(MemoryOperatorCalls):
     """A connection to a store in this process; see the package's docstring."""
 
     name = "memory"
-    features = ALL_FEATURES - {"multiprocess"}
+    features = ALL_FEATURES - {"multiprocess", "transactions"}
     wakes_to_cancel = True
 
     def __init__(self, url: str, options: BackendOptions) -> None:

@@ -1,0 +1,49 @@
+"""Pushes into transactions of the application, which the backend or a framework's plugin knows how to join."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .backends.base import Backend, Outgoing
+from .backends.transactions import Enlisted
+from .errors import NotSupported, elsewhere
+from .plugins import Implementation, obeyed
+
+if TYPE_CHECKING:
+    from .config import Config
+
+FIX = f"enqueue after the commit, or {elsewhere('transactions')}"
+
+
+class Transactions:
+    """The transactions of one application under one configuration. Any thread may use it, each with transactions of its own."""
+
+    def __init__(self, config: Config, backend: Backend, hooks: Sequence[Implementation]) -> None:
+        self.config = config
+        self._backend = backend
+        self._hooks = hooks
+        self._has = "transactions" in backend.features
+
+    @property
+    def automatic(self) -> bool:
+        """True if an enqueue may belong to a transaction that nobody names."""
+        return self._has and bool(self._hooks)
+
+    def enlist(self, transaction: object) -> Enlisted:
+        """Return what pushes into a transaction. Raises NotSupported, TransactionError."""
+        if not self._has:
+            raise NotSupported("transactions", f"{self._backend.name}://", FIX)
+        return self._backend.enlist(transaction)
+
+    def around_caller(self) -> Any:
+        """Return the transaction on the database of the jobs that a framework has open around the caller."""
+        for hook in self._hooks:
+            for transaction in obeyed(hook, Sequence, {"config": self.config}) or ():
+                if self._backend.shares(transaction):
+                    return transaction
+        return None
+
+    def push(self, transaction: object, outgoing: Sequence[Outgoing], patience: float) -> Mapping[str, str]:
+        """Store messages in a transaction; return what `Backend.push` returns."""
+        return self.enlist(transaction).push(outgoing, patience)

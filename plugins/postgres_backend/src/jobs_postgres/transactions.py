@@ -1,0 +1,130 @@
+"""Statements on a connection of the application, inside the transaction that is open there.
+
+It may be one of psycopg, of SQLAlchemy or of Django; each executes by its own means, so that it learns of errors as of those
+of any other statement. Nothing here imports SQLAlchemy or Django: whoever has such an object has imported them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import psycopg
+from psycopg.pq import TransactionStatus
+from psycopg.rows import tuple_row
+
+from jobs_core.errors import TransactionError
+
+_KINDS = (
+    "a connection of psycopg 3, an SQLAlchemy Session or Connection (also their async forms) on postgresql+psycopg://, or "
+    "django.db.connection"
+)
+_ALCHEMY = "sqlalchemy"
+_ASYNC = "sqlalchemy.ext.asyncio"
+
+
+def awaits(transaction: object) -> bool:
+    """Return whether statements on it are awaited; raise TransactionError for an object that is no transaction of ours."""
+    if isinstance(transaction, psycopg.AsyncConnection) or _is(
+        transaction, _ASYNC, "AsyncSession", "AsyncConnection", "async_scoped_session"
+    ):
+        return True
+    if isinstance(transaction, psycopg.Connection) or _is_alchemy(transaction) or _django(transaction) is not None:
+        return False
+    raise TransactionError(f"transaction: expected {_KINDS}, got {type(transaction).__qualname__}")
+
+
+def execute(transaction: Any, statement: str, parameters: Sequence[Any]) -> Any:
+    """Execute a statement that returns one value. Raises TransactionError, and the errors of the object's own library."""
+    wrapper = _django(transaction)
+    if wrapper is not None:
+        return _execute_in_django(wrapper, statement, parameters)
+    if _is_alchemy(transaction):
+        # A Session and a scoped_session have the method `connection`; a Connection has an attribute of this name.
+        connection = transaction.connection() if callable(transaction.connection) else transaction
+        _check_dialect(connection.dialect)
+        _check(connection.connection.driver_connection)
+        return connection.exec_driver_sql(statement, tuple(parameters)).scalar_one()
+    _check(transaction)
+    with transaction.cursor(row_factory=tuple_row) as cursor:
+        cursor.execute(statement, parameters)
+        return cursor.fetchone()[0]
+
+
+async def execute_async(transaction: Any, statement: str, parameters: Sequence[Any]) -> Any:
+    """Execute a statement on a connection whose calls are awaited."""
+    if isinstance(transaction, psycopg.AsyncConnection):
+        _check(transaction)
+        async with transaction.cursor(row_factory=tuple_row) as cursor:
+            await cursor.execute(statement, parameters)
+            row = await cursor.fetchone()
+            assert row is not None
+            return row[0]
+    connection = transaction if _is(transaction, _ASYNC, "AsyncConnection") else await transaction.connection()
+    _check_dialect(connection.dialect)
+    _check((await connection.get_raw_connection()).driver_connection)
+    return (await connection.exec_driver_sql(statement, tuple(parameters))).scalar_one()
+
+
+def _execute_in_django(wrapper: Any, statement: str, parameters: Sequence[Any]) -> Any:
+    if wrapper.vendor != "postgresql":
+        raise TransactionError(f"transaction: the database {wrapper.alias!r} of Django is {wrapper.vendor}, not PostgreSQL")
+    if not wrapper.in_atomic_block:
+        raise TransactionError(
+            f"transaction: no transaction is open on the database {wrapper.alias!r} of Django: enqueue inside "
+            "transaction.atomic(), or without transaction="
+        )
+    with wrapper.cursor() as cursor:
+        cursor.execute(statement, parameters)
+        return cursor.fetchone()[0]
+
+
+def _is_alchemy(transaction: object) -> bool:
+    return _is(transaction, _ALCHEMY, "Connection") or _is(transaction, "sqlalchemy.orm", "Session", "scoped_session")
+
+
+def _check_dialect(dialect: Any) -> None:
+    if dialect.name != "postgresql" or dialect.driver not in ("psycopg", "psycopg_async", "psycopg2"):
+        raise TransactionError(
+            f"transaction: the engine is {dialect.name}+{dialect.driver}://: transactional enqueue needs postgresql+psycopg://"
+        )
+
+
+def _check(connection: Any) -> None:
+    """Raise TransactionError if what is done on a connection would not belong to a transaction, or cannot be committed."""
+    if connection.closed:
+        raise TransactionError("transaction: its connection is closed")
+    status = connection.info.transaction_status
+    if status == TransactionStatus.INERROR:
+        raise TransactionError(
+            "transaction: an earlier statement in it has failed, so that it can only be rolled back: roll it back, or work "
+            "inside a savepoint"
+        )
+    if connection.autocommit and status == TransactionStatus.IDLE:
+        raise TransactionError(
+            "transaction: the connection is in autocommit mode, so that there is no transaction: open one (with "
+            "connection.transaction():), or enqueue without transaction="
+        )
+
+
+def _is(instance: object, module: str, *names: str) -> bool:
+    """Return whether it is an instance of one of these classes of a module, if that is imported."""
+    loaded = sys.modules.get(module)
+    return loaded is not None and isinstance(instance, tuple(getattr(loaded, name) for name in names))
+
+
+def _django(transaction: Any) -> Any:
+    """Return Django's wrapper of a connection for it or for django.db.connection; None if it is neither."""
+    if _is(transaction, "django.utils.connection", "ConnectionProxy"):
+        transaction = transaction._connections[transaction._alias]  # it has no other way to what it stands for
+    return transaction if _is(transaction, "django.db.backends.base.base", "BaseDatabaseWrapper") else None
+
+
+def same_settings(transaction: object) -> Any:
+    """Return what connections to the same database have in common, for a memory of what they lead to."""
+    wrapper = _django(transaction)
+    if wrapper is None:
+        return id(transaction)
+    settings = wrapper.settings_dict
+    return wrapper.vendor, *(settings.get(name) for name in ("HOST", "PORT", "NAME"))

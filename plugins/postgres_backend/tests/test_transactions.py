@@ -1,0 +1,320 @@
+"""Enqueue inside the application's own transaction: the job exists if and only if it commits."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+
+import psycopg
+import pytest
+import sqlalchemy
+from psycopg.rows import dict_row
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
+
+from jobs_core import App, BackendUnavailable, Config, NotSupported, TransactionError, Unique, job
+from jobs_core.backends.base import BackendOptions, State
+from jobs_core.errors import JobDefinitionError
+from jobs_core.registry import Registry
+from jobs_postgres import operators
+from jobs_postgres.backend import PostgresBackend
+from jobs_postgres.url import parse
+
+registry = Registry()
+
+
+@job(registry=registry)
+def work(number: int = 0) -> None: ...
+
+
+@job(registry=registry, unique=Unique(key="only"))
+def alone() -> None: ...
+
+
+@pytest.fixture
+def app(postgres_url):
+    app = App(Config(backend=postgres_url, enqueue_timeout=5), registry=registry)
+    yield app
+    app.close()
+
+
+@pytest.fixture
+def alchemy_url(postgres_server):
+    return postgres_server.url.replace("postgresql://", "postgresql+psycopg://")
+
+
+@contextlib.contextmanager
+def of_psycopg(url):
+    with contextlib.closing(psycopg.connect(url, row_factory=dict_row)) as connection:
+        yield connection, connection.commit, connection.rollback
+
+
+@contextlib.contextmanager
+def of_psycopg_block(url):
+    """A connection in autocommit mode, inside a block that is a transaction."""
+    with contextlib.closing(psycopg.connect(url, autocommit=True)) as connection, contextlib.ExitStack() as stack:
+        stack.enter_context(connection.transaction())
+        yield connection, stack.close, lambda: connection.execute("ROLLBACK")
+
+
+def of_session(make):
+    @contextlib.contextmanager
+    def opened(url):
+        engine = sqlalchemy.create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+        with contextlib.closing(make(engine)) as session:
+            yield session, session.commit, session.rollback
+        engine.dispose()
+
+    return opened
+
+
+WAYS = {
+    "psycopg": of_psycopg,
+    "psycopg transaction()": of_psycopg_block,
+    "Session": of_session(Session),
+    "scoped_session": of_session(lambda engine: scoped_session(sessionmaker(engine))),
+    "Connection": of_session(lambda engine: engine.connect()),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_job_exists_if_and_only_if_the_transaction_commits(app, postgres_server, way):
+    with WAYS[way](postgres_server.url) as (transaction, commit, rollback):
+        gone = app.enqueue(work.using(transaction=transaction).call(1))
+        rollback()
+        assert gone.status() is State.UNKNOWN
+    with WAYS[way](postgres_server.url) as (transaction, commit, rollback):
+        kept = app.enqueue_many([work.using(transaction=transaction).call(n) for n in range(3)])
+        assert {handle.status() for handle in kept} == {State.UNKNOWN}
+        commit()
+        assert {handle.status() for handle in kept} == {State.READY}
+
+
+def test_a_job_exists_if_and_only_if_the_transaction_of_an_event_loop_commits(app, postgres_server, alchemy_url):
+    async def main():
+        engine = create_async_engine(alchemy_url)
+        async with AsyncSession(engine) as session, session.begin():
+            kept = [await app.aenqueue(work.using(transaction=session).call(1))]
+        async with engine.begin() as connection:
+            kept += await app.aenqueue_many([work.using(transaction=connection).call(n) for n in range(2)])
+        async with await psycopg.AsyncConnection.connect(postgres_server.url) as connection:
+            kept.append(await app.aenqueue(work.using(transaction=connection).call(1)))
+        async with AsyncSession(engine) as session:
+            gone = await app.aenqueue(work.using(transaction=session).call(1))
+            await session.rollback()
+            with pytest.raises(TransactionError, match=r"await \.aenqueue"):
+                app.enqueue(work.using(transaction=session).call(1))
+        await engine.dispose()
+        return kept, gone
+
+    kept, gone = asyncio.run(main())
+    assert [handle.status() for handle in kept] == [State.READY] * 4
+    assert gone.status() is State.UNKNOWN
+
+
+def test_a_savepoint_that_is_rolled_back_takes_its_jobs_along(app, postgres_server):
+    with psycopg.connect(postgres_server.url) as connection:
+        kept = app.enqueue(work.using(transaction=connection).call(1))
+        with connection.transaction(force_rollback=True):
+            gone = app.enqueue(work.using(transaction=connection).call(2))
+    assert (kept.status(), gone.status()) == (State.READY, State.UNKNOWN)
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before the commit", "after the commit"])
+def test_a_process_that_is_killed_leaves_the_job_only_if_it_has_committed(app, postgres_server, postgres_url, after):
+    code = f"""
+        import os, signal, psycopg
+        from jobs_core import App, Config, job
+        @job(name="work")
+        def work(): ...
+        app = App(Config(backend={postgres_url!r}))
+        connection = psycopg.connect({postgres_server.url!r})
+        handle = app.enqueue(work.using(transaction=connection).call())
+        print(handle.id, flush=True)
+        if {after}: connection.commit()
+        os.kill(os.getpid(), signal.SIGKILL)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    record = app.find(done.stdout.strip())
+    assert (record is not None) is after
+
+
+def test_jobs_of_one_call_may_belong_to_different_transactions(app, postgres_server):
+    with psycopg.connect(postgres_server.url) as one, psycopg.connect(postgres_server.url) as other:
+        calls = [work.using(transaction=one).call(), work.call(), work.using(transaction=other).call()]
+        handles = app.enqueue_many(calls)
+        other.rollback()
+    assert [handle.status() for handle in handles] == [State.READY, State.READY, State.UNKNOWN]
+
+
+def test_a_sleeping_worker_is_woken_by_the_commit(app, postgres_server, postgres_url, monkeypatch):
+    monkeypatch.setattr("jobs_postgres.backend.LONGEST_SLEEP", 3600.0)
+    backend = PostgresBackend(parse(postgres_url, "jobs"), BackendOptions())
+    backend.open("worker")
+    woken = []
+    waiting = threading.Thread(target=lambda: woken.append(backend.wait(["default"], 60)))
+    waiting.start()
+    sleeper = f"SELECT count(*) FROM {backend._connection.schema}.sleeper".encode()
+    with psycopg.connect(postgres_server.url, autocommit=True) as looking:
+        while looking.execute(sleeper).fetchone() == (0,):  # it has no event for us
+            assert waiting.is_alive()
+    with psycopg.connect(postgres_server.url) as connection:
+        for _ in range(3):
+            app.enqueue(work.using(transaction=connection).call())
+        assert not woken
+    waiting.join(60)
+    assert woken == [True]
+    assert len(backend.reserve(["default"], 10, "r")) == 3
+    backend.close()
+
+
+def test_with_notify_off_workers_look_by_themselves(postgres_url, postgres_server):
+    app = App(Config(backend=f"{postgres_url}&notify=off"), registry=registry)
+    backend = PostgresBackend(parse(postgres_url, "jobs"), BackendOptions())
+    backend.open("worker")
+    with psycopg.connect(postgres_server.url) as connection:
+        app.enqueue(work.using(transaction=connection).call())
+        table = f"SELECT count(*) FROM {backend._connection.schema}.wake_at_commit".encode()
+        assert connection.execute(table).fetchone() == (0,)
+    assert operators.LONGEST_SLEEP <= 1
+    assert backend.wait(["default"], 60)
+    backend.close()
+    app.close()
+
+
+# -- unique keys -----------------------------------------------------------------------------------
+
+
+def test_a_unique_key_of_another_open_transaction_is_waited_for(app, postgres_server):
+    with psycopg.connect(postgres_server.url) as one, psycopg.connect(postgres_server.url) as other:
+        first = app.enqueue(alone.using(transaction=one).call())
+        second = []
+        waiting = threading.Thread(target=lambda: second.append(app.enqueue(alone.using(transaction=other).call())))
+        waiting.start()
+        blocked = b"SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'advisory'"
+        with psycopg.connect(postgres_server.url, autocommit=True) as looking:
+            while looking.execute(blocked).fetchone() == (0,):  # it has no event for us
+                assert waiting.is_alive()
+        one.commit()
+        waiting.join(60)
+    assert second[0].id == first.id
+    assert not second[0].created
+
+
+def test_the_wait_for_a_unique_key_ends_with_the_timeout_and_the_transaction_goes_on(postgres_url, postgres_server):
+    app = App(Config(backend=postgres_url, enqueue_timeout=0.2), registry=registry)
+    with psycopg.connect(postgres_server.url) as one, psycopg.connect(postgres_server.url) as other:
+        app.enqueue(alone.using(transaction=one).call())
+        before = other.execute("SHOW lock_timeout").fetchone()
+        with pytest.raises(BackendUnavailable, match="another transaction, which has not ended, holds"):
+            app.enqueue(alone.using(transaction=other).call())
+        kept = app.enqueue(work.using(transaction=other).call())
+        assert other.execute("SHOW lock_timeout").fetchone() == before
+    assert kept.status() is State.READY
+    app.close()
+
+
+# -- what is refused ---------------------------------------------------------------------------------
+
+
+def refused(app, transaction, match, error=TransactionError):
+    with pytest.raises(error, match=match):
+        app.enqueue(work.using(transaction=transaction).call())
+
+
+def test_a_connection_without_a_transaction_is_refused(app, postgres_server, alchemy_url):
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        refused(app, connection, "autocommit mode")
+    engine = sqlalchemy.create_engine(alchemy_url, isolation_level="AUTOCOMMIT")
+    with Session(engine) as session:
+        refused(app, session, "autocommit mode")
+    engine.dispose()
+    refused(app, connection, "is closed")
+
+
+def test_a_failed_transaction_is_refused(app, postgres_server):
+    with contextlib.closing(psycopg.connect(postgres_server.url)) as connection:
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            connection.execute("SELECT 1 / 0")
+        refused(app, connection, "an earlier statement in it has failed")
+
+
+def test_a_transaction_on_another_database_is_refused(app, postgres_server, postgres_url, schema):
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{schema}"'.encode())
+    elsewhere = postgres_server.url_of("jobs", schema)
+    try:
+        with contextlib.closing(psycopg.connect(elsewhere)) as connection:
+            refused(app, connection, f"has no tables of jobs in the schema {schema}")
+        backend = PostgresBackend(parse(f"{elsewhere}?schema={schema}", "jobs"), BackendOptions())
+        backend.open(None)
+        backend.close()
+        with psycopg.connect(elsewhere) as connection:
+            refused(app, connection, "it is on another database than the jobs")
+            connection.execute("SELECT 1")  # it goes on
+    finally:
+        with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+            connection.execute(f'DROP DATABASE "{schema}"'.encode())
+
+
+def test_what_is_no_transaction_of_this_database_is_refused(app):
+    refused(app, object(), "expected a connection of psycopg 3, .* got object")
+    refused(app, "default", "got str")
+    engine = sqlalchemy.create_engine("sqlite://")
+    with engine.connect() as connection:
+        refused(app, connection, r"the engine is sqlite\+pysqlite")
+
+
+def test_a_backend_without_transactions_says_what_to_do(postgres_server):
+    app = App(Config(backend="memory://"), registry=registry)
+    with psycopg.connect(postgres_server.url) as connection:
+        refused(app, connection, "enqueue after the commit, or choose a backend that has transactions", NotSupported)
+    app.close()
+
+
+def test_options_that_contradict_a_transaction_are_refused(app, postgres_server):
+    with psycopg.connect(postgres_server.url) as connection:
+        with pytest.raises(JobDefinitionError, match="on_commit and transaction both say when"):
+            app.enqueue(work.using(transaction=connection, on_commit=True).call())
+        with pytest.raises(TransactionError, match=r"current_job\(\) commits with its own end"):
+            app.prepare(work.using(transaction=connection).call())
+
+
+def test_an_error_of_the_database_is_raised_as_its_library_does(app, postgres_server, alchemy_url, schema):
+    app.enqueue(work.call())
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        connection.execute(f"ALTER TABLE \"{schema}\".job ADD CHECK (topic <> 'broken')".encode())
+    with contextlib.closing(psycopg.connect(postgres_server.url)) as connection, pytest.raises(psycopg.errors.CheckViolation):
+        app.enqueue(work.using(transaction=connection, topic="broken").call())
+    engine = sqlalchemy.create_engine(alchemy_url)
+    with Session(engine) as session, pytest.raises(sqlalchemy.exc.IntegrityError):
+        app.enqueue(work.using(transaction=session, topic="broken").call())
+    engine.dispose()
+
+
+def test_the_role_of_the_application_needs_to_execute_one_function_only(app, postgres_server, schema):
+    app.enqueue(work.call())
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        connection.execute(f'CREATE ROLE "{schema}" LOGIN'.encode())
+    theirs = postgres_server.url_of(schema, "postgres")
+    try:
+        with contextlib.closing(psycopg.connect(theirs)) as connection:
+            refused(app, connection, r"has no tables of jobs|may not enqueue")
+        with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+            connection.execute(f'GRANT USAGE ON SCHEMA "{schema}" TO "{schema}"'.encode())
+        with contextlib.closing(psycopg.connect(theirs)) as connection:
+            refused(app, connection, "its role may not enqueue")
+        with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+            connection.execute(f'GRANT EXECUTE ON FUNCTION "{schema}".enqueue TO "{schema}"'.encode())
+        with psycopg.connect(theirs) as connection:
+            handle = app.enqueue(work.using(transaction=connection).call())
+        assert handle.status() is State.READY
+    finally:
+        with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+            connection.execute(f'DROP OWNED BY "{schema}"; DROP ROLE "{schema}"'.encode())
