@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
 from collections import Counter
 
@@ -70,4 +71,34 @@ def test_reloads_under_load_run_every_job_once(redis_project):
         assert redis_project.run("reload").returncode == 0
     redis_project.until_empty()
     assert sorted(redis_project.ledger()) == sorted(f"note {name}" for name in names)
+    assert supervised.stop() == 0
+
+
+def test_kills_of_workers_and_server_leave_every_done_job_in_the_history_once_with_how_it_ended(redis_project, server):
+    more = 'lease = "2s"\npools.default.workers = 2\n[topics.default]\nkeep_done = "1h"\nkeep_logs = true'
+    redis_project.configure(more, backend=f'backend = "redis://127.0.0.1:{server.port}"')
+    supervised = Supervised(redis_project)
+    ids = redis_project.push_many([("nap", (0.05, f"order-{n}"), {}) for n in range(120)])
+
+    def ended() -> int:
+        return sum(line.startswith("end") for line in redis_project.ledger())
+
+    for fault, share in enumerate((20, 40, 60, 80)):
+        redis_project.until(lambda share=share: ended() >= share)
+        if fault % 2:
+            server.kill()
+            server.start()
+        else:
+            kill(min(supervised.pids()))
+    redis_project.until(lambda: {line.split()[1] for line in redis_project.ledger() if line.startswith("end")} >= {"order-119"})
+    redis_project.until_empty()
+    listed = json.loads(redis_project.here("list", "default", "--state", "done", "--limit", "1000", "--json"))
+    assert Counter(job["id"] for job in listed) == Counter(ids)
+    assert {tuple(run["outcome"] for run in job["timeline"]) for job in listed} == {("done",)}
+    (found,) = redis_project.here("list", "default", "--state", "done", "--text", "order-77").splitlines()
+    assert found.startswith(ids[77])
+    shown = redis_project.here("show", ids[77])
+    assert "attempt 1 begins in process" in shown
+    assert "done" in shown
+    assert redis_project.here("follow", ids[77])
     assert supervised.stop() == 0

@@ -166,7 +166,7 @@ HAVING: dict[str, tuple[str, ...]] = {
     "fairness": ("sqlite://", "redis://", "zmq+tcp://"),
     "flows": ("sqlite://", "redis://", "zmq+tcp://"),
     "notes": ("sqlite://", "redis://", "zmq+tcp://", "postgresql://"),
-    "history": ("sqlite://", "zmq+tcp://", "postgresql://"),
+    "history": ("sqlite://", "redis://", "zmq+tcp://", "postgresql://"),
     "transactions": ("postgresql://",),
 }
 """Our backends with features that not all have, by the scheme of their URL: those of several processes, if there are any."""

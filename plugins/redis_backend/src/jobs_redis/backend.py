@@ -44,7 +44,7 @@ class RedisBackend(RedisOperatorCalls, BindsKeys):
     """The backend for one store on one server; the package's docstring says how it works."""
 
     name = "redis"
-    features = FEATURES | {"checkpoints", "limits", "fairness", "flows", "documents", "guards", "notes"}
+    features = FEATURES | {"checkpoints", "limits", "fairness", "flows", "documents", "guards", "notes", "history"}
 
     def __init__(self, target: Target, options: BackendOptions) -> None:
         self._target = target

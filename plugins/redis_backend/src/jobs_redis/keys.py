@@ -10,7 +10,7 @@ key                    type    what
 {jobs}:dead:TOPIC      zset    id → when it became a dead letter
 {jobs}:history         hash    id → attempts, redeliveries, crashes, deferrals, reason, errors; only for jobs that have any
 {jobs}:cursor          hash    id → cursor of a resumable job
-{jobs}:note            hash    id → what the job has told: see note.lua
+{jobs}:note            hash    id → what the job has told: see telling.lua
 {jobs}:owners          zset    worker process → when its lease expires
 {jobs}:held:OWNER      hash    id → token, for each job that this worker process has reserved; the token names the limits
                                of which the job holds a slot: see `take` in lines.lua
@@ -22,7 +22,11 @@ key                    type    what
 {jobs}:unique-until    zset    unique key → expiry, for the keys that have one
 {jobs}:cancel          set     reserved jobs that are to be cancelled; a second entry with the suffix "\\0force" means
                                that the job's worker may be replaced to end it
-{jobs}:ended:ID        string  the end of a job with a result, or of a cancelled one; expires after its time to live
+{jobs}:ended:ID        string  the end of a job with a result, of a cancelled one, or of a done job that is kept: then with its
+                               record, what it has told, and its history; expires after its time to live
+{jobs}:done:TOPIC      zset    id → when it was done, of jobs that are kept
+{jobs}:done-until:TOPIC  zset  id → until when the job is kept; those whose time is over leave both lists in housekeeping
+{jobs}:done-topics     set     topics with done jobs that are kept
 {jobs}:followers       zset    id → until when a client waits for the job's end
 {jobs}:end:ID          list    has an entry once a followed job has ended
 {jobs}:retired         zset    worker process that can reserve nothing any more → when its jobs are released: see `release` in
@@ -99,6 +103,7 @@ class Keys:
         self.topics = f"{base}:topics"
         self.paused = f"{base}:paused"
         self.document_versions = f"{base}:document-versions"
+        self.done_topics = f"{base}:done-topics"
 
     def wake(self, topic: str) -> str:
         return f"{self.base}:wake:{topic}"
@@ -112,6 +117,9 @@ class Keys:
 
     def inlet(self, topic: str) -> str:
         return f"{self.base}:in:{topic}"
+
+    def done(self, topic: str) -> str:
+        return f"{self.base}:done:{topic}"
 
     def end(self, job_id: str) -> str:
         return f"{self.base}:end:{job_id}"

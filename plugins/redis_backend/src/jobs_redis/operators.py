@@ -36,6 +36,10 @@ class RedisOperatorCalls(Backend):
     def browse(self, topic: str, state: State, limit: int, offset: int = 0) -> list[JobRecord]:
         return self._store.browse(topic, state, limit, offset)
 
+    def find_ids(self, prefix: str, limit: int) -> list[str]:
+        found = super().find_ids(prefix, limit)
+        return [*found, *self._store.find_done(prefix, limit - len(found))]
+
     def topics(self) -> list[str]:
         return sorted(self._store.topics())
 

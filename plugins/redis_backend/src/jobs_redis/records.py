@@ -141,9 +141,8 @@ def _head(priority: int, topic: str) -> bytes:
     return head
 
 
-def settlements(batch: Sequence[Settlement], retention: Callable[[str], Retention]) -> tuple[list[Any], list[int], list[Any]]:
-    """Return the arguments of settle.lua from the fifth on, the order of its answers, and the arguments of note.lua, if any."""
-    told: list[Any] = []
+def settlements(batch: Sequence[Settlement], retention: Callable[[str], Retention]) -> tuple[list[Any], list[int]]:
+    """Return the arguments of settle.lua from the fifth on, and the order of its answers."""
     groups: dict[str, tuple[list[str], list[str], list[int]]] = {}
     others: list[Any] = []
     order: list[int] = []
@@ -154,6 +153,7 @@ def settlements(batch: Sequence[Settlement], retention: Callable[[str], Retentio
             settlement.outcome is _DONE
             and settlement.result is None
             and not settlement.followups
+            and not settlement.timeline
             and not settlement.close_limits
             and settlement.ran
         ):
@@ -165,8 +165,6 @@ def settlements(batch: Sequence[Settlement], retention: Callable[[str], Retentio
             group[2].append(n)
         else:
             others += _settlement(settlement, token, topic.partition("\n")[0], retention)
-            if settlement.outcome is not _DONE and (settlement.notes is not None or settlement.timeline):
-                note(told, settlement.notes or Note(settlement.id, settlement.token), settlement.timeline)
             order.append(n)
     arguments: list[Any] = [len(groups)]
     answered: list[int] = []
@@ -175,7 +173,7 @@ def settlements(batch: Sequence[Settlement], retention: Callable[[str], Retentio
         answered += places
     arguments.append(len(order))
     arguments += others
-    return arguments, answered + order, told
+    return arguments, answered + order
 
 
 def _settlement(settlement: Settlement, token: str, topic: str, retention: Callable[[str], Retention]) -> list[Any]:
@@ -196,18 +194,31 @@ def _settlement(settlement: Settlement, token: str, topic: str, retention: Calla
         int(settlement.cursor is not None),
         settlement.cursor or b"",
         _concerns(settlement),
-        len(settlement.followups) if outcome in ENDS else 0,
+        retention(topic).done_max if _is_kept(settlement) else b"",
     ]
+    if outcome is Outcome.CANCELLED or (outcome is _DONE and not _is_kept(settlement)):
+        values.append(0)  # what it tells would be deleted in the same step
+    elif settlement.notes is None and not settlement.timeline:
+        values.append(0)
+    else:
+        tells: list[Any] = [settlement.timeline]
+        note(tells, settlement.notes or Note(settlement.id, settlement.token))
+        values += (len(tells), *tells)
+    values.append(len(settlement.followups) if outcome in ENDS else 0)
     if outcome in ENDS:
         for followup in settlement.followups:
             message(values, followup)
     return values
 
 
-def note(values: list[Any], told: Note, timeline: bytes = b"") -> None:
-    """Append what a job tells to the arguments of note.lua."""
-    values += (told.id, told.token, int(told.progress is not None), told.progress or b"", told.first, timeline)
-    values += (len(told.lines), *told.lines)
+def _is_kept(settlement: Settlement) -> bool:
+    """Return whether the job itself is kept: see scripts/done.lua."""
+    return settlement.outcome is _DONE and bool(settlement.timeline) and settlement.result_ttl > 0
+
+
+def note(values: list[Any], told: Note) -> None:
+    """Append what a job tells: see told_by in scripts/telling.lua."""
+    values += (int(told.progress is not None), told.progress or b"", told.first, len(told.lines), *told.lines)
 
 
 def _dead_max(settlement: Settlement, topic: str, retention: Callable[[str], Retention]) -> int:
@@ -306,11 +317,21 @@ def job_record(found: Sequence[Any], now: bytes) -> JobRecord | None:
         return None
     broker_now = int(now) / _MICRO
     state, job_id = State(found[0].decode()), found[1].decode()
-    if state in (State.DONE, State.CANCELLED):
-        _, _, topic, at, has_result, result, reason = found
-        kept, since = bytes(result) if has_result else None, int(at) / _MICRO
-        return JobRecord(job_id, topic.decode(), state, since=since, reason=reason.decode(), result=kept, broker_now=broker_now)
-    _, _, record, since, due, owner, cancel, cursor, limit, told, *history = found
+    if state not in (State.DONE, State.CANCELLED):
+        return _described(state, job_id, found[2:], broker_now)
+    topic, at, has_result, result, reason, *kept = found[2:]
+    kept_result = bytes(result) if has_result else None
+    if kept:
+        record, cursor, told, history = kept
+        whole = _described(state, job_id, (record, at, b"", b"", 0, cursor, b"", told, *history), broker_now)
+        return replace(whole, result=kept_result)
+    since, why = int(at) / _MICRO, reason.decode()
+    return JobRecord(job_id, topic.decode(), state, since=since, reason=why, result=kept_result, broker_now=broker_now)
+
+
+def _described(state: State, job_id: str, found: Sequence[Any], broker_now: float) -> JobRecord:
+    """Convert a description from its third value on; see describe in scripts/describe.lua."""
+    record, since, due, owner, cancel, cursor, limit, told, *history = found
     attempt, redeliveries, crashes, deferrals, reason, *errors = history
     progress, lines, runs = told or (b"", (), ())
     try:

@@ -11,6 +11,7 @@ import msgspec
 
 from jobs_core.backend_kit import new_id, new_token
 from jobs_core.backends.base import (
+    MOST_SEARCHED,
     Answer,
     BackendOptions,
     Checkpoint,
@@ -262,9 +263,7 @@ class Store:
         return records.deliveries(found)
 
     def settle(self, owner: str, settlements: Sequence[Settlement], request: str) -> list[Answer]:
-        arguments, order, told = records.settlements(settlements, self.options.retention)
-        if told:  # before the tokens become stale
-            self._run(scripts.NOTE, owner, *told)
+        arguments, order = records.settlements(settlements, self.options.retention)
         letters = self._run(scripts.SETTLE, owner, request, self._cancelled_ttl, *arguments)
         if len(letters) != len(order):  # the request id was used for another batch: this one was not executed
             raise BackendError("a settle request was sent again with other settlements")
@@ -278,6 +277,7 @@ class Store:
     def note(self, owner: str, notes: Sequence[Note]) -> None:
         arguments: list[Any] = []
         for each in notes:
+            arguments += (each.id, each.token)
             records.note(arguments, each)
         if arguments:
             self._run(scripts.NOTE, owner, *arguments)
@@ -328,6 +328,15 @@ class Store:
     def browse(self, topic: str, state: State, limit: int, offset: int) -> list[JobRecord]:
         now, *found = self._run(scripts.BROWSE, topic, state.value, offset, limit)
         return [record for one in found if (record := records.job_record(one, now))]
+
+    def find_done(self, prefix: str, limit: int) -> list[str]:
+        """List up to `limit` ids, with this beginning, of done jobs that are kept; see `Operable.find_ids`."""
+        found: list[str] = []
+        topics = self._runner.call("SMEMBERS", self.keys.done_topics) if limit > 0 else ()
+        for topic in topics:
+            kept: list[bytes] = self._runner.call("ZREVRANGE", self.keys.done(topic.decode()), 0, MOST_SEARCHED - 1)
+            found += [job_id for each in kept if (job_id := each.decode()).startswith(prefix)]
+        return found[:limit]
 
     def topics(self) -> set[str]:
         return {topic.decode(errors="backslashreplace") for topic in self._run(scripts.TOPICS)}

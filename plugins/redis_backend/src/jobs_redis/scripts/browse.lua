@@ -1,4 +1,4 @@
--- List jobs of a topic in one state: the next to run first, the newest dead letter first. Needs common, describe.
+-- List jobs of a topic in one state: the next to run first, the newest dead letter and done job first. Needs common, describe, done.
 --
 -- ARGV     2 topic   3 state   4 offset   5 limit
 -- Result   {now, description of each job ...}: see describe.lua
@@ -66,6 +66,21 @@ elseif state == 'reserved' then
 end
 
 local found = { whole(now) }
+if state == 'done' then
+  -- Pages are complete, so that a reader knows the last one: jobs whose time is over are dropped first, except for a great many.
+  for _ = 1, 10 do
+    if drop_done(topic, DROPPED_AT_ONCE) < DROPPED_AT_ONCE then break end
+  end
+  while #found <= limit do
+    local ids = redis.call('ZREVRANGE', DONE .. topic, offset, offset + limit - #found)
+    if #ids == 0 then break end
+    for _, id in ipairs(ids) do
+      local ended = kept_job(id)
+      if ended then found[#found + 1] = describe_end(id, ended, false) end
+    end
+    offset = offset + #ids
+  end
+end
 for n = offset + 1, offset + limit do
   if not places[n] then break end
   local id, time, owner = unpack(places[n], 1, 3)

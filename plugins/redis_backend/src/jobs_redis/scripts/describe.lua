@@ -1,13 +1,23 @@
--- Describe a job, for operators. Needs common, lines, removal and flows.
+-- Describe a job, for operators. Needs common, lines, removal, flows and done.
 
 local with_lines = false -- whether log lines are part of a description
 
 -- What a job has told: {progress, {line ...}, {entry of its timeline ...}}; empty for most.
+local function shown_notes(told) return { told[3], with_lines and told[4] or {}, told[5] } end
 local function notes_of(id)
   local packed = redis.call('HGET', NOTES, id)
-  if not packed then return '' end
-  local told = cmsgpack.unpack(packed)
-  return { told[3], with_lines and told[4] or {}, told[5] }
+  return packed and shown_notes(cmsgpack.unpack(packed)) or ''
+end
+
+-- {state, id, topic, since, has a result (0 or 1), result, reason} of a job that has ended; for a done job that is kept, also
+-- record, cursor, what it has told, {history ...}.
+local function describe_end(id, ended, with_result)
+  local state, topic, at, _, has, result, reason, kept = unpack(ended, 1, 8)
+  local found = { state, id, topic, at, with_result and has or 0, with_result and result or '', reason or '' }
+  if kept then
+    found[8], found[9], found[10], found[11] = kept[1], kept[2], shown_notes(kept[3]), kept[4]
+  end
+  return found
 end
 
 -- {state, id, record, since, due, owner, cancel, cursor, limit of a limited job or packed {target ...} of a waiting one, what it
@@ -38,10 +48,8 @@ local function find(id)
   local record = redis.call('HGET', JOBS, id)
   if not record then
     local ended = redis.call('GET', base .. 'ended:' .. id)
-    if not ended then return {} end
-    local state, topic, at, till, has, result, reason = unpack(cmsgpack.unpack(ended))
-    if tonumber(till) <= now then return {} end
-    return { state, id, topic, at, has, result, reason or '' }
+    ended = ended and cmsgpack.unpack(ended)
+    return ended and tonumber(ended[4]) > now and describe_end(id, ended, true) or {}
   end
   local job = parse(record)
   local topic = job.topic

@@ -10,8 +10,9 @@ local function tell_followers(id)
   end
 end
 
--- Forget a job that is in no list any more; keep its end for ttl microseconds if it was cancelled or has a result.
-local function finish(id, job, state, ttl, result, reason)
+-- Forget a job that is in no list any more; keep its end for ttl microseconds if it was cancelled, has a result, or is `kept`: see
+-- done.lua.
+local function finish(id, job, state, ttl, result, reason, kept)
   redis.call('HDEL', JOBS, id)
   redis.call('HDEL', HISTORY, id)
   redis.call('HDEL', CURSORS, id)
@@ -19,8 +20,9 @@ local function finish(id, job, state, ttl, result, reason)
   local mark = cancel_mark(id, job)
   redis.call('SREM', CANCEL, mark, mark .. FORCED)
   free_key(id, job)
-  if ttl > 0 and (result or state == 'cancelled') then
+  if ttl > 0 and (result or state == 'cancelled' or kept) then
     local ended = { state, job.topic, whole(now), whole(now + ttl), result and 1 or 0, result or '', reason }
+    if kept then ended[7], ended[8] = '', kept end
     ended = cmsgpack.pack(ended)
     redis.call('SET', base .. 'ended:' .. id, ended, 'PX', whole(math.max(1, math.ceil(ttl / 1000))))
   end

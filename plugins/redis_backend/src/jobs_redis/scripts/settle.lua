@@ -4,8 +4,9 @@
 --          5 number of groups of acknowledged jobs, each: end of the token from the topic on, count n, n ids, n tokens
 --          then the number of other settlements, each: id, token, topic, outcome, after (microseconds), counts (0 or 1),
 --          reason, error, has a result (0 or 1), result, its time to live (microseconds), most dead letters of the topic,
---          has a cursor (0 or 1), cursor, what concerns limits (see below), number of follow-ups, and four values a
---          follow-up: see add in queue.lua
+--          has a cursor (0 or 1), cursor, what concerns limits (see below), most done jobs of the topic (empty: the job is
+--          not kept), number of values that it tells, these: the entry of its timeline, and the values of told_by in
+--          telling.lua; number of follow-ups, and four values a follow-up: see add in queue.lua
 --          What concerns limits is empty, or packed {whether the function ran, the job's limits from now on or false,
 --          {limit to close, microseconds, limit ...}}
 -- Result   one letter per settlement, groups first: s(ettled), a(lready settled by the same request), - (stale)
@@ -88,7 +89,7 @@ if ARGV[at] == '0' then
   return keep_answers()
 end
 
--- Needs queue from here on.
+-- Needs queue, telling and done from here on.
 
 -- Release, retry or defer.
 local function send_back(id, job, token, outcome, after, error)
@@ -117,6 +118,11 @@ local function limit_anew(id, record, job, limits)
   lines().need_schema(2)
 end
 
+-- Return what a done job leaves to be kept.
+local function kept_of(id, told)
+  return { redis.call('HGET', JOBS, id), redis.call('HGET', CURSORS, id) or '', told, history_of(id) }
+end
+
 local function settle(id, token, topic, from)
   local concerns = ARGV[from + 11] ~= '' and cmsgpack.unpack(ARGV[from + 11])
   if concerns then
@@ -140,8 +146,16 @@ local function settle(id, token, topic, from)
     redis.call('HSET', JOBS, id, whole(now) .. ' 0 ' .. #topic .. ' 0 n|' .. topic .. record)
   end
   if ARGV[from + 9] == '1' then redis.call('HSET', CURSORS, id, ARGV[from + 10]) end
+  local told
+  if ARGV[from + 13] ~= '0' then
+    told = told_by(id, token, from + 15)
+    add_run(told, ARGV[from + 14])
+  end
+  if told and outcome ~= 'done' then redis.call('HSET', NOTES, id, cmsgpack.pack(told)) end
   if outcome == 'done' then
-    finish(id, job, 'done', ttl, ARGV[from + 5] == '1' and ARGV[from + 6])
+    local most = ARGV[from + 12]
+    finish(id, job, 'done', ttl, ARGV[from + 5] == '1' and ARGV[from + 6], nil, most ~= '' and kept_of(id, told))
+    if most ~= '' then list_done(id, job.topic, ttl, tonumber(most)) end
   elseif outcome == 'cancelled' then
     finish(id, job, 'cancelled', ttl)
   elseif outcome == 'dead' or outcome == 'expired' then
@@ -154,9 +168,10 @@ local function settle(id, token, topic, from)
     if concerns and concerns[2] and not job.broken then limit_anew(id, record, job, concerns[2]) end
     send_back(id, job, token, outcome, after, error)
   end
-  local followups = tonumber(ARGV[from + 12])
+  local added = from + 14 + tonumber(ARGV[from + 13])
+  local followups = tonumber(ARGV[added])
   if followups > 0 then
-    add(from + 13, followups, cancelled_ttl, { id = id, job = job, most = tonumber(ARGV[from + 8]) })
+    add(added + 1, followups, cancelled_ttl, { id = id, job = job, most = tonumber(ARGV[from + 8]) })
   end
   if #ended_members > 0 then flows().proceed() end
 end
@@ -169,7 +184,8 @@ for _ = 1, tonumber(ARGV[at]) do
   else
     answer('-')
   end
-  at = at + 16 + 4 * tonumber(ARGV[at + 16])
+  at = at + 18 + tonumber(ARGV[at + 17])
+  at = at + 4 * tonumber(ARGV[at])
 end
 
 carry_on()
