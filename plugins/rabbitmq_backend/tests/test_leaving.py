@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import signal
+import threading
 from collections import Counter
 
 import pika
@@ -16,6 +18,10 @@ from .helpers import TOPIC, jobs
 KINDS = ["quorum", "classic"]
 PATIENCE = 30.0
 """Seconds that a broker on a busy machine may take."""
+
+STANDSTILL = 1.5
+"""Seconds for which a broker stands still: longer than RabbitMQ waits for the length of a queue, shorter than a command may
+take."""
 
 
 def run(worker, count, outcome=Outcome.DONE, batch=1000):
@@ -76,4 +82,43 @@ def test_a_worker_that_knows_its_last_job_has_nothing_to_release(connect, rabbit
     # Their order may change: messages that a new queue refuses are published again, behind the others.
     assert Counter([*ran, *dict(rest)]) == Counter(message.id for message in pushed)
     assert len(rest) == 700
+    assert not any(again for _, again in rest)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_worker_leaves_no_trace_in_a_broker_that_stands_still(connect, rabbitmq_node, rabbitmq_url, kind):
+    url = f"{rabbitmq_url}?queues={kind}"
+    connect(url=url).push(jobs(1000), new_token())
+    worker = connect("w", url=url)
+    found = worker.reserve([TOPIC], 100, new_token())
+    continues = threading.Timer(STANDSTILL, rabbitmq_node.signal, [signal.SIGCONT])
+    rabbitmq_node.signal(signal.SIGSTOP)
+    continues.start()
+    try:
+        worker.settle([Settlement(d.id, d.token, Outcome.DONE) for d in found], new_token())
+        worker.close()
+    finally:
+        continues.join()
+    rest = list(left(url))
+    assert len(rest) == 1000 - len(found)
+    assert not any(again for _, again in rest)
+
+
+def test_a_worker_leaves_no_trace_in_a_queue_that_does_not_tell_its_length(connect, rabbitmq_node, rabbitmq_url):
+    vhost = rabbitmq_url.rpartition("/")[2]
+    suspend = f"erlang:suspend_process(whereis('{vhost}_jobs.{TOPIC}')), timer:sleep({round(STANDSTILL * 1000)}), ok."
+    connect().push(jobs(1000), new_token())
+    worker = connect("w")
+    found = worker.reserve([TOPIC], 100, new_token())
+    with pika.BlockingConnection(pika.URLParameters(rabbitmq_url)) as connection:
+        channel = connection.channel()
+        suspended = threading.Thread(target=rabbitmq_node.evaluate, args=[suspend])
+        suspended.start()
+        while channel.queue_declare(f"jobs.{TOPIC}", passive=True).method.message_count:
+            assert suspended.is_alive(), "RabbitMQ told the length of a suspended queue"
+        worker.settle([Settlement(d.id, d.token, Outcome.DONE) for d in found], new_token())
+        worker.close()
+        suspended.join()
+    rest = list(left(rabbitmq_url))
+    assert len(rest) == 1000 - len(found)
     assert not any(again for _, again in rest)

@@ -8,7 +8,6 @@ subscribes to all queues, with one message each, and receives a new job at once.
 from __future__ import annotations
 
 import logging
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -19,7 +18,7 @@ from pika.exceptions import AMQPError, ChannelClosed
 from .errors import NOT_FOUND, reply_code, translated
 from .messages import SUSPECT, BrokerMessage
 from .topology import FRONT, SUSPECTS, Topology
-from .transport import BrokerConnection, OpenChannel
+from .transport import COMMAND_TIMEOUT, BrokerConnection, OpenChannel
 
 logger = logging.getLogger("jobs.rabbitmq")
 
@@ -35,11 +34,14 @@ ENOUGH = 64
 HOARD = 16
 """Above this multiple of the suitable number of messages, those delivered ahead are released."""
 
-DELIVERED_WITHIN = 1.0
-"""Seconds to wait for messages in transit before a consumer is cancelled."""
-
 LOOK_AGAIN = 0.02
 """Seconds after which the queue's length is checked again: another worker may have received its messages."""
+
+LOOKS = round(COMMAND_TIMEOUT / LOOK_AGAIN)
+"""The most looks in a row at a queue that has messages and delivers none, before its consumer is cancelled regardless.
+
+Looks are counted, not seconds: while the broker or this machine stands still, a look takes as long as the standstill.
+"""
 
 Arrived = Callable[["Consumer", BrokerMessage], None]
 
@@ -284,10 +286,12 @@ class Consumer:
         """Wait until each of these consumers is full or its queue is empty; `calm`: and until no message arrived for a moment.
 
         If a consumer is cancelled while messages are in transit to it, a quorum queue takes these back and counts them as
-        lost. Messages can be in transit after each acknowledgement, which makes room for more.
+        lost. Messages can be in transit after each acknowledgement, which makes room for more. A broker that does not answer a
+        look within COMMAND_TIMEOUT ends the wait, and the connection.
         """
-        deadline = time.monotonic() + DELIVERED_WITHIN
-        while self.connection.failure is None and time.monotonic() < deadline:
+        came, looks = self._came, 0
+        while self.connection.failure is None and looks < LOOKS:
+            looks = looks + 1 if came == self._came else 0
             came = self._came
             roomy = [tag for tag in tags if self._has_room(tag)]
             waiting = [tag for tag in roomy if self._topology.length(self._by_tag[tag])]

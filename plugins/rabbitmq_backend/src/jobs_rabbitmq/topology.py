@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -57,6 +58,12 @@ DELIVERIES = 1000
 
 OWN_CONSUMER_TIMEOUT = (3, 12)
 """The first version in which a queue can have its own consumer timeout."""
+
+DOUBTFUL = 0.2
+"""Seconds after which a length of 0 is in doubt: RabbitMQ also reports 0 if a quorum queue has not answered it in 250 ms."""
+
+TRIES = 8
+"""The number of doubtful answers after which a length of 0 is believed; a standstill of any duration costs one."""
 
 LONGEST_RUN = 7 * 86400.0
 """The consumer timeout of our queues, in seconds; the core itself limits how long a job may run."""
@@ -162,15 +169,20 @@ class Topology:
         return self._there(lambda channel, done: _look(channel, queue, done))
 
     def length(self, queue: str) -> int:
-        """Count the ready messages of a queue; 0 if the queue does not exist.
+        """Count the ready messages of a queue; 0 if it does not exist, or does not report its length in TRIES tries.
 
         Right after a restart, the broker may report too few.
         """
-        try:
-            answer = self._do(lambda channel, done: _look(channel, queue, done))
-        except Missing:
-            return 0
-        return int(answer.method.message_count)
+        for _ in range(TRIES):
+            asked_at = time.monotonic()
+            try:
+                answer = self._do(lambda channel, done: _look(channel, queue, done))
+            except Missing:
+                return 0
+            ready = int(answer.method.message_count)
+            if ready or time.monotonic() - asked_at < DOUBTFUL:
+                return ready
+        return 0
 
     def purge(self, queue: str) -> int:
         """Delete the ready messages of a queue; return how many."""
