@@ -12,7 +12,9 @@ import psycopg
 from jobs_core.testing.services.postgres import PostgresServer
 
 from ..support.proxy import Proxy
+from . import flows
 from .stage import LEASE, Row, SetUp, Stage
+from .supervised import Supervision
 from .troubles import flap, freeze_worker, in_turn, kill_busy_workers, kill_worker, lose_packets, lose_reply_to, slow_down
 
 SILENCE = 12.0
@@ -135,6 +137,19 @@ def lose_reply(stage: PostgresStage) -> None:
     lose_reply_to(b"_pg3_")(stage)
 
 
+@contextlib.contextmanager
+def supervised(kind: type[Supervision], directory: Path, toml: str) -> Iterator[Supervision]:
+    """Yield machines that share a server."""
+    with PostgresServer() as server:
+
+        def kill_and_start() -> None:
+            server.crash()
+            server.start()
+
+        with kind(directory / "machines", server.url, toml=toml, kill_broker=kill_and_start) as stage:
+            yield stage
+
+
 ROWS: dict[str, Row] = {
     "workers killed": _row(kill_worker, times=8),
     "workers killed, each with 5,000 jobs": many_at_once_killed,
@@ -152,6 +167,7 @@ ROWS: dict[str, Row] = {
     "replies lost": _row(lose_reply, times=20),
     "packets lost in silence": _row(lose_packets(SILENCE)),
     "100 ms and more each way": _row(slow_down),
+    "10,000 flows, every process killed": flows.row(supervised),
 }
 
 EVERYTHING: tuple[Trouble, ...] = (

@@ -18,6 +18,7 @@ PUBLISHED = {
     "jobs_core.backend_kit",
     "jobs_core.backends.base",
     "jobs_core.backends.documents",
+    "jobs_core.backends.flow_plan",
     "jobs_core.backends.flows",
     "jobs_core.backends.letters",
     "jobs_core.backends.limits",

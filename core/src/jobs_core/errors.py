@@ -164,7 +164,7 @@ class FlowLost(BackendError):
 HAVING: dict[str, tuple[str, ...]] = {
     "limits": ("sqlite://", "redis://", "zmq+tcp://"),
     "fairness": ("sqlite://", "redis://", "zmq+tcp://"),
-    "flows": ("sqlite://", "redis://", "zmq+tcp://"),
+    "flows": ("sqlite://", "redis://", "zmq+tcp://", "postgresql://"),
     "notes": ("sqlite://", "redis://", "zmq+tcp://", "postgresql://"),
     "history": ("sqlite://", "redis://", "zmq+tcp://", "postgresql://"),
     "transactions": ("postgresql://",),

@@ -21,7 +21,7 @@ from jobs_core import App, BackendUnavailable, Config, NotSupported, Transaction
 from jobs_core.backends.base import BackendOptions, State
 from jobs_core.errors import JobDefinitionError
 from jobs_core.registry import Registry
-from jobs_postgres import operators
+from jobs_postgres import listener
 from jobs_postgres.backend import PostgresBackend
 from jobs_postgres.url import parse
 
@@ -182,7 +182,7 @@ def test_with_notify_off_workers_look_by_themselves(postgres_url, postgres_serve
         app.enqueue(work.using(transaction=connection).call())
         table = f"SELECT count(*) FROM {backend._connection.schema}.wake_at_commit".encode()
         assert connection.execute(table).fetchone() == (0,)
-    assert operators.LONGEST_SLEEP <= 1
+    assert listener.LONGEST_SLEEP <= 1
     assert backend.wait(["default"], 60)
     backend.close()
     app.close()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 from jobs_core.backends.base import (
@@ -22,17 +24,21 @@ from jobs_core.backends.base import (
     Settlement,
 )
 from jobs_core.backends.documents import Guard
+from jobs_core.backends.flows import SLICE
 from jobs_core.errors import BackendError, OwnerLost
 
 from .advice import advice
 from .connection import ServerConnection
 from .documents import PostgresDocumentCalls
 from .enlisting import PostgresTransactionCalls
-from .listener import CANCEL, Listener
-from .operators import LONGEST_SLEEP, PostgresOperatorCalls
+from .joining import DEAD, DONE, GONE
+from .listener import CANCEL, LONGEST_SLEEP, Listener
+from .operators import PostgresOperatorCalls
 from .rows import delivery, facts, stored, token
 from .url import Target
 
+_number = itemgetter(0)
+_LOOK = "SELECT ready OR EXISTS (SELECT FROM {s}.flow_left), due FROM {s}.look(%s)"
 _ANSWERS = {"s": Answer.SETTLED, "a": Answer.ALREADY, "-": Answer.STALE}
 
 
@@ -40,7 +46,7 @@ class PostgresBackend(PostgresOperatorCalls, PostgresDocumentCalls, PostgresTran
     """One connection to the server, and for a worker a second one, on which it is notified."""
 
     name = "postgresql"
-    features = FEATURES | {"checkpoints", "documents", "guards", "notes", "history", "transactions"}
+    features = FEATURES | {"checkpoints", "documents", "guards", "notes", "history", "flows", "transactions"}
     wakes_to_cancel = True
 
     def __init__(self, target: Target, options: BackendOptions) -> None:
@@ -116,14 +122,20 @@ class PostgresBackend(PostgresOperatorCalls, PostgresDocumentCalls, PostgresTran
     def reserve(self, topics: Sequence[str], limit: int, request: str) -> list[Delivery]:
         again, self._asked = request == self._asked, request
         parameters = (self._owner, self._options.lease, list(topics), limit, request, again, self.startable)
-        return self._deliveries(self._connection.call("reserve", 7), parameters, request)
+        statement = self._connection.call("reserve", 7)
+        found, carries_on = self._deliveries(statement, parameters, request)
+        if not carries_on:
+            return found
+        self._carry_on()
+        return found or self._deliveries(statement, parameters, request)[0]
 
     def claim(self, job_ids: Sequence[str], request: str) -> list[Delivery]:
         again, self._asked = request == self._asked, request
         parameters = (self._owner, self._options.lease, list(job_ids), request, again)
-        return self._deliveries(self._connection.call("take_over", 5), parameters, request)
+        return self._deliveries(self._connection.call("take_over", 5), parameters, request)[0]
 
-    def _deliveries(self, statement: str, parameters: Sequence[Any], request: str) -> list[Delivery]:
+    def _deliveries(self, statement: str, parameters: Sequence[Any], request: str) -> tuple[list[Delivery], bool]:
+        """Return the jobs that a statement reserves, and whether there is something to carry on with in flows."""
         try:
             rows = self._connection.rows(statement, parameters)
         except OwnerLost:
@@ -131,7 +143,14 @@ class PostgresBackend(PostgresOperatorCalls, PostgresDocumentCalls, PostgresTran
         keyed = [row for row in rows if row[9] is not None]
         if keyed:
             self._connection.function("free_queued", [row[1] for row in keyed], [row[9] for row in keyed])
-        return [delivery(row, request) for row in rows]
+        carries_on = bool(rows) and rows[-1][0] is None
+        if carries_on:
+            del rows[-1]
+        if rows and min(map(_number, rows)) < 0:
+            deliveries = {row[0]: delivery(row, request) for row in rows}
+            self._with_flows(deliveries, request, self._owner)
+            return [*deliveries.values()], carries_on or len(deliveries) < len(rows)
+        return [delivery(row, request) for row in rows], carries_on
 
     def wait(self, topics: Sequence[str], timeout: float) -> bool:
         listener = self._listener
@@ -145,7 +164,7 @@ class PostgresBackend(PostgresOperatorCalls, PostgresDocumentCalls, PostgresTran
             if not self._asleep.issuperset(topics):
                 self._connection.function("fall_asleep", list(topics), listener.channel)
                 self._asleep = frozenset(topics)
-            ((ready, due),) = self._connection.rows(self._connection.call("look", 1), (list(topics),))
+            ((ready, due),) = self._connection.rows(self._connection.sql(_LOOK), (list(topics),))
             if ready or (due is not None and due <= 0):
                 return self._awake(True)
             left = min(deadline - time.monotonic(), LONGEST_SLEEP, *(() if due is None else (due,)))
@@ -190,11 +209,22 @@ class PostgresBackend(PostgresOperatorCalls, PostgresDocumentCalls, PostgresTran
         if all(s.outcome is Outcome.DONE and s.result is None and not (s.followups or s.timeline) for s in settlements):
             tokens = [token(s.token) for s in settlements]
             seqs, requests = [seq for seq, _ in tokens], [asked for _, asked in tokens]
-            answers = self._connection.function("settle_done", self._owner, request, self._settled, again, seqs, requests)
+            if min(seqs) < -1:
+                answers = self._settle_members(request, again, seqs, requests)
+            else:
+                answers = self._connection.function("settle_done", self._owner, request, self._settled, again, seqs, requests)
         else:
             answers = self._settle_each(settlements, request, again)
         self._settled, self._settling = request, ""
         return [_ANSWERS[answer] for answer in answers]
+
+    def _settle_members(self, request: str, again: bool, seqs: list[int], requests: list[str]) -> str:
+        """Acknowledge jobs of which some are members of flows; return the answers."""
+        ttl = self._options.cancelled_ttl
+        parameters = (self._owner, request, self._settled, again, seqs, requests, ttl)
+        ((answers, woken),) = self._connection.rows(self._connection.call("settle_done_members", 7), parameters)
+        self._wake(woken)
+        return str(answers)
 
     def _settle_each(self, settlements: Sequence[Settlement], request: str, again: bool) -> str:
         """Settle a batch with other outcomes than plain acknowledgements, in one transaction; return its answers."""
@@ -206,10 +236,15 @@ class PostgresBackend(PostgresOperatorCalls, PostgresDocumentCalls, PostgresTran
             if known is not None:
                 return str(known)
             answers = ""
+            members = [seq for seq, _ in (token(settlement.token) for settlement in settlements) if seq < -1]
+            flows = self._connection.function("lock_flows", members) if members else None
             for settlement in settlements:
                 answers += "s" if self._settle_one(settlement, topics) else "-"
             insert = "WITH new AS (INSERT INTO {s}.settled VALUES (%s, %s, %s)) SELECT 1"
             self._connection.value(self._connection.sql(insert), (self._owner, request, answers))
+            if flows:
+                proceed = self._connection.sql("SELECT {s}.proceed(%s, %s, %s, {s}.now_())")
+                topics.extend(self._connection.value(proceed, (flows, SLICE, self._options.cancelled_ttl)))
             return answers
 
         found = self._connection.transaction(settle)
@@ -226,18 +261,33 @@ class PostgresBackend(PostgresOperatorCalls, PostgresDocumentCalls, PostgresTran
         if settlement.notes or settlement.timeline:
             self._tell_end(settlement, topic[0][0])
         counted = int(settlement.counts and outcome is Outcome.DEAD)
-        settled: bool = self._connection.function(
+        settled: str | None = self._connection.function(
             "settle_one", self._owner, seq, asked, outcome.value, settlement.after, counted,
             settlement.reason or outcome.value, settlement.error, settlement.result, settlement.result_ttl, settlement.cursor,
             None if settlement.limits is None else list(settlement.limits), settlement.ran, self._options.cancelled_ttl,
             self._options.retention(topic[0][0]).dead_max,
         )  # fmt: skip
         if settled and settlement.followups and outcome in ENDS:
-            self._connection.function("push", None, *facts(settlement.followups), False, self._options.cancelled_ttl)
-            topics += [message.topic for message in settlement.followups]
-        if settled and outcome in (Outcome.RELEASE, Outcome.RETRY, Outcome.DEFER):
+            self._push_followups(settlement.followups, seq, topics)
+        if settled and seq < 0 and settled != "queued":
+            phase = {"done": DONE, "dead": DEAD, "cancelled": GONE}[settled]
+            reason = settlement.reason or outcome.value if phase == DEAD else None
+            end = self._connection.sql("SELECT {s}.end_member(%s, %s, %s, %s, {s}.now_())")
+            self._connection.value(end, (seq, phase, reason, settlement.result if phase == DONE else None))
+        if settled == "queued":
             topics.append(topic[0][0])
-        return settled
+        return settled is not None
+
+    def _push_followups(self, messages: Sequence[Outgoing], by: int, topics: list[str]) -> None:
+        """Push what a job adds at its end, in order; add the topics of the jobs that may be ready."""
+        for are_members, some in itertools.groupby(messages, key=lambda message: message.member is not None):
+            group = list(some)
+            if are_members:
+                for message in group:
+                    self._join(message, by, topics)
+            else:
+                self._connection.function("push", None, *facts(group), False, self._options.cancelled_ttl)
+                topics += [message.topic for message in group]
 
     def checkpoint(self, checkpoints: Sequence[Checkpoint]) -> None:
         tokens = [token(each.token) for each in checkpoints]
@@ -272,8 +322,9 @@ class PostgresBackend(PostgresOperatorCalls, PostgresDocumentCalls, PostgresTran
 
     def _release(self, owner: str, started: list[str], ran: list[str], report: bytes, *, crash: bool) -> int:
         ttl = self._options.cancelled_ttl
-        topics = self._connection.function("release_owner", owner, started, ran, report, crash, ttl)
-        self._wake(topics)
+        statement = self._connection.call("release_owner", 6)
+        ((topics, woken),) = self._connection.rows(statement, (owner, started, ran, report, crash, ttl))
+        self._wake([*topics, *woken])
         return len(topics)
 
     def housekeep(self, limit: int) -> Housekept:
@@ -287,4 +338,7 @@ class PostgresBackend(PostgresOperatorCalls, PostgresDocumentCalls, PostgresTran
         if woken:
             names = sorted({*woken})
             self._connection.function("wake_after", names, [limit] * len(names))
-        return Housekept(readied, released, dropped, more=limit in (readied, released, dropped))
+        statement = self._connection.call("housekeep_flows", 4)
+        ((letters, more, woken),) = self._connection.rows(statement, (limit, options.cancelled_ttl, topics, keeps))
+        self._wake(woken)
+        return Housekept(readied, released, dropped + letters, more=more or limit in (readied, released, dropped))

@@ -16,6 +16,9 @@ from .url import Target
 CANCEL = b"cancel"
 """What a notification says that tells an owner to send a heartbeat; others name a topic, or say that a job has ended."""
 
+LONGEST_SLEEP = 1.0
+"""Seconds after which a wait looks again, in case a process died between its commit and its wake-up."""
+
 
 def channel_of(schema: str, name: str) -> str:
     """Return the channel of an owner, or of another process that waits; it is an identifier of 63 bytes at most."""

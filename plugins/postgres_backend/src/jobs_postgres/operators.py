@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Sequence
+from typing import Any
 
 from msgspec.structs import replace
 
-from jobs_core.backend_kit import new_token
 from jobs_core.backends.base import BackendOptions, Counts, JobRecord, State
 
 from .connection import ServerConnection
-from .listener import CANCEL, Listener, channel_of
+from .flows import PostgresFlowCalls
 from .notes import PostgresNoteCalls
 from .rows import BROWSED, RECORD, record
 
 PURGED_AT_ONCE = 1000
-LONGEST_SLEEP = 1.0
-"""Seconds after which a wait looks again, in case a process died between its commit and its wake-up."""
 
 _BROWSE = {
     State.READY: """
@@ -26,11 +23,12 @@ _BROWSE = {
         SELECT seq, 1, rank, due FROM {s}.scheduled WHERE topic = %(topic)s AND due <= {s}.now_() ORDER BY 2, 3, 4, 1""",
     State.SCHEDULED: "SELECT seq FROM {s}.scheduled WHERE topic = %(topic)s AND due > {s}.now_() ORDER BY due, seq",
     State.RESERVED: "SELECT seq FROM {s}.reserved WHERE topic = %(topic)s ORDER BY at, seq",
+    State.WAITING: "SELECT seq FROM {s}.flow_member WHERE topic = %(topic)s AND phase < 2 ORDER BY seq",
     State.DEAD: "SELECT seq FROM {s}.dead WHERE topic = %(topic)s ORDER BY at DESC, seq DESC",
 }
 
 
-class PostgresOperatorCalls(PostgresNoteCalls):
+class PostgresOperatorCalls(PostgresFlowCalls, PostgresNoteCalls):
     """The calls of operators, a base class of `PostgresBackend`."""
 
     def __init__(self, connection: ServerConnection, options: BackendOptions) -> None:
@@ -40,7 +38,7 @@ class PostgresOperatorCalls(PostgresNoteCalls):
     def get(self, job_id: str) -> JobRecord | None:
         rows = self._connection.rows(self._connection.sql(RECORD + " WHERE j.id = %s"), (job_id,))
         if rows:
-            return record(rows[0])
+            return self._placed(rows)[0]
         found = self._connection.rows(
             self._connection.sql(
                 "SELECT id, topic, state, at, result, {s}.now_() FROM {s}.ended WHERE id = %s AND until > {s}.now_()"
@@ -52,7 +50,25 @@ class PostgresOperatorCalls(PostgresNoteCalls):
         ended_id, topic, state, at, result, now = found[0]
         if state == State.DONE.value and (kept := self._kept(job_id)) is not None:
             return replace(kept, result=result)
+        if state == State.CANCELLED.value:
+            reason = "" if result is None else result.decode()
+            return JobRecord(ended_id, topic, State.CANCELLED, since=at, reason=reason, broker_now=now)
         return JobRecord(ended_id, topic, State(state), since=at, result=result, broker_now=now)
+
+    def _placed(self, rows: Sequence[Sequence[Any]]) -> list[JobRecord]:
+        """Convert rows of jobs to records; look up the places of those that are members of flows."""
+        members = [row[-1] for row in rows if row[-1] < 0]
+        places = self._places(members) if members else {}
+        found = []
+        for row in rows:
+            each = record(row)
+            if row[-1] in places:
+                member, waiting_for, waits = places[row[-1]]
+                each = replace(each, member=member, waiting_for=waiting_for)
+                if waits:
+                    each = replace(each, state=State.WAITING, since=each.pushed_at)
+            found.append(each)
+        return found
 
     def browse(self, topic: str, state: State, limit: int, offset: int = 0) -> list[JobRecord]:
         if state is State.DONE:
@@ -65,7 +81,7 @@ class PostgresOperatorCalls(PostgresNoteCalls):
             row[0] for row in self._connection.rows(self._connection.sql(f"{wanted} LIMIT %(limit)s OFFSET %(offset)s"), facts)
         ]
         rows = self._connection.rows(self._connection.sql(BROWSED + " WHERE j.seq = ANY (%s)"), (order,))
-        found = {row[-1]: record(row) for row in rows}
+        found = dict(zip([row[-1] for row in rows], self._placed(rows), strict=True))
         return [found[seq] for seq in order if seq in found]
 
     def find_ids(self, prefix: str, limit: int) -> list[str]:
@@ -79,7 +95,8 @@ class PostgresOperatorCalls(PostgresNoteCalls):
     def topics(self) -> list[str]:
         statement = (
             "SELECT {s}.topics_of('ready') UNION SELECT {s}.topics_of('scheduled') UNION SELECT {s}.topics_of('dead') "
-            "UNION SELECT topic FROM {s}.paused UNION SELECT topic FROM {s}.reserved"
+            "UNION SELECT topic FROM {s}.paused UNION SELECT topic FROM {s}.reserved "
+            "UNION SELECT {s}.waiting_topics()"
         )
         return sorted(row[0] for row in self._connection.rows(self._connection.sql(statement)))
 
@@ -90,29 +107,31 @@ class PostgresOperatorCalls(PostgresNoteCalls):
                    (SELECT count(*) FROM {s}.scheduled WHERE topic = t AND due > now_),
                    (SELECT count(*) FROM {s}.reserved WHERE topic = t), (SELECT count(*) FROM {s}.dead WHERE topic = t),
                    now_ - least((SELECT min(since) FROM {s}.ready WHERE topic = t),
-                                (SELECT min(due) FROM {s}.scheduled WHERE topic = t AND due <= now_))
+                                (SELECT min(due) FROM {s}.scheduled WHERE topic = t AND due <= now_)),
+                   (SELECT count(*) FROM {s}.flow_member WHERE topic = t AND phase < 2)
               FROM unnest(%s::text[]) AS t, {s}.now_() AS now_"""
         return {
-            topic: Counts(ready + due, later, reserved, dead, None if age is None else max(0.0, age))
-            for topic, ready, due, later, reserved, dead, age in self._connection.rows(
+            topic: Counts(ready + due, later, reserved, dead, None if age is None else max(0.0, age), waiting=waiting)
+            for topic, ready, due, later, reserved, dead, age, waiting in self._connection.rows(
                 self._connection.sql(statement), (list(topics),)
             )
         }
 
     def requeue(self, job_ids: Sequence[str]) -> int:
         topics = self._connection.function("requeue", list(job_ids))
+        topics += self._connection.function("requeue_members", list(job_ids), self._options.cancelled_ttl)
         self._wake(topics)
         return len(topics)
 
     def discard(self, job_ids: Sequence[str], reason: str) -> int:
         statement = self._connection.sql("SELECT topic, id FROM {s}.job WHERE id = ANY (%s) ORDER BY topic, id")
         found = self._connection.rows(statement, (list(job_ids),))
-        return sum(
-            self._connection.function(
-                "discard", [job_id for _, job_id in group], reason, self._options.retention(topic).dead_max
-            )
-            for topic, group in itertools.groupby(found, key=lambda row: str(row[0]))
-        )
+        discarded = 0
+        for topic, group in itertools.groupby(found, key=lambda row: str(row[0])):
+            ids, dead_max = [job_id for _, job_id in group], self._options.retention(topic).dead_max
+            discarded += self._connection.function("discard", ids, reason, dead_max)
+            discarded += self._of_members("discard_members", ids, reason, dead_max)
+        return discarded
 
     def purge(self, topic: str, state: State) -> int:
         deleted = 0
@@ -122,11 +141,16 @@ class PostgresOperatorCalls(PostgresNoteCalls):
                 deleted += some
                 if some < PURGED_AT_ONCE:
                     break
+            while True:
+                some = self._of_members("purge_members", topic, kind, PURGED_AT_ONCE)
+                deleted += some
+                if some < PURGED_AT_ONCE:
+                    break
         return deleted
 
     def drop(self, job_ids: Sequence[str]) -> int:
         found: int = self._connection.function("drop_dead", list(job_ids))
-        return found
+        return found + self._of_members("drop_members", list(job_ids))
 
     def pause(self, topic: str) -> None:
         self._connection.value(
@@ -144,40 +168,20 @@ class PostgresOperatorCalls(PostgresNoteCalls):
 
     def cancel(self, job_id: str, *, force: bool = False) -> State:
         statement = self._connection.call("cancel_job", 3)
-        ((state, told),) = self._connection.rows(statement, (job_id, force, self._options.cancelled_ttl))
+        ((state, told, woken),) = self._connection.rows(statement, (job_id, force, self._options.cancelled_ttl))
         if told is not None:
-            self._connection.rows(
-                "SELECT pg_notify(%s, %s)", (channel_of(self._connection.target.schema, told), CANCEL.decode())
-            )
+            self._call([told])
+        self._wake(woken)
         return State(state)
 
     def fetch_result(self, job_id: str, timeout: float) -> JobRecord | None:
-        record = self._ended(job_id)
-        if record is not None or timeout <= 0:
-            return record
-        deadline = time.monotonic() + timeout
-        listener = Listener(self._connection.target, new_token())
-        try:
-            listener.connect()
-            insert = "WITH new AS (INSERT INTO {s}.waiter VALUES (%s, %s, {s}.now_())) SELECT 1"
-            self._connection.value(self._connection.sql(insert), (job_id, listener.channel))
-            while True:
-                record = self._ended(job_id)
-                left = deadline - time.monotonic()
-                if record is not None or left <= 0:
-                    return record
-                listener.sleep(min(left, LONGEST_SLEEP))
-        finally:
-            listener.close()
-            if self._connection.connected:
-                gone = "WITH gone AS (DELETE FROM {s}.waiter WHERE channel = %s) SELECT 1"
-                self._connection.value(self._connection.sql(gone), (listener.channel,))
+        def look() -> tuple[bool, JobRecord | None]:
+            found = self.get(job_id)
+            if found is None:
+                return True, JobRecord(job_id, "", State.UNKNOWN)
+            return found.state in (State.DONE, State.DEAD, State.CANCELLED), found
 
-    def _ended(self, job_id: str) -> JobRecord | None:
-        found = self.get(job_id)
-        if found is None:
-            return JobRecord(job_id, "", State.UNKNOWN)
-        return found if found.state in (State.DONE, State.DEAD, State.CANCELLED) else None
+        return self._wait_for(job_id, look, timeout)
 
     def setup(self) -> None:
         if self._connection.connected:
@@ -188,9 +192,3 @@ class PostgresOperatorCalls(PostgresNoteCalls):
             self._connection.setup()
         finally:
             self._connection.disconnect()
-
-    def _wake(self, topics: Sequence[str]) -> None:
-        """Wake a worker for each of these jobs, named by their topics."""
-        if topics:
-            names = sorted({*topics})
-            self._connection.function("wake_after", names, [topics.count(name) for name in names])

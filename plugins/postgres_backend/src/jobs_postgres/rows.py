@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from jobs_core.backends.base import Delivery, JobRecord, Outgoing, State
+from jobs_core.backends.flows import misplaced
 from jobs_core.backends.notes import NONE, Notes
 
 HOLDS = "h"
@@ -17,10 +18,11 @@ HOLDS = "h"
 _encode = msgspec.json.Encoder().encode
 
 
-def facts(messages: Sequence[Outgoing]) -> tuple[str, list[bytes], bool, bool]:
+def facts(messages: Sequence[Outgoing], *, members: bool = False) -> tuple[str, list[bytes], bool, bool]:
     """Return the facts of messages as JSON, and their payloads.
 
-    And whether none has a unique key or a chosen id, and whether one has a key or limits.
+    And whether none has a unique key or a chosen id, and whether one has a key or limits. Raises BackendError for members
+    of flows, unless they are expected.
     """
     plain, lined = True, False
     rows = []
@@ -33,6 +35,8 @@ def facts(messages: Sequence[Outgoing]) -> tuple[str, list[bytes], bool, bool]:
         if message.unique or message.chosen:
             plain = False
             _mark(row, message)
+        if message.member is not None and not members:
+            raise misplaced(message.id, message.member)
         rows.append(row)
     return _encode(rows).decode(), [message.payload for message in messages], plain, lined
 
@@ -70,7 +74,7 @@ def delivery(row: Sequence[Any], request: str) -> Delivery:
 def token(text: int | str) -> tuple[int, str]:
     """Return the sequence number and the request that a token names; -1 for one that is not ours."""
     seq, _, request = str(text).lstrip(HOLDS).partition(":")
-    return int(seq) if seq.isdigit() and len(seq) < 19 else -1, request
+    return int(seq) if seq.removeprefix("-").isdigit() and len(seq) < 19 else -1, request
 
 
 RECORD = """

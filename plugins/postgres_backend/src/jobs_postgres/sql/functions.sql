@@ -119,7 +119,8 @@ BEGIN
     INSERT INTO {s}.dead VALUES (j.topic, now_, seq_, reason_);
     WITH gone AS (
         DELETE FROM {s}.dead WHERE ctid = ANY (ARRAY(
-            SELECT ctid FROM {s}.dead WHERE topic = j.topic ORDER BY at DESC, seq DESC LIMIT 100 OFFSET most FOR UPDATE SKIP LOCKED))
+            SELECT ctid FROM {s}.dead WHERE topic = j.topic AND (seq > 0 OR {s}.is_dispensable(seq))
+             ORDER BY at DESC, seq DESC LIMIT 100 OFFSET most FOR UPDATE SKIP LOCKED))
         RETURNING seq)
     SELECT array_agg(seq) INTO old FROM gone;
     IF old IS NOT NULL THEN
@@ -215,7 +216,7 @@ BEGIN
              WHERE key = m.key AND (until IS NULL OR until > now_) FOR UPDATE;
             IF FOUND THEN
                 IF m.v ->> 'o' = 'replace' OR held.loose AND NOT held.job_id = ANY (coalesce(together, '{}')) THEN
-                    SELECT {s}.dequeue(array_agg(seq)) INTO gone FROM {s}.job WHERE id = held.job_id;
+                    SELECT {s}.dequeue(array_agg(seq)) INTO gone FROM {s}.job WHERE id = held.job_id AND seq > 0;
                 ELSE
                     gone := '{}';
                 END IF;
@@ -358,6 +359,10 @@ BEGIN
             PERFORM {s}.wake(ARRAY[t], 1); -- there are more
         END IF;
     END LOOP;
+    IF (lacking > 0 OR most = 0) AND EXISTS (SELECT FROM {s}.flow_left) THEN
+        topic := ''; -- there is something to carry on with
+        RETURN NEXT;
+    END IF;
 END $$;
 
 -- Free the keys that jobs hold only while they are queued.
@@ -396,7 +401,7 @@ BEGIN
     IF NOT again THEN
         SELECT array_agg(locked.seq) INTO these FROM (
             SELECT j.seq FROM {s}.job AS j WHERE j.id = ANY (ids) ORDER BY j.seq FOR UPDATE) AS locked
-         WHERE NOT EXISTS (SELECT FROM {s}.dead AS d WHERE d.seq = locked.seq);
+         WHERE NOT EXISTS (SELECT FROM {s}.dead AS d WHERE d.seq = locked.seq) AND (locked.seq > 0 OR {s}.may_start(locked.seq));
         IF these IS NOT NULL THEN
             UPDATE {s}.job AS j SET since = clock FROM {s}.scheduled AS p WHERE p.seq = j.seq AND j.seq = ANY (these);
             DELETE FROM {s}.scheduled AS p WHERE p.seq = ANY (these);
@@ -467,12 +472,12 @@ BEGIN
     RETURN answer;
 END $$;
 
--- Settle one reservation in a transaction of the client; return whether it was one of this owner.
+-- Settle one reservation in a transaction of the client; return what became of the job, NULL if it was none of this owner.
 CREATE OR REPLACE FUNCTION {s}.settle_one(
     owner_ text, seq_ bigint, request_ text, outcome text, after_ double precision, counted integer, reason text, error bytea,
     result bytea, ttl double precision, cursor_ bytea, new_limits text[], ran boolean, cancelled_ttl double precision,
     dead_max integer)
-RETURNS boolean LANGUAGE plpgsql AS $$
+RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
     now_ double precision := {s}.now_();
     cancelled boolean;
@@ -480,7 +485,7 @@ DECLARE
 BEGIN
     DELETE FROM {s}.reserved WHERE seq = seq_ AND request = request_ AND owner = owner_ RETURNING slots INTO slots_;
     IF NOT FOUND THEN
-        RETURN false;
+        RETURN NULL;
     END IF;
     IF slots_ IS NOT NULL THEN
         PERFORM {s}.free(ARRAY[slots_], ran);
@@ -490,15 +495,15 @@ BEGIN
     END IF;
     IF outcome = 'done' OR outcome = 'cancelled' THEN
         PERFORM {s}.end_jobs(ARRAY[seq_], outcome, ttl, result, now_);
-        RETURN true;
+        RETURN outcome;
     ELSIF outcome = 'dead' OR outcome = 'expired' THEN
         PERFORM {s}.make_dead(seq_, reason, error, counted, dead_max, now_);
-        RETURN true;
+        RETURN 'dead';
     END IF;
     SELECT EXISTS (SELECT FROM {s}.cancel WHERE seq = seq_) INTO cancelled;
     IF cancelled THEN
         PERFORM {s}.end_jobs(ARRAY[seq_], 'cancelled', cancelled_ttl, NULL, now_);
-        RETURN true;
+        RETURN 'cancelled';
     END IF;
     IF outcome <> 'release' OR new_limits IS NOT NULL THEN
         UPDATE {s}.job SET
@@ -515,7 +520,7 @@ BEGIN
     ELSE
         PERFORM {s}.line_up(ARRAY[seq_], outcome = 'release');
     END IF;
-    RETURN true;
+    RETURN 'queued';
 END $$;
 
 -- -- owners -----------------------------------------------------------------------------------------------
@@ -525,31 +530,40 @@ CREATE OR REPLACE FUNCTION {s}.register(owner_ text, lease double precision) RET
         ON CONFLICT (id) DO UPDATE SET lease_until = excluded.lease_until
 $$;
 
--- Release an owner's jobs, charge those that had started (NULL: all), and forget the owner; return the topics of its jobs.
--- Those in `ran` had started, too, and are not charged.
+-- Release an owner's jobs, charge those that had started (NULL: all), and forget the owner; return the topics of its jobs,
+-- and of others that are ready now. Those in `ran` had started, too, and are not charged.
 CREATE OR REPLACE FUNCTION {s}.release_owner(
-    owner_ text, started text[], ran text[], report bytea, crash boolean, cancelled_ttl double precision)
-RETURNS text[] LANGUAGE plpgsql AS $$
+    owner_ text, started text[], ran text[], report bytea, crash boolean, cancelled_ttl double precision,
+    OUT topics text[], OUT woken text[])
+LANGUAGE plpgsql AS $$
 DECLARE
+    flows bigint[];
+    barred bigint[];
     now_ double precision := {s}.now_();
     held bigint[];
     holding bigint[];
     slots_ jsonb[];
     ended bigint[];
     charged bigint[];
-    topics text[];
 BEGIN
+    topics := '{}';
+    woken := '{}';
     DELETE FROM {s}.owner WHERE id = owner_;
     IF NOT FOUND THEN
-        RETURN '{}';
+        RETURN;
     END IF;
     DELETE FROM {s}.settled WHERE owner = owner_;
+    barred := ARRAY(SELECT seq FROM {s}.reserved WHERE owner = owner_ AND seq < 0);
+    IF barred <> '{}' THEN
+        flows := {s}.lock_flows(barred);
+        barred := ARRAY(SELECT seq FROM unnest(barred) AS seq WHERE NOT {s}.may_start(seq));
+    END IF;
     WITH gone AS (DELETE FROM {s}.reserved WHERE owner = owner_ RETURNING seq, topic, slots)
-    SELECT array_agg(seq), array_agg(topic), array_agg(seq) FILTER (WHERE slots IS NOT NULL),
+    SELECT array_agg(seq), coalesce(array_agg(topic), '{}'), array_agg(seq) FILTER (WHERE slots IS NOT NULL),
            array_agg(slots) FILTER (WHERE slots IS NOT NULL)
       INTO held, topics, holding, slots_ FROM gone;
     IF held IS NULL THEN
-        RETURN '{}';
+        RETURN;
     END IF;
     IF holding IS NOT NULL THEN
         PERFORM {s}.free(array_agg(h.slots), h.ended)
@@ -562,23 +576,29 @@ BEGIN
          WHERE seq = ANY (held) AND (started IS NULL OR id = ANY (started)) RETURNING seq)
     SELECT coalesce(array_agg(seq), '{}') INTO charged FROM these;
     SELECT array_agg(seq) INTO ended FROM {s}.cancel WHERE seq = ANY (held);
-    IF ended IS NOT NULL THEN
+    IF ended IS NOT NULL OR barred <> '{}' THEN
+        ended := coalesce(ended, '{}') || barred;
         PERFORM {s}.end_jobs(ended, 'cancelled', cancelled_ttl, NULL, now_);
+        IF flows IS NOT NULL THEN
+            woken := {s}.members_left(flows, {s}.members_of(ended), cancelled_ttl, now_);
+        END IF;
     END IF;
     PERFORM {s}.line_up(charged, false);
     PERFORM {s}.line_up(ARRAY(SELECT unnest(held) EXCEPT SELECT unnest(charged)), true);
-    RETURN topics;
 END $$;
 
 -- -- operators --------------------------------------------------------------------------------------------
 
--- Cancel a queued job at once, or mark a reserved one; return its state, and the owner that is to be told.
-CREATE OR REPLACE FUNCTION {s}.cancel_job(id_ text, force boolean, cancelled_ttl double precision, OUT state text, OUT told text)
+-- Cancel a queued job at once, or mark a reserved one; return its state, the owner that is to be told, and the topics
+-- of other jobs that are ready now.
+CREATE OR REPLACE FUNCTION {s}.cancel_job(
+    id_ text, force boolean, cancelled_ttl double precision, OUT state text, OUT told text, OUT woken text[])
 LANGUAGE plpgsql AS $$
 DECLARE
     now_ double precision := {s}.now_();
     seq_ bigint;
     gone bigint[];
+    flows bigint[];
 BEGIN
     LOOP
         SELECT seq INTO seq_ FROM {s}.job WHERE id = id_;
@@ -587,9 +607,17 @@ BEGIN
             state := coalesce(state, 'unknown');
             RETURN;
         END IF;
-        gone := {s}.dequeue(ARRAY[seq_]);
+        IF seq_ < 0 THEN
+            flows := {s}.lock_flows(ARRAY[seq_]);
+            gone := {s}.dequeue_members(ARRAY[seq_]);
+        ELSE
+            gone := {s}.dequeue(ARRAY[seq_]);
+        END IF;
         IF cardinality(gone) > 0 THEN
             PERFORM {s}.end_jobs(gone, 'cancelled', cancelled_ttl, NULL, now_);
+            IF seq_ < 0 THEN
+                woken := {s}.members_left(flows, gone, cancelled_ttl, now_);
+            END IF;
             state := 'cancelled';
             RETURN;
         END IF;
@@ -607,7 +635,7 @@ BEGIN
     END LOOP;
 END $$;
 
--- Make dead and scheduled jobs ready now; return their topics.
+-- Make dead and scheduled jobs ready now, but for dead members of flows; return their topics.
 CREATE OR REPLACE FUNCTION {s}.requeue(ids text[]) RETURNS text[] LANGUAGE plpgsql AS $$
 DECLARE
     now_ double precision := {s}.now_();
@@ -617,7 +645,7 @@ DECLARE
     topics text[];
 BEGIN
     SELECT array_agg(seq) INTO seqs FROM {s}.job WHERE id = ANY (ids);
-    WITH gone AS (DELETE FROM {s}.dead WHERE seq = ANY (seqs) RETURNING seq)
+    WITH gone AS (DELETE FROM {s}.dead WHERE seq = ANY (seqs) AND seq > 0 RETURNING seq)
     SELECT array_agg(seq) INTO dead_ FROM gone;
     WITH gone AS (DELETE FROM {s}.scheduled WHERE seq = ANY (seqs) AND due > now_ RETURNING seq)
     SELECT array_agg(seq) INTO later FROM gone;
@@ -633,12 +661,12 @@ DECLARE
     now_ double precision := {s}.now_();
     seqs bigint[];
 BEGIN
-    SELECT {s}.dequeue(array_agg(seq)) INTO seqs FROM {s}.job WHERE id = ANY (ids);
+    SELECT {s}.dequeue(array_agg(seq)) INTO seqs FROM {s}.job WHERE id = ANY (ids) AND seq > 0;
     PERFORM {s}.make_dead(seq, reason, NULL, 0, dead_max, now_) FROM unnest(seqs) AS seq;
     RETURN coalesce(cardinality(seqs), 0);
 END $$;
 
--- Delete up to `most` jobs of a topic; return how many.
+-- Delete up to `most` jobs of a topic that are no members of flows; return how many.
 CREATE OR REPLACE FUNCTION {s}.purge(topic_ text, state text, most integer) RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
     seqs bigint[];
@@ -646,17 +674,18 @@ BEGIN
     IF state = 'ready' THEN
         WITH gone AS (
             DELETE FROM {s}.ready WHERE ctid = ANY (ARRAY(
-                SELECT ctid FROM {s}.ready WHERE topic = topic_ LIMIT most FOR UPDATE SKIP LOCKED)) RETURNING seq)
+                SELECT ctid FROM {s}.ready WHERE topic = topic_ AND seq > 0 LIMIT most FOR UPDATE SKIP LOCKED)) RETURNING seq)
         SELECT array_agg(seq) INTO seqs FROM gone;
     ELSIF state IN ('scheduled', 'due') THEN
         WITH gone AS (
             DELETE FROM {s}.scheduled WHERE ctid = ANY (ARRAY(
-                SELECT ctid FROM {s}.scheduled WHERE topic = topic_ AND (due <= {s}.now_()) = (state = 'due') LIMIT most FOR UPDATE SKIP LOCKED)) RETURNING seq)
+                SELECT ctid FROM {s}.scheduled WHERE topic = topic_ AND seq > 0 AND (due <= {s}.now_()) = (state = 'due') LIMIT most
+                   FOR UPDATE SKIP LOCKED)) RETURNING seq)
         SELECT array_agg(seq) INTO seqs FROM gone;
     ELSIF state = 'dead' THEN
         WITH gone AS (
             DELETE FROM {s}.dead WHERE ctid = ANY (ARRAY(
-                SELECT ctid FROM {s}.dead WHERE topic = topic_ LIMIT most FOR UPDATE SKIP LOCKED)) RETURNING seq)
+                SELECT ctid FROM {s}.dead WHERE topic = topic_ AND seq > 0 LIMIT most FOR UPDATE SKIP LOCKED)) RETURNING seq)
         SELECT array_agg(seq) INTO seqs FROM gone;
     END IF;
     IF seqs IS NULL THEN
@@ -670,7 +699,7 @@ CREATE OR REPLACE FUNCTION {s}.drop_dead(ids text[]) RETURNS integer LANGUAGE pl
 DECLARE
     seqs bigint[];
 BEGIN
-    WITH gone AS (DELETE FROM {s}.dead AS d USING {s}.job AS j WHERE d.seq = j.seq AND j.id = ANY (ids) RETURNING d.seq)
+    WITH gone AS (DELETE FROM {s}.dead AS d USING {s}.job AS j WHERE d.seq = j.seq AND j.seq > 0 AND j.id = ANY (ids) RETURNING d.seq)
     SELECT array_agg(seq) INTO seqs FROM gone;
     IF seqs IS NULL THEN
         RETURN 0;
@@ -712,6 +741,8 @@ DECLARE
     t text;
     n integer;
     o text;
+    expired text[];
+    topics text[];
     old bigint[];
 BEGIN
     readied := 0;
@@ -731,10 +762,15 @@ BEGIN
         UPDATE {s}.owner SET lease_until = greatest(lease_until, now_ + lease);
     END IF;
     UPDATE {s}.owner SET lease_until = now_ + 2 * lease WHERE lease_until > now_ + 2 * lease; -- the clock was set back
-    FOR o IN SELECT id FROM {s}.owner WHERE lease_until <= now_ LIMIT most LOOP
-        woken := woken || {s}.release_owner(o, NULL, NULL, NULL, NULL, cancelled_ttl);
-        released := released + 1;
-    END LOOP;
+    expired := ARRAY(SELECT id FROM {s}.owner WHERE lease_until <= now_ LIMIT most FOR UPDATE SKIP LOCKED);
+    IF expired <> '{}' THEN
+        PERFORM {s}.lock_flows(ARRAY(SELECT seq FROM {s}.reserved WHERE owner = ANY (expired) AND seq < 0));
+        FOREACH o IN ARRAY expired LOOP
+            SELECT r.topics || r.woken INTO topics FROM {s}.release_owner(o, NULL, NULL, NULL, NULL, cancelled_ttl) AS r;
+            woken := woken || topics;
+        END LOOP;
+        released := cardinality(expired);
+    END IF;
     DELETE FROM {s}.push_request WHERE ctid = ANY (ARRAY(
         SELECT ctid FROM {s}.push_request WHERE at <= now_ - dedup_window ORDER BY at LIMIT 10 * most FOR UPDATE SKIP LOCKED));
     DELETE FROM {s}.unique_key WHERE until <= now_;
@@ -750,8 +786,8 @@ BEGIN
     FOR n IN 1 .. cardinality(dead_topics) LOOP
         WITH gone AS (
             DELETE FROM {s}.dead WHERE ctid = ANY (ARRAY(
-                SELECT ctid FROM {s}.dead WHERE topic = dead_topics[n] AND at <= now_ - dead_keep[n] ORDER BY at LIMIT most
-                   FOR UPDATE SKIP LOCKED)) RETURNING seq)
+                SELECT ctid FROM {s}.dead WHERE topic = dead_topics[n] AND at <= now_ - dead_keep[n]
+                   AND (seq > 0 OR {s}.is_dispensable(seq)) ORDER BY at LIMIT most FOR UPDATE SKIP LOCKED)) RETURNING seq)
         SELECT array_agg(seq) INTO old FROM gone;
         IF old IS NOT NULL THEN
             PERFORM {s}.end_jobs(old, 'unknown', 0, NULL, now_);
