@@ -49,7 +49,7 @@ SUPPLIED = frozenset({"unique", "results", "cancel", "lookup"})
 _OF_STORE = SUPPLIED | {"known_ids", "checkpoints", "documents", "notes", "history"}
 
 _NOT_OF_QUEUE = frozenset(
-    {"claim", "checkpoints", "limits", "fairness", "flows", "documents", "guards", "notes", "history", "amend"}
+    {"claim", "checkpoints", "limits", "fairness", "flows", "documents", "guards", "notes", "history", "amend", "move"}
 )  # what needs one step over queue and store, or is the store's
 
 _ENDED = {State.CANCELLED: Outcome.CANCELLED, State.DONE: Outcome.DONE, State.DEAD: Outcome.DEAD}

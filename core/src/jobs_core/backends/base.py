@@ -79,7 +79,8 @@ ALL_FEATURES: Final = FEATURES | {
     "transactions",  # jobs are pushed inside a transaction of the application: see backends/transactions.py
     "history",  # with notes, results and browse: done jobs are kept for a time if they are settled with a timeline
     "dead_groups",  # with browse: dead letters are counted by what went wrong: see backends/letters.py
-    "amend",  # with browse: the payload of a dead letter can be replaced, and the letter moved to another topic
+    "amend",  # with browse: the payload of a dead letter can be replaced
+    "move",  # with amend: a dead letter can be moved to another topic, in the same step
 }
 """All features that a backend can list in `Backend.features`."""
 
@@ -399,10 +400,11 @@ class Operable:
         """Replace the payload of a dead letter, and move it to the dead letters of another topic if one is given.
 
         It keeps its id, errors and time of death. Returns False, having changed nothing, if there is no dead letter with this
-        id and the payload `was`. A member of a flow is not moved: that raises BackendError.
+        id and the payload `was`. A member of a flow is not moved: that raises BackendError. Without `move`, another topic than
+        its own raises NotSupported.
 
         Called by: `jobsctl dead retry`. Atomicity: one step. Blocks: for a round trip.
-        Raises: NotSupported (amend), BackendUnavailable, BackendError.
+        Raises: NotSupported (amend, move), BackendUnavailable, BackendError.
         """
         raise self._lacks("amend")
 

@@ -44,7 +44,9 @@ class RedisBackend(RedisOperatorCalls, BindsKeys):
     """The backend for one store on one server; the package's docstring says how it works."""
 
     name = "redis"
-    features = FEATURES | {"checkpoints", "limits", "fairness", "flows", "documents", "guards", "notes", "history"}
+    features = FEATURES | {
+        "checkpoints", "limits", "fairness", "flows", "documents", "guards", "notes", "history", "dead_groups", "amend", "move",
+    }  # fmt: skip
 
     def __init__(self, target: Target, options: BackendOptions) -> None:
         self._target = target

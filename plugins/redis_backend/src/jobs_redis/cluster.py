@@ -32,7 +32,8 @@ from jobs_core.backends.base import (
     State,
 )
 from jobs_core.backends.documents import Document, check
-from jobs_core.errors import BackendError
+from jobs_core.backends.letters import DeadGroup
+from jobs_core.errors import BackendError, NotSupported
 
 from . import advice
 from .errors import Moved
@@ -52,7 +53,9 @@ class RedisClusterBackend(Backend):
     """The backend for a cluster; the module's docstring says how it works."""
 
     name = "redis+cluster"
-    features = (FEATURES - {"atomic_followups", "strict_order", "claim"}) | {"checkpoints", "documents"}
+    features = (FEATURES - {"atomic_followups", "strict_order", "claim"}) | {
+        "checkpoints", "documents", "dead_groups", "amend",
+    }  # fmt: skip
 
     def __init__(self, target: Target, options: BackendOptions) -> None:
         self._target, self._options = target, options
@@ -319,6 +322,20 @@ class RedisClusterBackend(Backend):
 
     def topics(self) -> list[str]:
         return sorted(topic for store in self._everywhere() for topic in store.topics())
+
+    def dead_groups(self, topics: Sequence[str], most: int) -> list[DeadGroup]:
+        return [group for topic in topics for group in self._store(topic).dead_groups([topic], most)]
+
+    def dead_in_group(self, topic: str, group: str, limit: int, offset: int = 0) -> list[JobRecord]:
+        return self._store(topic).dead_in_group(topic, group, limit, offset)
+
+    def amend(self, job_id: str, was: bytes, payload: bytes, topic: str = "") -> bool:
+        known = next((record.topic for store in self._everywhere() if (record := store.get(job_id))), None)
+        if known is None:
+            return False
+        if topic and topic != known:  # the topics are in two slots: no step is over both
+            raise NotSupported("move", f"{self.name}://")
+        return self._store(known).amend(job_id, was, payload, "")
 
     def requeue(self, job_ids: Sequence[str]) -> int:
         return sum(store.requeue(job_ids) for store in self._everywhere())

@@ -8,6 +8,9 @@ key                    type    what
 {jobs}:ready:TOPIC     zset    id → position: by priority, then by the microsecond it became ready
 {jobs}:later:TOPIC     zset    id → when the job becomes due, in microseconds
 {jobs}:dead:TOPIC      zset    id → when it became a dead letter
+{jobs}:dead-letter:TOPIC  hash id → id of its fingerprint, of each dead letter; empty until it has one
+{jobs}:dead-cause:TOPIC  hash  id of a fingerprint with dead letters → what it says
+{jobs}:dead-group:TOPIC,F  zset  id → when it became a dead letter, of those with fingerprint F
 {jobs}:history         hash    id → attempts, redeliveries, crashes, deferrals, reason, errors; only for jobs that have any
 {jobs}:cursor          hash    id → cursor of a resumable job
 {jobs}:note            hash    id → what the job has told: see telling.lua

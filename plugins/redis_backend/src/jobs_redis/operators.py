@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from jobs_core.backends.base import Backend, Counts, JobRecord, State
 from jobs_core.backends.documents import Document
 from jobs_core.backends.flows import FlowStatus, MemberStatus
+from jobs_core.backends.letters import DeadGroup
 from jobs_core.backends.limits import Limit, LimitState
 
 from . import advice
@@ -51,6 +52,15 @@ class RedisOperatorCalls(Backend):
 
     def lines(self, topic: str, most: int) -> list[tuple[str, int]]:
         return self._store.deepest_keys(topic, most)
+
+    def dead_groups(self, topics: Sequence[str], most: int) -> list[DeadGroup]:
+        return self._store.dead_groups(topics, most)
+
+    def dead_in_group(self, topic: str, group: str, limit: int, offset: int = 0) -> list[JobRecord]:
+        return self._store.dead_in_group(topic, group, limit, offset)
+
+    def amend(self, job_id: str, was: bytes, payload: bytes, topic: str = "") -> bool:
+        return self._store.amend(job_id, was, payload, topic)
 
     def requeue(self, job_ids: Sequence[str]) -> int:
         return self._store.requeue(job_ids)

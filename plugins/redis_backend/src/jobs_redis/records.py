@@ -13,6 +13,7 @@ from jobs_core.backend_kit import MAX_SECONDS
 from jobs_core.backends.base import ENDS, Answer, Delivery, JobRecord, Outcome, Outgoing, Retention, Settlement, State
 from jobs_core.backends.documents import Document
 from jobs_core.backends.flows import After, FlowState, FlowStatus, Member, MemberStatus, When
+from jobs_core.backends.letters import DeadGroup, Fingerprint
 from jobs_core.backends.limits import Limit, LimitState, Lines
 from jobs_core.backends.notes import NONE, Note, Notes
 
@@ -229,12 +230,30 @@ def _dead_max(settlement: Settlement, topic: str, retention: Callable[[str], Ret
 
 
 def _concerns(settlement: Settlement) -> bytes:
-    """Return what a settlement says about limits, as settle.lua unpacks it; empty for most."""
-    if settlement.ran and settlement.limits is None and not settlement.close_limits:
+    """Return what a settlement says about limits, and what its job died of, as settle.lua unpacks it; empty for most."""
+    of = settlement.fingerprint
+    if settlement.ran and settlement.limits is None and not settlement.close_limits and of is None:
         return b""
     limits = False if settlement.limits is None else settlement.limits
     closes = [value for limit, seconds in settlement.close_limits for value in (limit, micro(max(0.0, seconds)))]
-    return msgspec.msgpack.encode([settlement.ran, limits, closes])
+    return msgspec.msgpack.encode([settlement.ran, limits, closes, *([] if of is None else [fingerprint(of)])])
+
+
+def fingerprint(of: Fingerprint) -> list[str]:
+    """Return a fingerprint as the scripts unpack it."""
+    return [of.id, of.kind, of.place, of.message]
+
+
+def dead_groups(found: Sequence[Any]) -> list[DeadGroup]:
+    """Convert the answer of dead_groups.lua."""
+    return [
+        DeadGroup(topic.decode(), _fingerprint(cause), letters, int(first) / _MICRO, int(last) / _MICRO, newest.decode())
+        for topic, cause, letters, first, last, newest in zip(*(found[n::6] for n in range(6)), strict=True)
+    ]
+
+
+def _fingerprint(packed: bytes) -> Fingerprint:
+    return Fingerprint(*msgspec.msgpack.decode(packed, type=list[str]))
 
 
 def answers(letters: bytes, order: Sequence[int]) -> list[Answer]:

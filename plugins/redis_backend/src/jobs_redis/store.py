@@ -26,6 +26,7 @@ from jobs_core.backends.base import (
 )
 from jobs_core.backends.documents import MOST, PAGE, Document, Guard, too_many
 from jobs_core.backends.flows import MOST_LISTED, SLICE, FlowStatus, MemberStatus, Part, misplaced
+from jobs_core.backends.letters import DeadGroup, last_of, not_movable
 from jobs_core.backends.limits import Limit, LimitState, Lines, key_limit, name_of
 from jobs_core.backends.notes import Note
 from jobs_core.errors import BackendError, BackendUnavailable, FlowLost, OwnerLost
@@ -55,6 +56,7 @@ INLET_BATCH = 500
 INLET_BYTES = 4_000_000
 """The approximate number of bytes that are taken from an inlet at once."""
 PURGED_AT_ONCE = 500
+NAMED_AT_ONCE = 1000
 FULL_KIND = -2
 """The answer of put_document.lua if the kind has as many documents as it may."""
 RETRIED_AT_ONCE = 100
@@ -299,7 +301,8 @@ class Store:
         lease, silence = self._lease, micro(self.options.outage_after)
         limits = [item for pair in self._retention.items() for item in pair]
         found = self._run(scripts.HOUSEKEEP, lease, silence, self._cancelled_ttl, limit, *limits)
-        kept = Housekept(found[0], found[1], found[2], more=bool(found[3]))
+        unnamed = bool(found[5]) and self._name_letters(found[5], min(limit, NAMED_AT_ONCE))
+        kept = Housekept(found[0], found[1], found[2], more=bool(found[3]) or unnamed)
         if not found[4]:
             return kept
         for topic in found[4]:  # topics seen for the first time: housekeep again, now with their dead_keep
@@ -340,6 +343,30 @@ class Store:
 
     def topics(self) -> set[str]:
         return {topic.decode(errors="backslashreplace") for topic in self._run(scripts.TOPICS)}
+
+    def dead_groups(self, topics: Sequence[str], most: int) -> list[DeadGroup]:
+        return records.dead_groups(self._run(scripts.DEAD_GROUPS, most, *topics))
+
+    def dead_in_group(self, topic: str, group: str, limit: int, offset: int) -> list[JobRecord]:
+        now, *found = self._run(scripts.DEAD_IN_GROUP, topic, group, offset, limit)
+        return [record for one in found if (record := records.job_record(one, now))]
+
+    def amend(self, job_id: str, was: bytes, payload: bytes, topic: str) -> bool:
+        amended = int(self._run(scripts.AMEND, job_id, was, payload, topic))
+        if amended < 0:
+            raise not_movable(job_id)
+        return bool(amended)
+
+    def _name_letters(self, topics: Sequence[bytes], limit: int) -> bool:
+        """Give dead letters of earlier releases their fingerprints; return whether there may be more."""
+        found = self._run(scripts.UNNAMED_LETTERS, limit, *topics)
+        arguments: list[Any] = []
+        for topic, job_id, reason, error in zip(*(found[n::4] for n in range(4)), strict=True):
+            of = last_of(reason.decode(errors="replace"), (error,) if error else ())
+            arguments += (topic, job_id, msgspec.msgpack.encode(records.fingerprint(of)))
+        if arguments:
+            self._run(scripts.NAME_LETTERS, *arguments)
+        return len(found) // 4 >= limit
 
     def requeue(self, job_ids: Sequence[str]) -> int:
         return int(self._run(scripts.REQUEUE, *job_ids))

@@ -36,7 +36,7 @@ class ZeromqBackend(ZeromqOperatorCalls):
     # A broker's store belongs to one application.
     features = (FEATURES - {"prefix"}) | {
         "checkpoints", "limits", "fairness", "flows", "documents", "guards", "notes", "history",
-        "dead_groups", "amend",
+        "dead_groups", "amend", "move",
     }  # fmt: skip
 
     def __init__(self, url: str, options: BackendOptions) -> None:

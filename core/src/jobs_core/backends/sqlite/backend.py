@@ -42,7 +42,7 @@ class SqliteBackend(SqliteOperatorCalls, BindsKeys):
     # A file belongs to one application.
     features = (FEATURES - {"prefix"}) | {
         "checkpoints", "limits", "fairness", "flows", "documents", "guards", "notes", "history",
-        "dead_groups", "amend",
+        "dead_groups", "amend", "move",
     }  # fmt: skip
     wakes_to_cancel = True
 

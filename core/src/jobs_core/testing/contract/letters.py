@@ -180,8 +180,18 @@ class LetterCases(RigCase):
         assert not producer.amend("nobody", payload, b"{}")
         assert rig.take_one(worker).payload == payload
 
+    def test_amend_refuses_another_topic_without_the_feature(self, rig: Rig) -> None:
+        if not rig.has("amend", "browse") or rig.has("move"):
+            return
+        worker = rig.worker()
+        (job_id,) = self.die(rig, worker, TIMED_OUT)
+        payload = worker.browse(T, State.DEAD, 1)[0].payload
+        with pytest.raises(NotSupported, match="move"):
+            worker.amend(job_id, payload, b"{}", "other")
+        assert worker.amend(job_id, payload, b"{}", T)
+
     def test_amend_moves_a_dead_letter_to_another_topic(self, rig: Rig) -> None:
-        if not rig.has("amend", "browse"):
+        if not rig.has("move", "browse"):
             return
         worker, producer = rig.worker(), rig.producer()
         moved, stays = self.die(rig, worker, TIMED_OUT, TIMED_OUT)
@@ -207,7 +217,7 @@ class LetterCases(RigCase):
         assert producer.browse(T, State.DEAD, 10) == producer.browse("other", State.DEAD, 10) == []
 
     def test_a_member_of_a_flow_is_amended_but_not_moved(self, rig: Rig) -> None:
-        if not rig.has("amend", "browse", "flows"):
+        if not rig.has("move", "browse", "flows"):
             return
         worker = rig.worker()
         job = rig.job(member=Member("the-flow"))

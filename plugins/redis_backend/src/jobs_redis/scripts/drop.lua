@@ -9,6 +9,7 @@ for n = 2, #ARGV do
   local record = redis.call('HGET', JOBS, ARGV[n])
   local job = record and parse(record)
   if job and redis.call('ZREM', DEAD .. job.topic, ARGV[n]) + redis.call('ZREM', NEEDED .. job.topic, ARGV[n]) > 0 then
+    uncount_letters(job.topic, { ARGV[n] })
     finish(ARGV[n], job, 'unknown', 0)
     count = count + 1
   end

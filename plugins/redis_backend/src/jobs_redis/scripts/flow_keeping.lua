@@ -27,6 +27,7 @@ local function drop_letters(flow, keep, most)
       if till > now then
         next_look = math.min(next_look, till)
       elseif redis.call('ZREM', NEEDED .. job.topic, id) == 1 then
+        uncount_letters(job.topic, { id })
         finish(id, job, 'unknown', 0)
         next_look = now
       end

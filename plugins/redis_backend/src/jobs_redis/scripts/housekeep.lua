@@ -1,8 +1,10 @@
--- Do a bounded amount of periodic maintenance; several machines may do it. Needs common, removal, lines, due, document, done, flows.
+-- Do a bounded amount of periodic maintenance; several machines may do it.
+-- Needs common, removal, lines, due, document, done, letter_keeping, flows.
 --
 -- ARGV     2 lease   3 pause of housekeeping itself after which leases are extended   4 time to live of a cancelled job
 --          5 limit of each kind   6 ... topic, age at which its dead letters are dropped. All times in microseconds
--- Result   {jobs made ready, owners released, dropped, 1 if there may be more, {topics in use that are not in the arguments}}
+-- Result   {jobs made ready, owners released, dropped, 1 if there may be more, {topics in use that are not in the arguments},
+--          {topics with dead letters that have no fingerprint yet}}
 -- Cost     O(limit x log of the queue) and O(topics)
 
 local its = lines()
@@ -39,7 +41,7 @@ end
 
 local keep, new = {}, {}
 for n = 6, #ARGV, 2 do keep[ARGV[n]] = tonumber(ARGV[n + 1]) end
-local readied, dropped = 0, 0
+local readied, dropped, miscounted, unnamed = 0, 0, false, {}
 for _, topic in ipairs(redis.call('SMEMBERS', TOPICS)) do
   local lined_up = readied < limit and line_up_due(topic, math.min(limit - readied, 2000)) or 0
   readied = readied + lined_up
@@ -56,9 +58,12 @@ for _, topic in ipairs(redis.call('SMEMBERS', TOPICS)) do
       redis.call('HDEL', HISTORY, unpack(old))
       redis.call('HDEL', CURSORS, unpack(old))
       redis.call('HDEL', NOTES, unpack(old))
+      uncount_letters(topic, old)
       dropped = dropped + #old
     end
   end
+  miscounted = correct_groups(topic) or miscounted
+  if redis.call('HEXISTS', CAUSES .. topic, '') == 1 then unnamed[#unnamed + 1] = topic end
   if redis.call('EXISTS', READY .. topic, LATER .. topic, DEAD .. topic, INLET .. topic, WAITING .. topic, NEEDED .. topic) == 0
     and redis.call('HEXISTS', its.LINED, topic) == 0
     and tonumber(redis.call('HGET', RESERVED, topic) or 0) <= 0 then
@@ -121,5 +126,6 @@ local more_flows = false
 if redis.call('EXISTS', flows().STATES) == 1 then more_flows = keep_flows(keep, limit) end
 carry_on()
 more_flows = more_flows or redis.call('EXISTS', flows().WORKING) == 1
-local more = more_flows or more_done or unreleased or readied >= limit or released >= limit or dropped >= limit or jobs >= limit
-return { readied, released, dropped, more and 1 or 0, new }
+local more = more_flows or more_done or miscounted or unreleased
+more = more or readied >= limit or released >= limit or dropped >= limit or jobs >= limit
+return { readied, released, dropped, more and 1 or 0, new, unnamed }

@@ -49,6 +49,7 @@ else
     if #needed > 0 then redis.call('ZREM', NEEDED .. ARGV[2], unpack(needed)) end
   end
 end
+if ARGV[3] == 'dead' and #ids > 0 then uncount_letters(ARGV[2], ids) end
 for _, id in ipairs(ids) do
   redis.call('ZREM', line, id)
   if ARGV[3] == 'ready' then redis.call('ZREM', LATER .. ARGV[2], id) end

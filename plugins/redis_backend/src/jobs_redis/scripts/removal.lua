@@ -1,4 +1,4 @@
--- End jobs: done or cancelled, dead, or released. Needs common, unique, lines and members. Scripts that end jobs need flows, too.
+-- End jobs: done or cancelled, dead, or released. Needs common, unique, lines, members and letters. Scripts that end jobs need flows, too.
 
 local flows -- of flows.lua
 local ended_members = {} -- {id, job, state, reason, result, most dead letters} of members of flows that this script has ended
@@ -40,18 +40,20 @@ local function trim(topic, most)
   redis.call('HDEL', HISTORY, unpack(oldest))
   redis.call('HDEL', CURSORS, unpack(oldest))
   redis.call('HDEL', NOTES, unpack(oldest))
+  uncount_letters(topic, oldest)
 end
 
 local buried = 0
 -- Move a job that is in no list any more to the dead letters of its topic, of which the oldest make room, except those that
--- flows need.
-local function bury(id, job, history, reason, error, most)
+-- flows need. `of` is its fingerprint {id, kind, place, message}, if it is known.
+local function bury(id, job, history, reason, error, most, of)
   free_key(id, job)
   local mark = cancel_mark(id, job)
   redis.call('SREM', CANCEL, mark, mark .. FORCED)
   history[5] = reason
   keep_history(id, history, error)
   redis.call('ZADD', (job.flow and NEEDED or DEAD) .. job.topic, now + buried, id)
+  count_letter(job.topic, id, now + buried, of)
   buried = buried + 1
   if job.flow then
     ended_members[#ended_members + 1] = { id, job, 'dead', reason, false, most }

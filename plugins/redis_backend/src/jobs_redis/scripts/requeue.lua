@@ -1,4 +1,4 @@
--- Make dead and scheduled jobs ready now; a dead member of a flow may have to wait again. Needs common, lines and flows.
+-- Make dead and scheduled jobs ready now; a dead member of a flow may have to wait again. Needs common, lines, letters and flows.
 --
 -- ARGV     2 ... ids
 -- Result   how many
@@ -17,6 +17,7 @@ for n = 2, #ARGV do
     local dead = member or (not lost and redis.call('ZREM', DEAD .. job.topic, id) == 1)
     if dead then
       local history = history_of(id)
+      uncount_letters(job.topic, { id })
       history[1], history[2], history[3], history[4], history[5] = 0, 0, 0, 0, ''
       keep_history(id, history)
     end

@@ -8,7 +8,7 @@
 --          not kept), number of values that it tells, these: the entry of its timeline, and the values of told_by in
 --          telling.lua; number of follow-ups, and four values a follow-up: see add in queue.lua
 --          What concerns limits is empty, or packed {whether the function ran, the job's limits from now on or false,
---          {limit to close, microseconds, limit ...}}
+--          {limit to close, microseconds, limit ...}, and perhaps the fingerprint of a dead letter {id, kind, place, message}}
 -- Result   one letter per settlement, groups first: s(ettled), a(lready settled by the same request), - (stale)
 -- Cost     O(settlements), and what follows in flows, at most as much as flows.lua decides in one script
 
@@ -161,7 +161,7 @@ local function settle(id, token, topic, from)
   elseif outcome == 'dead' or outcome == 'expired' then
     local history = history_of(id)
     if outcome == 'dead' then history[1] = history[1] + counts end
-    bury(id, job, history, reason, error, tonumber(ARGV[from + 8]))
+    bury(id, job, history, reason, error, tonumber(ARGV[from + 8]), concerns and concerns[4])
   elseif redis.call('SISMEMBER', CANCEL, cancel_mark(id, job)) == 1 or (job.flow and flows().barred(id, job)) then
     finish(id, job, 'cancelled', cancelled_ttl)
   else
