@@ -46,7 +46,9 @@ class PostgresBackend(PostgresOperatorCalls, PostgresDocumentCalls, PostgresTran
     """One connection to the server, and for a worker a second one, on which it is notified."""
 
     name = "postgresql"
-    features = FEATURES | {"checkpoints", "documents", "guards", "notes", "history", "flows", "transactions"}
+    features = FEATURES | {
+        "checkpoints", "documents", "guards", "notes", "history", "flows", "transactions", "dead_groups", "amend", "move",
+    }  # fmt: skip
     wakes_to_cancel = True
 
     def __init__(self, target: Target, options: BackendOptions) -> None:
@@ -267,6 +269,8 @@ class PostgresBackend(PostgresOperatorCalls, PostgresDocumentCalls, PostgresTran
             None if settlement.limits is None else list(settlement.limits), settlement.ran, self._options.cancelled_ttl,
             self._options.retention(topic[0][0]).dead_max,
         )  # fmt: skip
+        if settled and settlement.fingerprint is not None:
+            self._name_letters([(seq, settlement.fingerprint)])
         if settled and settlement.followups and outcome in ENDS:
             self._push_followups(settlement.followups, seq, topics)
         if settled and seq < 0 and settled != "queued":
@@ -341,4 +345,5 @@ class PostgresBackend(PostgresOperatorCalls, PostgresDocumentCalls, PostgresTran
         statement = self._connection.call("housekeep_flows", 4)
         ((letters, more, woken),) = self._connection.rows(statement, (limit, options.cancelled_ttl, topics, keeps))
         self._wake(woken)
+        more = self._keep_letters(limit) or more
         return Housekept(readied, released, dropped + letters, more=more or limit in (readied, released, dropped))

@@ -24,7 +24,16 @@ CONNECT_TIMEOUT = 5
 """Seconds that a connection may take to be made, for each address."""
 
 SCHEMA_VERSION = 2
-SCRIPTS = ("lines_schema.sql", "flows_schema.sql", "lines.sql", "functions.sql", "flows.sql", "notes.sql", "transactions.sql")
+SCRIPTS = (
+    "lines_schema.sql",
+    "flows_schema.sql",
+    "lines.sql",
+    "functions.sql",
+    "flows.sql",
+    "notes.sql",
+    "transactions.sql",
+    "letters.sql",
+)
 """The functions, and the tables that were added since version 1, where they are missing."""
 
 REPEATS = 5

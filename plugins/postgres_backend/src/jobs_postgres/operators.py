@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -12,6 +12,7 @@ from jobs_core.backends.base import BackendOptions, Counts, JobRecord, State
 
 from .connection import ServerConnection
 from .flows import PostgresFlowCalls
+from .letters import PostgresLetterCalls
 from .notes import PostgresNoteCalls
 from .rows import BROWSED, RECORD, record
 
@@ -26,9 +27,10 @@ _BROWSE = {
     State.WAITING: "SELECT seq FROM {s}.flow_member WHERE topic = %(topic)s AND phase < 2 ORDER BY seq",
     State.DEAD: "SELECT seq FROM {s}.dead WHERE topic = %(topic)s ORDER BY at DESC, seq DESC",
 }
+_IN_GROUP = "SELECT seq FROM {s}.dead WHERE topic = %(topic)s AND fingerprint = %(group)s ORDER BY at, seq"
 
 
-class PostgresOperatorCalls(PostgresFlowCalls, PostgresNoteCalls):
+class PostgresOperatorCalls(PostgresFlowCalls, PostgresNoteCalls, PostgresLetterCalls):
     """The calls of operators, a base class of `PostgresBackend`."""
 
     def __init__(self, connection: ServerConnection, options: BackendOptions) -> None:
@@ -70,13 +72,19 @@ class PostgresOperatorCalls(PostgresFlowCalls, PostgresNoteCalls):
             found.append(each)
         return found
 
+    def dead_in_group(self, topic: str, group: str, limit: int, offset: int = 0) -> list[JobRecord]:
+        return self._records(_IN_GROUP, {"topic": topic, "group": group, "limit": limit, "offset": offset})
+
     def browse(self, topic: str, state: State, limit: int, offset: int = 0) -> list[JobRecord]:
         if state is State.DONE:
             return self._browse_done(topic, limit, offset)
         wanted = _BROWSE.get(state)
         if wanted is None:
             return []
-        facts = {"topic": topic, "limit": limit, "offset": offset}
+        return self._records(wanted, {"topic": topic, "limit": limit, "offset": offset})
+
+    def _records(self, wanted: str, facts: Mapping[str, object]) -> list[JobRecord]:
+        """Return the records of the jobs that a query for sequence numbers finds, in its order."""
         order = [
             row[0] for row in self._connection.rows(self._connection.sql(f"{wanted} LIMIT %(limit)s OFFSET %(offset)s"), facts)
         ]
