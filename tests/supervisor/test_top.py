@@ -3,17 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
-import pty
 import re
-import select
 import signal
-import struct
-import subprocess
-import sys
 import termios
-import time
 
 import pytest
 
@@ -21,7 +13,8 @@ from jobs_core.cli.rates import BLOCKS, Meter, blocks
 from jobs_core.scoreboard.state import PoolState, TopicState, read_board
 
 from ..support.board import FakeBoard, run
-from ..support.project import PATIENCE, without_waits
+from ..support.project import without_waits
+from ..support.screen import Screen
 
 
 @pytest.fixture
@@ -140,55 +133,12 @@ def test_nothing_runs_is_exit_code_3(project):
 # -- a terminal ----------------------------------------------------------------------------------
 
 
-class Terminal:
-    """A terminal with `jobsctl top` on it."""
-
-    def __init__(self, project, rows=30, columns=100):
-        self.ours, self.its = pty.openpty()
-        fcntl.ioctl(self.its, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-        self.before = termios.tcgetattr(self.its)
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "jobs_core", "top", "--interval", "0.2"],
-            cwd=project.root, env=project.environment(TERM="xterm-256color"), stdin=self.its, stdout=self.its, stderr=self.its,
-            start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-        )  # fmt: skip
-        self.shown = ""
-
-    def until_shown(self, text):
-        """Wait for `text` on the screen, new since the last wait, in any colour."""
-        deadline = time.monotonic() + PATIENCE
-        while text not in self.shown:
-            assert time.monotonic() < deadline, self.shown[-3000:]
-            if select.select([self.ours], [], [], 0.5)[0]:
-                self.shown += re.sub(r"\x1b\[[0-9;]*m", "", os.read(self.ours, 65536).decode(errors="replace"))
-        self.shown = self.shown.partition(text)[2]
-
-    def type(self, text):
-        os.write(self.ours, text.encode())
-
-    def wait(self):
-        """Return the exit code; the last output is read, so that it can be written."""
-        deadline = time.monotonic() + PATIENCE
-        while self.process.poll() is None:
-            assert time.monotonic() < deadline
-            if select.select([self.ours], [], [], 0.02)[0]:
-                self.shown += os.read(self.ours, 65536).decode(errors="replace")
-        return self.process.returncode
-
-    def close(self):
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        os.close(self.ours)
-        os.close(self.its)
-
-
 @pytest.fixture
 def terminal(project):
     with contextlib.ExitStack() as stack:
 
         def start(**size):
-            made = Terminal(project, **size)
+            made = Screen(project, **size)
             stack.callback(made.close)
             return made
 
@@ -198,16 +148,16 @@ def terminal(project):
 def test_it_updates_live_and_q_quits(project, board, terminal):
     with board.held():
         screen = terminal()
-        screen.until_shown("\x1b[?1049h")  # `top` has its own screen: the previous one comes back
-        screen.until_shown("1 worker, 0 busy with 0 jobs; 0 done, 0 failed so far")
+        screen.until("1 worker, 0 busy with 0 jobs; 0 done, 0 failed so far")
         end_runs(board, 1234)
-        screen.until_shown("1,234 done, 0 failed so far")
-        screen.until_shown("█")
-        screen.type("x")
-        screen.until_shown("last minute")
-        screen.type("q")
+        screen.until("1,234 done, 0 failed so far")
+        screen.until("█")
+        screen.press("z")
+        screen.until("last minute")
+        screen.press("q")
         assert screen.wait() == 0
-    assert "\x1b[?1049l" in screen.shown
+    assert b"\x1b[?1049h" in screen.raw  # `top` has its own screen: the previous one comes back
+    assert b"\x1b[?1049l" in screen.raw
     assert termios.tcgetattr(screen.its) == screen.before
 
 
@@ -215,24 +165,24 @@ def test_it_updates_live_and_q_quits(project, board, terminal):
 def test_however_it_ends_the_terminal_is_as_it_was(project, board, terminal, how):
     with board.held():
         screen = terminal()
-        screen.until_shown("is serving: up 2 h")
+        screen.until("is serving: up 2 h")
         if how == "control-c":
             screen.type("\x03")
         else:
             screen.process.send_signal(signal.SIGTERM)
         assert screen.wait() == 0
-    assert "\x1b[?1049l" in screen.shown
+    assert b"\x1b[?1049l" in screen.raw
     assert termios.tcgetattr(screen.its) == screen.before
 
 
 def test_a_supervisor_that_ends_and_restarts_is_followed(project, board, terminal):
     with board.held():
         screen = terminal()
-        screen.until_shown("is serving: up 2 h")
-    screen.until_shown("waiting for a supervisor (q quits)")
+        screen.until("is serving: up 2 h")
+    screen.until("waiting for a supervisor (q quits)")
     with board.held():
-        screen.until_shown("is serving: up 2 h")
-        screen.type("q")
+        screen.until("is serving: up 2 h")
+        screen.press("q")
         assert screen.wait() == 0
 
 
@@ -242,7 +192,7 @@ def test_a_small_terminal_is_enough(project, board, terminal):
         board.worker(f"w-{number}", pid=5000 + number)
     with board.held():
         screen = terminal(rows=24, columns=80)
-        screen.until_shown("last minute")
-        screen.until_shown("and 97 more topics")
-        screen.type("q")
+        screen.until("last minute")
+        screen.until("and 97 more topics")
+        screen.press("q")
         assert screen.wait() == 0

@@ -155,9 +155,12 @@ def confirm(question: str, yes: bool, option: str = "--yes") -> None:
     """Ask for confirmation before something is destroyed; without a terminal, require `--yes` or another `option`."""
     if yes:
         return
-    if not sys.stdin.isatty():
-        fail(f"{question} Pass {option} to skip this prompt", Exit.USAGE)
-    if not click.confirm(escapes.lines(question)):
+    agreed = output.asked(question)
+    if agreed is None:
+        if not sys.stdin.isatty():
+            fail(f"{question} Pass {option} to skip this prompt", Exit.USAGE)
+        agreed = click.confirm(escapes.lines(question))
+    if not agreed:
         fail("nothing was done")
 
 

@@ -70,7 +70,7 @@ def list_dead(context: Context, topic: str | None, limit: int, group: str | None
             _when(record),
             record.attempt,
             in_one_line(record.reason),
-            _last_error(record),
+            last_error(record),
         )
         for record in records
     ]
@@ -273,7 +273,8 @@ def _when(record: JobRecord) -> str:
     return shown_time(record.since or 0.0)
 
 
-def _last_error(record: JobRecord) -> str:
+def last_error(record: JobRecord) -> str:
+    """Return the last error of a dead letter in one line, without its type if that is the reason."""
     if not record.errors:
         return ""
     error = msgspec.json.decode(record.errors[-1])

@@ -48,10 +48,10 @@ def list_command(context: Context, topic: str, state: str, limit: int, as_json: 
     if reason := context.operate(lambda backend: doubt(context, backend, topic)):
         output.echo(f"jobs: {reason}", err=True)
 
-    def browse(backend: Backend, most: int, offset: int) -> list[JobRecord]:
-        return _browse(backend, topic, State(state), most, offset)
+    def some(backend: Backend, most: int, offset: int) -> list[JobRecord]:
+        return browse(backend, topic, State(state), most, offset)
 
-    records = found(context, browse, search, limit)
+    records = found(context, some, search, limit)
     if state == State.DONE.value and not records and not context.app.config.topic(topic).keep_done:
         hint = f'topics.{topic}.keep_done = "1h" keeps them for an hour'
         output.echo(f"jobs: topic {topic} keeps no done jobs in this configuration: {hint}", err=True)
@@ -65,7 +65,8 @@ def list_command(context: Context, topic: str, state: str, limit: int, as_json: 
     output.table(["id", "job", "priority", "attempt", "age", "owner or due"], rows, empty=f"no {state} jobs in {topic}")
 
 
-def _browse(backend: Backend, topic: str, state: State, limit: int, offset: int) -> list[JobRecord]:
+def browse(backend: Backend, topic: str, state: State, limit: int, offset: int) -> list[JobRecord]:
+    """List jobs of a topic in one state. Raises NotSupported for a state that the backend does not have."""
     if state is State.LIMITED and state not in backend.queued_states:
         raise NotSupported("limits", f"{backend.name}://")
     if state is State.WAITING and state not in backend.queued_states:

@@ -5,21 +5,62 @@ All output of a command goes through here, because it may contain text from fore
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from json import dumps
 from typing import Any
 
 import click
 import msgspec
+from msgspec import Struct
 
 from .. import escapes
 from ..escapes import in_one_line, one_line
 
 GOOD, BAD, WARN = "✓", "✗", "!"
+
+
+class Window(Struct):
+    """What takes the output of a command that runs inside of `jobsctl top`, and answers its questions."""
+
+    width: int
+    write: Callable[[str], None]  # of whole lines, without control characters
+    ask: Callable[[str], bool]
+
+
+_window: ContextVar[Window | None] = ContextVar("window", default=None)
+
+
+@contextlib.contextmanager
+def into(window: Window) -> Iterator[None]:
+    """Send everything that the block prints in this thread to a window instead of the terminal."""
+    before = _window.set(window)
+    try:
+        yield
+    finally:
+        _window.reset(before)
+
+
+def asked(question: str) -> bool | None:
+    """Ask a question in the window of this thread and return the answer; None without a window."""
+    window = _window.get()
+    return None if window is None else window.ask(escapes.lines(in_this_command(question)))
+
+
+def _print(text: str, *, err: bool = False, nl: bool = True, style: Mapping[str, Any] | None = None) -> None:
+    """Print text that is safe for a terminal."""
+    window = _window.get()
+    if window is not None:
+        window.write(text)
+    elif style:
+        click.secho(text, err=err, nl=nl, **style)
+    else:
+        click.echo(text, err=err, nl=nl)
 
 
 def json(value: Any) -> None:
@@ -33,7 +74,7 @@ def json(value: Any) -> None:
 
 def echo_json(document: bytes) -> None:
     """Print a JSON document; escape only characters that would control a terminal."""
-    click.echo(escapes.json(document.decode()))
+    _print(escapes.json(document.decode()))
 
 
 command = "jobsctl"
@@ -49,12 +90,14 @@ def in_this_command(text: str) -> str:
 
 def echo(text: str = "", *, err: bool = False, nl: bool = True) -> None:
     """Print lines of text; escape characters that would control a terminal."""
-    click.echo(escapes.lines(in_this_command(text)), err=err, nl=nl)
+    _print(escapes.lines(in_this_command(text)), err=err, nl=nl)
 
 
 def progress(done: int, total: int) -> None:
     """Show how far a command is, in one line of standard error that changes; nothing if that is no terminal."""
-    if sys.stderr.isatty():
+    if (window := _window.get()) is not None:
+        window.write(f"{done:,} of {total:,}")
+    elif sys.stderr.isatty():
         bar = "█" * (30 * done // total)
         click.echo(f"\r{bar:<30} {done:,} of {total:,}", err=True, nl=done >= total)
 
@@ -65,7 +108,14 @@ def script(text: str) -> None:
 
 
 def on_terminal() -> bool:
-    return sys.stdout.isatty()
+    """Return whether a person reads the output."""
+    return _window.get() is not None or sys.stdout.isatty()
+
+
+def width() -> int:
+    """Return the width of the terminal, or of the window of this thread."""
+    window = _window.get()
+    return shutil.get_terminal_size().columns if window is None else window.width
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str = "nothing", plain: bool | None = None) -> None:
@@ -78,7 +128,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str =
     if not cells:
         echo(empty)
         return
-    head, *lines = fitted(columns, cells, shutil.get_terminal_size().columns)
+    head, *lines = fitted(columns, cells, width())
     styled(head, bold=True)
     for line in lines:
         echo(line)
@@ -173,7 +223,7 @@ def aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterable[s
 
 def styled(text: str, **style: Any) -> None:
     """Print a line in a style, such as bold, unless NO_COLOR is set."""
-    click.secho(escapes.lines(in_this_command(text)), **({} if "NO_COLOR" in os.environ else style))
+    _print(escapes.lines(in_this_command(text)), style={} if "NO_COLOR" in os.environ else style)
 
 
 def facts(pairs: Mapping[str, Any]) -> None:

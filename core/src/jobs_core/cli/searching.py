@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shlex
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any, TypeVar
@@ -97,6 +98,26 @@ def search_options(command: F) -> F:
     ):
         option(searching)
     return searching  # type: ignore[return-value]
+
+
+def typed(text: str) -> Search:
+    """Return the search that a user has typed in one line: words in the arguments, and `key=value`; raise ValueError."""
+    given: dict[str, Any] = {}
+    words = []
+    for word in shlex.split(text):
+        name, sign, value = word.partition("=")
+        if not sign or name not in Search.__struct_fields__:
+            words.append(word)
+        elif name in ("since", "until"):
+            try:
+                given[name] = _unix(PAST.convert(value, None, None))
+            except click.UsageError as error:
+                raise ValueError(error.message) from None
+        else:
+            given[name] = value
+    if words:
+        given["text"] = " ".join([*([given["text"]] if "text" in given else []), *words])
+    return Search(**given)
 
 
 def _unix(moment: datetime) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -39,16 +39,11 @@ def topics_command(context: Context, names: tuple[str, ...], as_json: bool) -> N
     jobs that wait for room in a limit, "waiting" those that wait for other members of their flow. With NAMEs, list only these
     topics, each with the ten keys that have the most waiting jobs, if it is fair."""
     config = context.app.config
-    configured = set(config.topics) | config.served_topics()
-
-    def look(backend: Backend) -> tuple[list[str], dict[str, Counts], frozenset[str], dict[str, list[tuple[str, int]]]]:
-        known = backend.topics() if "browse" in backend.features else []
-        listed = list(chosen) or sorted(configured | set(known))
-        keys = {name: _keys(backend, name) for name in chosen}
-        return listed, backend.counts(listed), backend.paused(), keys
-
     chosen = names
-    listed, counts, paused, keys = context.operate(look)
+    counts, paused, keys = context.operate(
+        lambda backend: (*count_topics(context, backend, chosen), {name: _keys(backend, name) for name in chosen})
+    )
+    listed = list(counts)
     for reason in filter(None, context.operate(lambda backend: [doubt(context, backend, name) for name in chosen])):
         output.echo(f"jobs: {reason}", err=True)
     served = {name: [pool for pool, settings in config.pools.items() if name in settings.topics] for name in listed}
@@ -96,6 +91,14 @@ def topics_command(context: Context, names: tuple[str, ...], as_json: bool) -> N
         if deepest:
             output.echo()
             output.table([f"key in {name}", "waiting"], [(key or "(none)", number) for key, number in deepest])
+
+
+def count_topics(context: Context, backend: Backend, names: Sequence[str] = ()) -> tuple[dict[str, Counts], frozenset[str]]:
+    """Return the counts of these topics, by default of all that the configuration or any job names; and the paused topics."""
+    config = context.app.config
+    known = backend.topics() if not names and "browse" in backend.features else []
+    listed = names or sorted({*config.topics, *config.served_topics(), *known})
+    return backend.counts(listed), backend.paused()
 
 
 def _keys(backend: Backend, topic: str) -> list[tuple[str, int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +28,8 @@ def waiting(what: str | Callable[[], str]) -> Iterator[None]:
     A thread reports, because most waits are in calls of a library. Therefore the block must not fork.
     """
     done = threading.Event()
-    teller = threading.Thread(target=_tell, args=(what, done), name="jobs-patience", daemon=True)
+    tell = contextvars.copy_context().run  # to the window of this thread, if it has one
+    teller = threading.Thread(target=tell, args=(_tell, what, done), name="jobs-patience", daemon=True)
     teller.start()
     try:
         yield
