@@ -42,15 +42,15 @@ from .base import (
 from .documents import Document
 from .letters import DeadGroup
 from .notes import Note
+from .statistics import StatisticsRow
 
 SUPPLIED = frozenset({"unique", "results", "cancel", "lookup"})
 """Features that the store supplies if the queue lacks them."""
 
-_OF_STORE = SUPPLIED | {"known_ids", "checkpoints", "documents", "notes", "history"}
+_OF_STORE = SUPPLIED | {"known_ids", "checkpoints", "documents", "notes", "history", "statistics"}
 
-_NOT_OF_QUEUE = frozenset(
-    {"claim", "checkpoints", "limits", "fairness", "flows", "documents", "guards", "notes", "history", "amend", "move"}
-)  # what needs one step over queue and store, or is the store's
+_NOT_OF_QUEUE = _OF_STORE - SUPPLIED - {"known_ids"} | {"claim", "limits", "fairness", "flows", "guards", "amend", "move"}
+"""What needs one step over queue and store, or is the store's."""
 
 _ENDED = {State.CANCELLED: Outcome.CANCELLED, State.DONE: Outcome.DONE, State.DEAD: Outcome.DEAD}
 
@@ -338,6 +338,14 @@ class AuxStore(Backend):
 
     def delete_document(self, kind: str, name: str, request: str, *, expected: int | None = None) -> bool:
         return self.store.delete_document(kind, name, request, expected=expected)
+
+    def add_statistics(self, rows: Sequence[StatisticsRow], request: str) -> int:
+        return self.store.add_statistics(rows, request)
+
+    def statistics(
+        self, span: int, since: float, most: int, *, topic: str | None = None, after: StatisticsRow | None = None
+    ) -> list[StatisticsRow]:
+        return self.store.statistics(span, since, most, topic=topic, after=after)
 
     def advice(self) -> list[str]:
         return [*self.queue.advice(), *(f"results: {line}" for line in self.store.advice())]

@@ -33,6 +33,7 @@ from .flows import FlowStatus, Member, MemberStatus, Part
 from .letters import DeadGroup, Fingerprint
 from .limits import Limit, LimitState, Lines
 from .notes import NONE, Note, Notes
+from .statistics import StatisticsRow
 from .transactions import Enlisted
 
 INTERFACE_VERSION: Final = 2
@@ -81,6 +82,7 @@ ALL_FEATURES: Final = FEATURES | {
     "dead_groups",  # with browse: dead letters are counted by what went wrong: see backends/letters.py
     "amend",  # with browse: the payload of a dead letter can be replaced
     "move",  # with amend: a dead letter can be moved to another topic, in the same step
+    "statistics",  # what workers did, by minute and topic, is added up over all machines: see backends/statistics.py
 }
 """All features that a backend can list in `Backend.features`."""
 
@@ -641,6 +643,19 @@ class Operable:
         """
         raise self._lacks("documents")
 
+    def statistics(
+        self, span: int, since: float, most: int, *, topic: str | None = None, after: StatisticsRow | None = None
+    ) -> list[StatisticsRow]:
+        """List up to `most` rows of statistics of one span by time, topic and job, from the time `since` on.
+
+        `topic` selects the rows of one topic; those of "" count all topics. With `after`, the last row of a page, this is the
+        next page; an empty one means that no more rows follow.
+
+        Called by: `jobsctl stats`. Atomicity: one consistent view a call. Blocks: for a round trip.
+        Raises: NotSupported (statistics), BackendUnavailable.
+        """
+        raise self._lacks("statistics")
+
     def advice(self) -> list[str]:
         """Return the risks in the settings of the broker, each with its fix; empty if there are none.
 
@@ -885,6 +900,16 @@ class Backend(Operable, abc.ABC):
         Blocks: for a round trip. Raises: NotSupported (notes), BackendUnavailable, BackendError.
         """
         raise self._lacks("notes")
+
+    def add_statistics(self, rows: Sequence[StatisticsRow], request: str) -> int:
+        """Add rows of statistics to those of the same time, topic and job; return how many are too old, or too far ahead.
+
+        Those are left out. A request that is repeated within `statistics.REMEMBERED` adds nothing and returns the first answer.
+
+        Called by: the housekeeper, once a minute. Atomicity: one step. Blocks: for a round trip; it need not be durable.
+        Raises: NotSupported (statistics), BackendUnavailable, BackendError.
+        """
+        raise self._lacks("statistics")
 
     @abc.abstractmethod
     def heartbeat(self) -> Heartbeat:

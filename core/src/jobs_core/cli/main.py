@@ -70,6 +70,7 @@ GROUPS = {
     },
     "Topics": {
         "topics": ("topics", "List every topic with its jobs by state."),
+        "stats": ("stats", "Show what workers did over time, by topic and job."),
         "limits": ("limits", "Show and override limits on concurrency and rate."),
         "pause": ("topics", "Let no worker reserve jobs of a topic."),
         "resume": ("topics", "Resume a paused topic."),

@@ -193,6 +193,17 @@ class MachineNotReported(Event, frozen=True):
         return f"`jobsctl machines` does not list this machine, because the backend refuses its report: {self.error}"
 
 
+class StatisticsTrouble(Event, frozen=True):
+    """Some of what the workers of this machine did is missing in the statistics, or comes late."""
+
+    level: ClassVar[int] = logging.WARNING
+
+    error: str
+
+    def __str__(self) -> str:
+        return f"`jobsctl stats` does not show everything that this machine did: {self.error}"
+
+
 class CommandRefused(Event, frozen=True):
     """A document in the backend is no command that this machine obeys."""
 

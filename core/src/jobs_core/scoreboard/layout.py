@@ -53,6 +53,11 @@ OP_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1
 EXEMPLAR = struct.Struct("<16sd")
 """The trace id of one run, and its seconds: the slowest one of the last minute that has a trace. Zeros for none."""
 
+LONGEST = struct.Struct("<2e")
+"""The longest run and the longest wait of one minute, seconds. A row has two: of the last even and of the last odd minute."""
+MOST_SECONDS = 65_000.0
+"""The longest run or wait that LONGEST can hold."""
+
 ENTRIES = HEADER_SIZE + ROWS * ROW_SIZE
 ENTRY_SIZE = 280
 ENTRY = struct.Struct("<I3xdd128s64s64s")
@@ -97,6 +102,6 @@ def clipped(text: str, limit: int) -> bytes:
 
 
 assert HEADER.size <= HEADER_SIZE
-assert ROW_NAMES.size + ROW_FIGURES.size + EXEMPLAR.size <= ROW_SIZE
+assert ROW_NAMES.size + ROW_FIGURES.size + EXEMPLAR.size + 2 * LONGEST.size <= ROW_SIZE
 assert len(OP_BUCKETS) == len(BUCKETS)
 assert ENTRY.size + 1 <= ENTRY_SIZE

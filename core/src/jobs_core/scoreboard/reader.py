@@ -19,6 +19,7 @@ from .layout import (
     ENTRY,
     ENTRY_SIZE,
     EXEMPLAR,
+    LONGEST,
     NAMED,
     OP_BUCKETS,
     OPS,
@@ -61,6 +62,7 @@ class JobFigures(Struct):
     wait_buckets: list[int]
     too_fast: int = 0  # runs that succeeded sooner than their `min_time`
     examples: dict[str, float] = {}  # trace ids of slow runs of living workers, with their seconds
+    longest: tuple[tuple[float, float], ...] = ()  # of living workers: longest run and wait, of the last even and odd minute
 
     def add(self, other: JobFigures) -> None:
         """Add another worker's figures of the same job."""
@@ -68,6 +70,7 @@ class JobFigures(Struct):
             self.outcomes[outcome] = self.outcomes.get(outcome, 0) + count
         self.too_fast += other.too_fast
         self.examples |= other.examples
+        self.longest = _longest(self.longest, other.longest)
         self.run_seconds += other.run_seconds
         self.wait_seconds += other.wait_seconds
         self.run_buckets = [mine + its for mine, its in zip(self.run_buckets, other.run_buckets, strict=True)]
@@ -171,8 +174,19 @@ class WorkerFile:
             buckets = list(rest[2:-1])
             trace, seconds = EXEMPLAR.unpack_from(self._map, offset + ROW_NAMES.size + ROW_FIGURES.size)
             examples = {trace.hex(): seconds} if any(trace) else {}
+            longest_at = offset + ROW_NAMES.size + ROW_FIGURES.size + EXEMPLAR.size
+            longest = tuple(LONGEST.unpack_from(self._map, longest_at + LONGEST.size * minute) for minute in (0, 1))
             yield JobFigures(
-                _text(topic), _text(job), outcomes, rest[0], rest[1], buckets[:count], buckets[count:], rest[-1], examples
+                _text(topic),
+                _text(job),
+                outcomes,
+                rest[0],
+                rest[1],
+                buckets[:count],
+                buckets[count:],
+                rest[-1],
+                examples,
+                longest,
             )
 
     def ops(self) -> dict[str, OpFigures]:
@@ -203,6 +217,12 @@ def total(rows: Iterable[JobFigures]) -> dict[tuple[str, str], JobFigures]:
             summed[key] = JobFigures(row.topic, row.job, {}, 0.0, 0.0, [0] * (len(BUCKETS) + 1), [0] * (len(BUCKETS) + 1))
         summed[key].add(row)
     return summed
+
+
+def _longest(mine: tuple[tuple[float, float], ...], others: tuple[tuple[float, float], ...]) -> tuple[tuple[float, float], ...]:
+    if not (mine and others):
+        return mine or others
+    return tuple((max(a[0], b[0]), max(a[1], b[1])) for a, b in zip(mine, others, strict=True))
 
 
 def add_ops(into: dict[str, OpFigures], more: Mapping[str, OpFigures]) -> None:

@@ -24,6 +24,8 @@ from .layout import (
     ENTRY_SIZE,
     EXEMPLAR,
     FREE,
+    LONGEST,
+    MOST_SECONDS,
     NAMED,
     OP_BUCKETS,
     OPS,
@@ -44,6 +46,7 @@ _COUNTERS = struct.Struct("<QQQ")
 _BEAT = struct.Struct("<d")
 _TOO_FAST = len(OUTCOMES) + 2 + 2 * (len(BUCKETS) + 1)
 _FIGURES = _TOO_FAST + 1
+_LONGEST_RUN, _LONGEST_WAIT = _FIGURES, _FIGURES + 1
 EXAMPLE_LASTS = 60.0
 """Seconds after which a faster run with a trace replaces a slower one as the example of its job."""
 _RUN_SUM, _WAIT_SUM = len(OUTCOMES), len(OUTCOMES) + 1
@@ -123,6 +126,9 @@ class FileScoreboard(Scoreboard):
         self._calls: dict[str, list[float]] = {op: [0] * _FIGURES for op in OPS}
         self._called: set[str] = set()
         self._example_until: dict[tuple[str, str], tuple[float, float]] = {}  # when and what a faster run may replace
+        self._longest_at = 0  # where in a row the longest run of this minute is
+        self._minute_ends = 0.0
+        self._begin_minute(time.monotonic())
         layout.HEADER.pack_into(
             self._map, 0, layout.MAGIC, os.getpid(), generation, slots, Phase.STARTING, layout.MODES.index(mode), 1,
             time.time(), time.monotonic(), 0, 0, 0, start_ticks(os.getpid()), 0,
@@ -164,7 +170,10 @@ class FileScoreboard(Scoreboard):
                     free.append(slot)
 
     def beat(self, done: int, failed: int, in_flight: int) -> None:
-        _BEAT.pack_into(self._map, layout.BEAT, time.monotonic())
+        now = time.monotonic()
+        if now >= self._minute_ends:
+            self._begin_minute(now)
+        _BEAT.pack_into(self._map, layout.BEAT, now)
         _COUNTERS.pack_into(self._map, layout.COUNTERS, done, failed, in_flight)
         while self._called:
             op = self._called.pop()
@@ -184,6 +193,8 @@ class FileScoreboard(Scoreboard):
             seconds = run.ended - run.started
             figures[_RUN_SUM] += seconds
             figures[_RUN_BUCKETS + bisect_left(BUCKETS, seconds)] += 1
+            if seconds > figures[_LONGEST_RUN]:
+                figures[_LONGEST_RUN] = seconds
             if run.trace:
                 self._show_example(run, seconds)
             delivery = run.delivery
@@ -191,6 +202,8 @@ class FileScoreboard(Scoreboard):
                 waited = max(0.0, delivery.broker_now - delivery.pushed_at - (run.message.delay or 0.0))
                 figures[_WAIT_SUM] += waited
                 figures[_WAIT_BUCKETS + bisect_left(BUCKETS, waited)] += 1
+                if waited > figures[_LONGEST_WAIT]:
+                    figures[_LONGEST_WAIT] = waited
 
     def _show_example(self, run: Run, seconds: float) -> None:
         """Let the trace of a run stand for its job, if it is the slowest one of the last minute."""
@@ -230,14 +243,26 @@ class FileScoreboard(Scoreboard):
             number, names = ROWS - 1, ("", "")
         offset = layout.HEADER_SIZE + number * ROW_SIZE
         ROW_NAMES.pack_into(self._map, offset, layout.clipped(names[0], 96), layout.clipped(names[1], 200))
-        row = self._rows[key] = number, [0] * _FIGURES
+        row = self._rows[key] = number, [0] * (_FIGURES + 2)
         return row
 
     def publish(self) -> None:
         for key in self._changed:
             number, figures = self._rows[key]
-            ROW_FIGURES.pack_into(self._map, layout.HEADER_SIZE + number * ROW_SIZE + ROW_NAMES.size, *figures)
+            offset = layout.HEADER_SIZE + number * ROW_SIZE
+            ROW_FIGURES.pack_into(self._map, offset + ROW_NAMES.size, *figures[:_FIGURES])
+            run, wait = figures[_LONGEST_RUN], figures[_LONGEST_WAIT]
+            LONGEST.pack_into(self._map, offset + self._longest_at, min(run, MOST_SECONDS), min(wait, MOST_SECONDS))
         self._changed.clear()
+
+    def _begin_minute(self, now: float) -> None:
+        """Forget the longest runs of the minute before last; those of the last minute stay in the file for its reader."""
+        clock = time.time()
+        self._minute_ends = now + 60.0 - clock % 60.0
+        self._longest_at = ROW_NAMES.size + ROW_FIGURES.size + EXEMPLAR.size + LONGEST.size * (int(clock) // 60 % 2)
+        for number, figures in self._rows.values():
+            figures[_LONGEST_RUN] = figures[_LONGEST_WAIT] = 0
+            LONGEST.pack_into(self._map, layout.HEADER_SIZE + number * ROW_SIZE + self._longest_at, 0.0, 0.0)
 
     def phase(self, phase: Phase) -> None:
         self._map[layout.PHASE] = phase

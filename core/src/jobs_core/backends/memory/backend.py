@@ -11,6 +11,7 @@ from ..base import ALL_FEATURES, Answer, BackendOptions, Checkpoint, Delivery, H
 from ..documents import Guard
 from ..flows import Part
 from ..notes import Note
+from ..statistics import StatisticsRow, check
 from .operators import MemoryOperatorCalls
 from .store import MemoryStore
 
@@ -113,6 +114,11 @@ class MemoryBackend(MemoryOperatorCalls):
     def note(self, notes: Sequence[Note]) -> None:
         with self.store.lock:
             self.store.tell(self._owner, notes)
+
+    def add_statistics(self, rows: Sequence[StatisticsRow], request: str) -> int:
+        check(rows)
+        with self.store.lock:
+            return self.store.statistics.add(rows, request, self._options.now())
 
     def heartbeat(self) -> Heartbeat:
         with self.store.lock:

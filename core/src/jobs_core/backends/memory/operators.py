@@ -13,6 +13,7 @@ from ..flows import SLICE, FlowStatus, MemberStatus
 from ..letters import DeadGroup, not_movable
 from ..limits import Limit, LimitState, Lines
 from ..notes import Notes
+from ..statistics import StatisticsRow
 from .records import Job, Moment
 from .store import MemoryStore
 
@@ -212,6 +213,12 @@ class MemoryOperatorCalls(Backend):
     def delete_document(self, kind: str, name: str, request: str, *, expected: int | None = None) -> bool:
         with self.store.lock:
             return self.store.documents.delete(kind, name, request, expected, self._options.now())
+
+    def statistics(
+        self, span: int, since: float, most: int, *, topic: str | None = None, after: StatisticsRow | None = None
+    ) -> list[StatisticsRow]:
+        with self.store.lock:
+            return self.store.statistics.listed(span, since, most, topic, after)
 
     def flow(self, flow_id: str) -> FlowStatus | None:
         with self.store.lock:

@@ -28,6 +28,7 @@ from .limits import Limits
 from .lines import TopicLines
 from .members import Members
 from .records import Job, Moment, Owner
+from .statistics import Statistics
 
 E = TypeVar("E")
 
@@ -67,6 +68,7 @@ class MemoryStore:
         self.passed_over = False  # by the last reserve
         self.members = Members(self)
         self.documents = Documents()
+        self.statistics = Statistics()
 
     # -- push ------------------------------------------------------------------------------------
 
@@ -700,6 +702,7 @@ class MemoryStore:
         released = self._release_expired(at, limit)
         dropped = self._drop_old(at, limit)
         more = self.members.housekeep(at) or any(lines.unseen for lines in self._lines.values())
+        more = self.statistics.housekeep(at.now, limit) or more
         if readied:
             self.changed.notify_all()
         return Housekept(readied, released, dropped, more=more or limit in (readied, released, dropped))

@@ -24,9 +24,11 @@ from ..documents import Guard
 from ..flows import Part
 from ..limits import Limit, Lines
 from ..notes import Note
+from ..statistics import StatisticsRow, check
 from . import documents as documents_of
 from . import flows, housekeeping, lines, owners, queue, requests, settling, views
 from . import notes as notes_of
+from . import statistics as statistics_of
 from .connection import Connection
 from .operators import SqliteOperatorCalls
 from .url import parse_url
@@ -42,7 +44,7 @@ class SqliteBackend(SqliteOperatorCalls, BindsKeys):
     # A file belongs to one application.
     features = (FEATURES - {"prefix"}) | {
         "checkpoints", "limits", "fairness", "flows", "documents", "guards", "notes", "history",
-        "dead_groups", "amend", "move",
+        "dead_groups", "amend", "move", "statistics",
     }  # fmt: skip
     wakes_to_cancel = True
 
@@ -161,6 +163,11 @@ class SqliteBackend(SqliteOperatorCalls, BindsKeys):
     def note(self, notes: Sequence[Note]) -> None:
         with self._connection.transaction(durable=False) as tx:
             notes_of.tell(tx, self._owner, notes)
+
+    def add_statistics(self, rows: Sequence[StatisticsRow], request: str) -> int:
+        check(rows)
+        with self._connection.transaction(durable=False) as tx:
+            return statistics_of.add(tx, rows, request)
 
     def heartbeat(self) -> Heartbeat:
         with self._connection.transaction(durable=False) as tx:

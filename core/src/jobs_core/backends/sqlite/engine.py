@@ -3,8 +3,8 @@
 A `Connection` opens the file, and `Connection.transaction` begins a `Transaction`. The functions of the modules below take a
 transaction, or SQLite's connection for reading. `requests` handles push, reserve, claim and settle, many requests at a time;
 `owners` handles leases, `operators` the changes by operators, `lines` those of limits and fair topics, `flows` parts of flows
-and the changes by their operators, `documents` all documents, `notes` what jobs tell; and `views`, `limits.states` and
-`flow_views` only read.
+and the changes by their operators, `documents` all documents, `notes` what jobs tell, `statistics` what workers did; and
+`views`, `limits.states` and `flow_views` only read.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from . import (
     owners,
     requests,
     settling,
+    statistics,
     views,
 )
 from .connection import Connection, Transaction
@@ -43,5 +44,6 @@ __all__ = [
     "parse_url",
     "requests",
     "settling",
+    "statistics",
     "views",
 ]

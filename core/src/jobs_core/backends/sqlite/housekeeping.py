@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 from ..base import Housekept
-from . import documents, flows, letters, limits, notes, owners, queue, removal, views
+from . import documents, flows, letters, limits, notes, owners, queue, removal, statistics, views
 from .connection import Transaction
 
 MOST_FREE_PAGES = 2000
@@ -25,6 +25,7 @@ def housekeep(tx: Transaction, limit: int) -> Housekept:
     documents.drop_expired(tx, limit)
     notes.drop_old(tx, limit)
     more = letters.housekeep(tx, limit)
+    more = statistics.housekeep(tx, limit) or more
     more = flows.housekeep(tx) or more
     return Housekept(readied, released, dropped, more=more or limit in (readied, released, dropped))
 

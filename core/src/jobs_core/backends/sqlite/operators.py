@@ -13,10 +13,12 @@ from ..documents import Document, check
 from ..flows import FlowStatus, MemberStatus
 from ..letters import DeadGroup
 from ..limits import Limit, LimitState
+from ..statistics import StatisticsRow
 from . import documents as documents_of
 from . import flow_views, letters, members, queue, removal, views
 from . import limits as limits_of
 from . import lines as lines_of
+from . import statistics as statistics_of
 from .connection import Connection, Transaction
 
 T = TypeVar("T")
@@ -131,6 +133,12 @@ class SqliteOperatorCalls(Backend):
     def delete_document(self, kind: str, name: str, request: str, *, expected: int | None = None) -> bool:
         with self._connection.transaction() as tx:
             return documents_of.delete(tx, kind, name, request, expected)
+
+    def statistics(
+        self, span: int, since: float, most: int, *, topic: str | None = None, after: StatisticsRow | None = None
+    ) -> list[StatisticsRow]:
+        with self._connection.snapshot() as db:
+            return statistics_of.listed(db, span, since, most, topic, after)
 
     def fetch_result(self, job_id: str, timeout: float) -> JobRecord | None:
         def look(db: sqlite3.Connection) -> tuple[bool, JobRecord | None]:

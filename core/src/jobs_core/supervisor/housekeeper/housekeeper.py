@@ -41,6 +41,7 @@ from .flows import members_by_state
 from .limits import LimitAlerts, figures
 from .machine import Machine
 from .repair import describe
+from .statistics import StatisticsSender
 from .totals import TotalsFile
 
 logger = logging.getLogger("jobs.housekeeper")
@@ -82,6 +83,9 @@ class Housekeeper:
         self._orders: deque[Repair | CallHook | RanTooFast | CommandDone] = deque()
         self._stopping = False
         self._totals = TotalsFile(run_dir)
+        self._statistics = StatisticsSender(run_dir)
+        if "statistics" in self._backend.features:
+            self._statistics.begin(self._totals.figures(generation), time.time())
         self._topics = sorted(app.config.served_topics() | set(app.config.topics))
         self._destinations = app.destinations()
         self._others: dict[str, Counts] = {}  # topics that are not in `_topics`, as of the last survey
@@ -108,10 +112,20 @@ class Housekeeper:
             self._turn()
         self._call_hook("jobs_housekeeper_stopping")
         self._alerts.close()
+        self._send_last_statistics()
         if self._open and not self._outage.lasts and "documents" in self._backend.features:
             self._machine.leave(self._backend)
         self._backend.close()
         self._app.close()
+
+    def _send_last_statistics(self) -> None:
+        """Send what is left of them; if that fails, the next start does."""
+        if "statistics" not in self._backend.features:
+            return
+        self._statistics.look(self._totals.figures(), time.time(), last=True)
+        if self._open and not self._outage.lasts:
+            with contextlib.suppress(BackendUnavailable):
+                self._statistics.send(self._backend)
 
     # -- the supervisor --------------------------------------------------------------------------
 
@@ -144,6 +158,8 @@ class Housekeeper:
 
     def _turn(self) -> None:
         now = time.monotonic()
+        if self._statistics.is_due(time.time()):
+            self._statistics.look(self._totals.figures(), time.time())
         if now >= self._outage.next_try:
             try:
                 self._work(now)
@@ -180,6 +196,8 @@ class Housekeeper:
         if (now >= self._next_report or self._machine.has_news) and "documents" in self._backend.features:
             self._machine.report(self._backend)
             self._next_report = now + REPORT
+        if self._statistics.unsent:
+            self._statistics.send(self._backend)
         self._tick()
 
     def _look_at_documents(self) -> None:

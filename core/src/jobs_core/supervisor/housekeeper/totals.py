@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ... import events
 from ...scoreboard import state
-from ...scoreboard.reader import WorkerFile, add_ops, total
+from ...scoreboard.reader import JobFigures, WorkerFile, add_ops, total
 from ...scoreboard.state import STACKS, TOTALS, Totals
 
 REMEMBERED = 500
@@ -27,6 +27,17 @@ class TotalsFile:
         self._path = run_dir / TOTALS
         self._totals = state.read(self._path, Totals) or Totals(since=time.time())
 
+    def figures(self, generation: int | None = None) -> list[JobFigures]:
+        """Return the figures of all workers, gone and living; of the latter, only those before a generation, if it is given."""
+        rows = list(self._totals.rows)
+        for path in state.worker_files(self._path.parent):
+            if path.name not in self._totals.folded:
+                with contextlib.suppress(OSError, ValueError):
+                    file = WorkerFile(path)
+                    rows += file.figures() if generation is None or file.header().generation < generation else ()
+                    file.close()
+        return rows
+
     def add_worker(self, path: Path, released: int) -> None:
         """Add the counters of a worker whose jobs have been released, and remove its files."""
         totals = self._totals
@@ -38,7 +49,7 @@ class TotalsFile:
                 file.close()
                 totals.rows = list(total([*totals.rows, *rows]).values())
                 for row in totals.rows:
-                    row.examples = {}
+                    row.examples, row.longest = {}, ()
                 add_ops(totals.ops, ops)
                 totals.folded = [*totals.folded, path.name][-REMEMBERED:]
         try:

@@ -34,6 +34,7 @@ from .ordering import Ordering
 from .pushing import Pushing
 from .rig import Rig
 from .settling import Settling
+from .statistics import StatisticsCases
 from .together import Togetherness
 from .trouble import Trouble
 from .uniqueness import Uniqueness
@@ -54,6 +55,7 @@ class BackendContract(
     DocumentCases,
     NoteCases,
     HistoryCases,
+    StatisticsCases,
     Uniqueness,
     Waiting,
     Waking,

@@ -1,0 +1,185 @@
+"""Send what the workers of this machine did in the last minute to the backend, which adds it up over all machines.
+
+Workers count in their scoreboards. Once a minute, the housekeeper compares these counters with those of the minute before. It
+writes the difference to `statistics.json`, together with the new counters, before it sends it. So each run is counted once,
+however often the housekeeper or the backend dies: what was sent without an answer is sent again under its request id.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TypeAlias
+
+from msgspec import Struct
+
+from ... import events
+from ...backends.base import Backend
+from ...backends.statistics import FIVE_MINUTES, HOUR, MINUTE, MOST_ROWS, REMEMBERED, StatisticsRow, added, greater
+from ...errors import BackendError, BackendUnavailable
+from ...ids import new_token
+from ...scoreboard import state
+from ...scoreboard.reader import JobFigures, total
+from ...statistics import MICROSECONDS, runs_in, sums_of
+
+FILE = "statistics.json"
+"""The file in the run directory with the counters that were sent, and with what could not be sent yet."""
+
+MOST_UNSENT = 1440
+"""Most batches that wait for the backend: those of a day."""
+
+_Counters: TypeAlias = "list[tuple[str, str, tuple[int, ...]]]"  # topic, job, sums
+
+
+class Batch(Struct):
+    """Rows that are sent in one call."""
+
+    request: str
+    rows: list[StatisticsRow]
+    tried_at: float = 0.0  # when it was first sent, in unix seconds
+
+
+class Counted(Struct):
+    """The content of FILE."""
+
+    counters: _Counters = []
+    minute: int = 0  # the last one that was reported, in minutes since 1970
+    unsent: list[Batch] = []
+
+
+class StatisticsSender:
+    """Counts what workers did, and sends it. Used by the housekeeper's main thread."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._path = run_dir / FILE
+        self._counted: Counted | None = None
+        self._looked = 0  # the minute of the last look
+        self._trouble = ""  # the last one that was logged
+
+    @property
+    def unsent(self) -> bool:
+        """Return whether there is something to send."""
+        return self._counted is not None and bool(self._counted.unsent)
+
+    def begin(self, before: Iterable[JobFigures], now: float) -> None:
+        """Begin to count.
+
+        `before` are figures that were counted before there was FILE, such as those of an earlier release: they are not sent.
+        """
+        last = int(now) // MINUTE - 1  # it was not reported if this machine was down
+        counted = state.read(self._path, Counted) or Counted(_counters(before))
+        counted.minute = max(counted.minute, last) if counted.minute <= last + 2 else last  # else the clock was set back
+        self._counted, self._looked = counted, last + 1
+        self._save(counted)
+
+    def is_due(self, now: float) -> bool:
+        """Return whether a minute has ended since the last look."""
+        return self._counted is not None and int(now) // MINUTE != self._looked
+
+    def look(self, figures: Iterable[JobFigures], now: float, *, last: bool = False) -> None:
+        """Count what happened since the last look, for the minute before this one; the last look counts for this one."""
+        counted = self._counted
+        if counted is None:
+            return
+        self._looked = int(now) // MINUTE
+        minute = self._looked if last else self._looked - 1
+        summed = total(figures)
+        known = {(topic, job): sums for topic, job, sums in counted.counters}
+        rows = _rows(summed, known, minute, reports=minute > counted.minute)
+        unsent = [*counted.unsent, *_batches(rows)]
+        found = Counted(_counters(summed.values()), max(minute, counted.minute), unsent[-MOST_UNSENT:])
+        if self._save(found):
+            self._counted = found
+            if len(unsent) > MOST_UNSENT:
+                self._tell(f"the backend has not answered for so long that {len(unsent) - MOST_UNSENT} minutes are left out")
+
+    def send(self, backend: Backend) -> None:
+        """Send what was counted; raise BackendUnavailable."""
+        counted = self._counted
+        while counted is not None and counted.unsent:
+            batch = counted.unsent[0]
+            now = time.time()
+            if batch.tried_at and not 0 <= now - batch.tried_at < REMEMBERED - HOUR:
+                self._tell("whether the backend has counted some minutes before it failed can no longer be known")
+            else:
+                if not batch.tried_at:
+                    batch.tried_at = now
+                    if not self._save(counted):
+                        return
+                self._add(backend, batch)
+            del counted.unsent[0]
+            self._save(counted)
+
+    def _add(self, backend: Backend, batch: Batch) -> None:
+        try:
+            left_out = backend.add_statistics(batch.rows, batch.request)
+        except BackendUnavailable:
+            raise
+        except BackendError as error:
+            self._tell(str(error))
+            return
+        if left_out:
+            self._tell(
+                f"the backend has left out {left_out} rows as too old, or because this machine's clock is ahead of its own"
+            )
+
+    def _save(self, counted: Counted) -> bool:
+        """Write FILE; return False if that fails: what is not written is not sent, since it might be sent twice."""
+        try:
+            state.write(self._path, counted)
+        except OSError as error:
+            self._tell(f"{FILE} cannot be written: {error}")
+            return False
+        return True
+
+    def _tell(self, trouble: str) -> None:
+        """Log a trouble, unless it is that of the last time."""
+        if trouble != self._trouble:
+            self._trouble = trouble
+            events.emit(events.StatisticsTrouble(trouble))
+
+
+def _counters(figures: Iterable[JobFigures]) -> _Counters:
+    return [(topic, job, sums_of(row)) for (topic, job), row in total(figures).items()]
+
+
+def _rows(
+    figures: dict[tuple[str, str], JobFigures], known: dict[tuple[str, str], tuple[int, ...]], minute: int, *, reports: bool
+) -> list[StatisticsRow]:
+    """Return the rows of a minute: one for all topics, one for each topic in which something ended, and for each job."""
+    at = minute * MINUTE
+    everything: tuple[tuple[int, ...], tuple[int, ...]] = ((int(reports),), ())
+    topics: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
+    jobs = []
+    for (topic, job), row in figures.items():
+        sums = _difference(sums_of(row), known.get((topic, job), ()))
+        if not any(sums):
+            continue
+        peaks = _peaks(row, minute) if runs_in(sums) else ()
+        everything = added(everything[0], sums), greater(everything[1], peaks)
+        if topic:  # else the worker had no row left for it
+            mine = topics.get(topic, ((), ()))
+            topics[topic] = added(mine[0], sums), greater(mine[1], peaks)
+            jobs.append(StatisticsRow(at - at % FIVE_MINUTES, topic, job, sums, peaks, FIVE_MINUTES))
+    rows = [StatisticsRow(at, topic, sums=sums, peaks=peaks) for topic, (sums, peaks) in topics.items()]
+    return [StatisticsRow(at, sums=everything[0], peaks=everything[1]), *rows, *jobs] if any(everything[0]) else []
+
+
+def _difference(now: Sequence[int], before: Sequence[int]) -> tuple[int, ...]:
+    """Return what was added to counters; nothing where one is smaller, because a worker's file was lost."""
+    padded = [*before, *([0] * (len(now) - len(before)))]
+    return tuple(max(0, new - old) for new, old in zip(now, padded, strict=False))
+
+
+def _peaks(row: JobFigures, minute: int) -> tuple[int, ...]:
+    if not row.longest:
+        return ()
+    return tuple(round(seconds * MICROSECONDS) for seconds in row.longest[minute % 2])
+
+
+def _batches(rows: Sequence[StatisticsRow]) -> Iterable[Batch]:
+    rest = iter(rows)
+    while some := list(islice(rest, MOST_ROWS)):
+        yield Batch(new_token(), some)
