@@ -181,3 +181,11 @@ def test_a_malformed_part_is_refused(open_, part, says):
         kind, answer = raw.ask(b"push_part", {"request": "r", "part": part, "messages": [message]})
         assert (kind, answer["code"]) == (p.ERROR, "malformed")
         assert says in answer["message"]
+
+
+def test_a_broker_without_statistics_is_never_asked_for_them(open_, monkeypatch):
+    monkeypatch.setattr(p, "FEATURES", (p.LIMITS, p.DOCUMENTS, p.FLOWS))
+    backend = open_()
+    for call in (lambda: backend.add_statistics([], new_token()), lambda: backend.statistics(60, 0, 1)):
+        with pytest.raises(BackendError, match="release without statistics: upgrade jobs-zeromq there, and restart the broker"):
+            call()

@@ -22,6 +22,7 @@ from jobs_core.backends.documents import ABSENT, Guard
 from jobs_core.backends.flows import Part
 from jobs_core.backends.limits import Limit, Lines
 from jobs_core.backends.notes import Note
+from jobs_core.backends.statistics import StatisticsRow, check
 from jobs_core.errors import BackendError, BackendUnavailable
 
 from . import protocol as p
@@ -36,7 +37,7 @@ class ZeromqBackend(ZeromqOperatorCalls):
     # A broker's store belongs to one application.
     features = (FEATURES - {"prefix"}) | {
         "checkpoints", "limits", "fairness", "flows", "documents", "guards", "notes", "history",
-        "dead_groups", "amend", "move",
+        "dead_groups", "amend", "move", "statistics",
     }  # fmt: skip
 
     def __init__(self, url: str, options: BackendOptions) -> None:
@@ -166,6 +167,11 @@ class ZeromqBackend(ZeromqOperatorCalls):
 
     def checkpoint(self, checkpoints: Sequence[Checkpoint]) -> None:
         self._connection.call(p.CHECKPOINT, p.Checkpoints(owner=self._owner, checkpoints=list(checkpoints)))
+
+    def add_statistics(self, rows: Sequence[StatisticsRow], request: str) -> int:
+        check(rows)
+        self._require_statistics()
+        return self._connection.call(p.ADD_STATISTICS, p.AddStatistics(rows=list(rows), request=request))
 
     def note(self, notes: Sequence[Note]) -> None:
         if p.NOTES not in self._connection.features:

@@ -12,6 +12,7 @@ from jobs_core.backends.documents import Document, check
 from jobs_core.backends.flows import FlowStatus, MemberStatus
 from jobs_core.backends.letters import DeadGroup
 from jobs_core.backends.limits import Limit, LimitState
+from jobs_core.backends.statistics import StatisticsRow
 from jobs_core.errors import BackendError
 
 from . import protocol as p
@@ -154,6 +155,19 @@ class ZeromqOperatorCalls(Backend):
             if over or time.monotonic() >= deadline:
                 return status
         return None
+
+    def statistics(
+        self, span: int, since: float, most: int, *, topic: str | None = None, after: StatisticsRow | None = None
+    ) -> list[StatisticsRow]:
+        self._require_statistics()
+        asked = p.ListStatistics(span=span, since=since, most=most, topic=topic, after=after)
+        return self._connection.call(p.LIST_STATISTICS, asked)
+
+    def _require_statistics(self) -> None:
+        if p.STATISTICS not in self._connection.features:
+            raise BackendError(
+                "the broker is of a release without statistics: upgrade jobs-zeromq there, and restart the broker"
+            )
 
     @property
     def _has_documents(self) -> bool:

@@ -31,6 +31,7 @@ from jobs_core.backends.flows import FlowStatus, MemberStatus, Part
 from jobs_core.backends.letters import DeadGroup
 from jobs_core.backends.limits import Limit, LimitState, Lines
 from jobs_core.backends.notes import Note
+from jobs_core.backends.statistics import StatisticsRow
 from jobs_core.errors import BackendError, BackendUnavailable, FlowLost, OwnerLost, QueueFull
 
 VERSION: Final = b"jobs1"
@@ -55,7 +56,10 @@ FLOWS: Final = "flows"
 LETTERS: Final = "letters"
 """The feature with which a broker says that it counts dead letters by what went wrong, and amends them."""
 
-FEATURES: Final = (LIMITS, DOCUMENTS, NOTES, FLOWS, LETTERS)
+STATISTICS: Final = "statistics"
+"""The feature with which a broker says that it adds up statistics."""
+
+FEATURES: Final = (LIMITS, DOCUMENTS, NOTES, FLOWS, LETTERS, STATISTICS)
 """What this release knows beyond the first one, told in `hello` and its answer."""
 
 BEAT: Final = b"beat"
@@ -220,6 +224,23 @@ class ListLines(Struct, kw_only=True):
 
     topic: Topic
     most: Annotated[int, Meta(ge=0, le=100_000)]
+
+
+class AddStatistics(Struct, kw_only=True):
+    """Add rows of statistics to those of the same key."""
+
+    rows: list[StatisticsRow]
+    request: str
+
+
+class ListStatistics(Struct, kw_only=True):
+    """List rows of statistics of a span by time, topic and job, at most 1,000."""
+
+    span: int
+    since: float
+    most: int
+    topic: str | None = None
+    after: StatisticsRow | None = None
 
 
 class ListDocuments(Struct, kw_only=True):
@@ -468,6 +489,10 @@ LIST_DOCUMENTS: Verb[ListDocuments, list[Document]] = Verb("documents", ListDocu
 READ_DOCUMENT: Verb[OfDocument, Document | None] = Verb("document", OfDocument, Document | None, writes=False)
 DOCUMENT_VERSIONS: Verb[OfKinds, dict[str, int]] = Verb("document_versions", OfKinds, dict[str, int], writes=False)
 PUT_DOCUMENT: Verb[PutDocument, int | None] = Verb("put_document", PutDocument, int | None, durable=True)
+ADD_STATISTICS: Verb[AddStatistics, int] = Verb("add_statistics", AddStatistics, int)
+LIST_STATISTICS: Verb[ListStatistics, list[StatisticsRow]] = Verb(
+    "statistics", ListStatistics, list[StatisticsRow], writes=False
+)
 DELETE_DOCUMENT: Verb[DeleteDocument, bool] = Verb("delete_document", DeleteDocument, bool, durable=True)
 PUSH_PART: Verb[PushPart, dict[str, str]] = Verb("push_part", PushPart, dict[str, str], durable=True)
 FLOW: Verb[OfFlow, FlowStatus | None] = Verb("flow", OfFlow, FlowStatus | None, writes=False)

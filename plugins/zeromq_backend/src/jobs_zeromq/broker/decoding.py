@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from jobs_core.backends import documents
+from jobs_core.backends import documents, statistics
 from jobs_core.backends.base import Outcome, Outgoing, Settlement, Token
 from jobs_core.backends.flows import misplaced
 from jobs_core.backends.limits import LIMIT, LONGEST_KEY, MOST_LIMITS, Limit, name_of
@@ -127,6 +127,13 @@ def _check_document(request: p.PutDocument) -> None:
         raise Malformed(f"put_document: {error}") from None
 
 
+def _check_statistics(request: p.AddStatistics) -> None:
+    try:
+        statistics.check(request.rows)
+    except BackendError as error:
+        raise Malformed(f"add_statistics: {error}") from None
+
+
 def _check_limits(limits: Sequence[str]) -> None:
     if len(limits) > MOST_LIMITS or list(limits) != sorted(set(limits)):
         raise Malformed(f"the limits of a job are sorted, at most {MOST_LIMITS}, and each is named once")
@@ -216,6 +223,7 @@ _CHECKS: dict[bytes, Callable[[Any], None]] = {
     p.CHECKPOINT.name: _check_checkpoints,
     p.NOTE.name: lambda request: _check_notes(request.notes),
     p.PUT_DOCUMENT.name: _check_document,
+    p.ADD_STATISTICS.name: _check_statistics,
     p.DEFINE_LIMITS.name: _check_definitions,
     p.OVERRIDE_LIMIT.name: _check_definitions,
 }

@@ -34,8 +34,10 @@ from jobs_core.backends.sqlite.engine import (
     owners,
     requests,
     settling,
+    statistics,
     views,
 )
+from jobs_core.backends.statistics import MOST_ROWS
 from jobs_core.errors import BackendError
 
 from .. import protocol as p
@@ -290,6 +292,9 @@ class Transactions:
     def retry_flow(self, tx: Transaction, one: Asked) -> int:
         return self._once(tx, one, lambda: flows.retry_flow(tx, one.request.flow))
 
+    def add_statistics(self, tx: Transaction, one: Asked) -> int:
+        return statistics.add(tx, one.request.rows, one.request.request)
+
     def put_document(self, tx: Transaction, one: Asked) -> int | None:
         asked: p.PutDocument = one.request
         return documents.put(tx, asked.kind, asked.name, asked.data, asked.request, asked.expected, asked.ttl)
@@ -439,6 +444,11 @@ def _lines(db: sqlite3.Connection, now: float, request: p.ListLines) -> Any:
     return views.lines(db, request.topic, request.most)
 
 
+def _statistics(db: sqlite3.Connection, now: float, request: p.ListStatistics) -> Any:
+    most = min(max(0, request.most), MOST_ROWS)
+    return statistics.listed(db, request.span, request.since, most, request.topic, request.after)
+
+
 def _documents(db: sqlite3.Connection, now: float, request: p.ListDocuments) -> Any:
     return documents.listed(db, request.kind, request.most, request.after, now)
 
@@ -485,6 +495,7 @@ _READ: dict[bytes, Callable[[sqlite3.Connection, float, Any], Any]] = {
     b"flows": _flows,
     b"flow_members": _flow_members,
     b"flow_results": _flow_results,
+    b"statistics": _statistics,
     b"documents": _documents,
     b"document": _document,
     b"document_versions": _document_versions,
