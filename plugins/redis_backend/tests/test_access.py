@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from jobs_core.backends.base import BackendOptions, Outcome, Outgoing, Settlement, State
+from jobs_core.backends.notes import Note
 from jobs_core.errors import BackendError, BackendUnavailable
 from jobs_core.ids import new_token
 from jobs_core.plugins import Plugins
@@ -70,8 +71,9 @@ def do_all_that_jobs_does(backend, feed):
     backend.push([Outgoing(name, "t", b"{}") for name in ("a", "b", "c", "d")], new_token())
     assert backend.wait(["t"], 1.0)
     done, retried, dead, _ = backend.reserve(["t"], 4, new_token())
+    backend.note([Note(done.id, done.token, b"half", (b"begins",))])
     settlements = [
-        Settlement(done.id, done.token, Outcome.DONE, result=b"1", result_ttl=60.0),
+        Settlement(done.id, done.token, Outcome.DONE, result=b"1", result_ttl=60.0, timeline=b"run"),
         Settlement(retried.id, retried.token, Outcome.RETRY, after=60.0),
         Settlement(dead.id, dead.token, Outcome.DEAD, reason="no", error=b"{}"),
     ]
@@ -85,6 +87,7 @@ def do_all_that_jobs_does(backend, feed):
     assert backend.paused() == frozenset()
     assert backend.topics() == ["t"]
     assert [record.id for record in backend.browse("t", State.DEAD, 10)] == ["c"]
+    assert [record.id for record in backend.browse("t", State.DONE, 10)] == backend.find_ids("a", 10) == ["a"]
     backend.cancel("b")
     backend.requeue(["c"])
     backend.purge("t", State.READY)

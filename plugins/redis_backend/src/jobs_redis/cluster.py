@@ -33,6 +33,7 @@ from jobs_core.backends.base import (
 )
 from jobs_core.backends.documents import Document, check
 from jobs_core.backends.letters import DeadGroup
+from jobs_core.backends.notes import Note
 from jobs_core.errors import BackendError, NotSupported
 
 from . import advice
@@ -54,7 +55,7 @@ class RedisClusterBackend(Backend):
 
     name = "redis+cluster"
     features = (FEATURES - {"atomic_followups", "strict_order", "claim"}) | {
-        "checkpoints", "documents", "dead_groups", "amend",
+        "checkpoints", "documents", "notes", "history", "dead_groups", "amend",
     }  # fmt: skip
 
     def __init__(self, target: Target, options: BackendOptions) -> None:
@@ -260,6 +261,13 @@ class RedisClusterBackend(Backend):
         for topic, part in by_topic.items():
             self._store(topic).checkpoint(self._owner, part)
 
+    def note(self, notes: Sequence[Note]) -> None:
+        by_topic: dict[str, list[Note]] = {}
+        for each in notes:
+            by_topic.setdefault(str(each.token).split(":", 2)[-1], []).append(each)
+        for topic, part in by_topic.items():
+            self._store(topic).note(self._owner, part)
+
     def heartbeat(self) -> Heartbeat:
         told = [self._beat(store) for store in self._ours()]
         return Heartbeat(
@@ -319,6 +327,12 @@ class RedisClusterBackend(Backend):
 
     def browse(self, topic: str, state: State, limit: int, offset: int = 0) -> list[JobRecord]:
         return self._store(topic).browse(topic, state, limit, offset)
+
+    def find_ids(self, prefix: str, limit: int) -> list[str]:
+        found = super().find_ids(prefix, limit)
+        for store in self._everywhere():
+            found += store.find_done(prefix, limit - len(found))
+        return found
 
     def topics(self) -> list[str]:
         return sorted(topic for store in self._everywhere() for topic in store.topics())
