@@ -201,6 +201,21 @@ def test_a_group_of_dead_letters_is_retried_after_a_question_that_says_how_many(
     assert counts(queue).ready == 2
 
 
+def test_a_large_group_shows_how_far_it_is_and_ends_with_its_result(project, top):
+    dead_letters(project, *(f"no address {number}" for number in range(250)))
+    screen = top(project)
+    screen.press("3")
+    screen.until("250 dead letters in 1 group")
+    screen.press("x")
+    screen.until("Delete 250 dead letters in group")
+    screen.press("y")
+    screen.until("✓ 250 dead letters deleted")
+    screen.until("no dead letters")
+    screen.press("m")
+    screen.until("jobsctl dead purge --group")
+    assert project.dead() == []
+
+
 def test_single_dead_letters_are_retried_and_deleted(queue, top):
     dead_letters(queue, "one", "two")
     screen = top(queue)
@@ -358,14 +373,24 @@ def test_quitting_does_not_wait_for_a_backend(project, tmp_path, top):
 
 
 def test_a_backend_without_features_says_so(project, top):
-    project.configure(backend='backend = "rabbitmq://127.0.0.1:1"')
+    project.configure(backend=f'backend = "file://{project.root}/queue"')
+    project.push("note", "x")
     screen = top(project)
-    for key in "234":
-        screen.press(key)
-        screen.until("! ")
-    assert b"Traceback" not in screen.raw
+    screen.press("2")
+    screen.until(lambda: re.search(r"› default +1", screen.text))  # it can count
+    screen.press("p")
+    screen.until("Pause topic default")
+    screen.press("y")
+    screen.until("✗ file:// does not support pause")
+    screen.press("enter")
+    screen.until("! file:// does not support browse")
+    screen.press("3")
+    screen.until("! file:// does not support browse")
+    screen.press("4")
+    screen.until("this machine only: file:// does not support documents")
     screen.press("q")
     assert screen.wait() == 0
+    assert b"Traceback" not in screen.raw
 
 
 def test_a_broken_configuration_is_said_in_the_views_that_need_it(project, top):

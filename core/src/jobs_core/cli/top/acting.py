@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import threading
 from collections.abc import Callable, Sequence
@@ -13,6 +14,8 @@ from ...errors import JobsError
 from .. import output
 from ..common import Context, exit_code
 from ..exits import Exit
+
+_PROGRESS = re.compile(r"[\d,]+ of [\d,]+")
 
 
 class Act(Struct, frozen=True):
@@ -78,6 +81,8 @@ class Doer:
         self._wake()
 
     def _write(self, text: str) -> None:
+        if self.said and _PROGRESS.fullmatch(self.said[-1]):  # the next line takes its place
+            self.said.pop()
         self.said += text.rstrip("\n").split("\n")
         self._wake()
 

@@ -12,7 +12,7 @@ from ..control import MOST_WORKERS
 from ..formatting import age, count, size
 from ..overview import Overview, WorkerLine
 from .acting import Act
-from .drawing import Column, clipped
+from .drawing import BAD, WARN, Column, clipped
 from .jobs import LONGEST_ID, JobView, action
 from .page import Page
 from .views import Desk, Row, TableView, TextView
@@ -29,8 +29,9 @@ class MachinesView(TableView):
     keys = (("Enter", "details"), ("p", "quiet or resume"), ("s", "scale"), ("a", "auto size"), ("R", "reload"))
     nothing = "no machine has reported within 30 s: `jobsctl start` starts one"
     columns = (
-        Column("machine or pool"), Column("is"), Column("workers"), Column("jobs", 1), Column("memory", 3), Column("done", 2),
-        Column("failed", 2), Column("crashed", 4), Column("generation", 5), Column("seen", 3), Column("topics or error", 1),
+        Column("machine or pool"), Column("state"), Column("workers"), Column("jobs", 1), Column("memory", 3),
+        Column("done", 2), Column("failed", 2), Column("crashed", 4), Column("generation", 5), Column("seen", 3),
+        Column("topics or error", 1),
     )  # fmt: skip
 
     def __init__(self, page: Page) -> None:
@@ -68,7 +69,7 @@ class MachinesView(TableView):
             str(report.generation), f"{age(report.age)} ago" if report.name else "",
             f"last reload refused: {report.last_refusal}" if report.last_refusal else "",
         )  # fmt: skip
-        return Row(report.name, cells, (report, None))
+        return Row(report.name, cells, (report, None), WARN if report.state == "quiet" or report.last_refusal else "")
 
     def use(self, key: str, row: Row, desk: Desk) -> bool:
         report: MachineReport
@@ -95,7 +96,8 @@ class MachinesView(TableView):
 def _pool(report: MachineReport, pool: PoolReport) -> Row:
     told = pool.last_error or ", ".join(pool.topics)
     cells = (f"  pool {pool.name}", "quiet" if pool.quiet else "", f"{pool.serving}/{pool.wanted}", *[""] * 7, told)
-    return Row(f"{report.name}\0{pool.name}", cells, (report, pool))
+    style = BAD if pool.last_error else WARN if pool.quiet else ""
+    return Row(f"{report.name}\0{pool.name}", cells, (report, pool), style)
 
 
 def _own(board: Board) -> list[MachineReport]:
@@ -176,8 +178,8 @@ class WorkersView(TableView):
     keys = (("Enter", "its job"), ("t", "stack"), ("c", "cancel its job"), ("/", "filter"))
     nothing = "no worker is running here"
     columns = (
-        Column("pid"), Column("pool", 2), Column("is"), Column("jobs", 5), Column("job"), Column("for", 1), Column("done", 3),
-        Column("failed", 4), Column("memory", 3), Column("id", 2),
+        Column("pid"), Column("pool", 2), Column("state"), Column("jobs", 5), Column("job"), Column("for", 1),
+        Column("done", 3), Column("failed", 4), Column("memory", 3), Column("id", 2),
     )  # fmt: skip
 
     def __init__(self, page: Page) -> None:

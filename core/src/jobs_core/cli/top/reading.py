@@ -50,6 +50,9 @@ class Reader:
         self._view: Readable | None = None
         self._due = 0.0
         self._at_once = False  # read again when the present reading ends
+
+    def start(self) -> None:
+        """Start the thread."""
         threading.Thread(target=self._run, name="jobs-top-reader", daemon=True).start()
 
     def show(self, view: Readable | None) -> None:

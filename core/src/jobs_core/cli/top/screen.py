@@ -78,6 +78,11 @@ class Screen:
             WorkersView(self._page),
         ]
         self._views: list[View] = [self._tabs[0]]
+        self._wake: Callable[[], None] = lambda: None
+        self._reader = Reader(context, lambda: self._wake())
+        self._doer = Doer(context, lambda: self._wake())
+        self._last: Act | None = None  # the action that ended last
+        self._last_seen = True  # what it said has been read
         self._dialog: Dialog | None = None
         self._editor: Editor | None = None
         self._message = ""
@@ -91,34 +96,34 @@ class Screen:
         """Draw until the user quits."""
         with contextlib.suppress(JobsError):  # the views that need a backend say what is wrong
             _ = self._context.app
-        self._terminal = sys.stdout.fileno()
+        terminal = sys.stdout.fileno()
         console = Console(file=sys.stdout)
         stray = io.StringIO()  # what a library prints would spoil the screen
         with (
             keyboard() as keys,
             Live(console=console, screen=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False) as live,
         ):
-            self._reader = Reader(self._context, keys.wake)
-            self._doer = Doer(self._context, keys.wake)
+            self._wake = keys.wake
+            self._reader.start()
             with contextlib.redirect_stdout(stray), contextlib.redirect_stderr(stray):
-                self._loop(keys, console, live)
+                self._loop(keys, console, live, terminal)
 
-    def _loop(self, keys: Keyboard, console: Console, live: Live) -> None:
+    def _loop(self, keys: Keyboard, console: Console, live: Live, terminal: int) -> None:
         look = 0.0
         while not self._over:
             if time.monotonic() >= look:
                 self._page.look(self._board())
                 look = time.monotonic() + self._interval
             self._notice()
-            width, height = os.get_terminal_size(self._terminal)
+            width, height = os.get_terminal_size(terminal)
             console.size = ConsoleDimensions(width, height)  # COLUMNS and LINES, if they are exported, know of no new size
-            live.update(_rendered(self.frame(width, height)), refresh=True)
+            live.update(rendered(self.frame(width, height)), refresh=True)
             for key in keys.wait(look - time.monotonic()):
                 self._press(key)
 
     def _board(self) -> Board:
         try:
-            return read_board(self._directory, most_entries=200) if pidfile.running(self._directory) else Board()
+            return read_board(self._directory) if pidfile.running(self._directory) else Board()
         except JobsError:  # the directory belongs to another user by now
             return Board()
 
@@ -193,9 +198,9 @@ class Screen:
 
     def _help(self, width: int) -> Line:
         if self._dialog is not None:
-            return Line(" y yes   n no (Esc)", CHOSEN)
+            return Line(" y yes   n no (Esc)".ljust(width), CHOSEN)
         if self._editor is not None:
-            return Line(" Enter accept   Esc leave it", CHOSEN)
+            return Line(" Enter accept   Esc leave it   Ctrl-U clear".ljust(width), CHOSEN)
         back = (("Esc", "back"),) if len(self._views) > 1 else ()
         right = "  ".join(f"{key} {word}" for key, word in (*back, *COMMON))
         left = ""
@@ -273,6 +278,8 @@ class Screen:
                 self._editor = Editor(editor.label, editor.text, editor.then, error)
         elif key == "backspace":
             editor.text = editor.text[:-1]
+        elif key == "clear":
+            editor.text = ""
         elif len(key) == 1:
             editor.text += key
 
@@ -307,12 +314,6 @@ class Screen:
         """Read the view again at once."""
         self._reader.refresh()
 
-    _terminal: int  # its descriptor
-    _reader: Reader
-    _doer: Doer
-    _last: Act | None = None  # the action that ended last
-    _last_seen = True  # what it said has been read
-
 
 def _boxed(dialog: Dialog, width: int) -> list[Line]:
     lines = [Line("─" * width, DIM)]
@@ -322,7 +323,7 @@ def _boxed(dialog: Dialog, width: int) -> list[Line]:
     return lines
 
 
-def _rendered(lines: Sequence[Line]) -> Text:
+def rendered(lines: Sequence[Line]) -> Text:
     """Return the lines as what rich draws."""
     text = Text(no_wrap=True, overflow="crop", end="")
     for number, line in enumerate(lines):

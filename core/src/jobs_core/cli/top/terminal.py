@@ -9,7 +9,6 @@ import select
 import signal
 import sys
 import termios
-import time
 import tty
 from collections.abc import Iterator
 from types import FrameType
@@ -23,7 +22,8 @@ _SEQUENCES: Final = {
     "[1~": "home", "[4~": "end", "[7~": "home", "[8~": "end", "[Z": "back tab", "[15~": "refresh",
 }  # fmt: skip
 _SINGLE: Final = {
-    "\r": "enter", "\n": "enter", "\t": "tab", "\x7f": "backspace", "\b": "backspace", "\x0c": "refresh", "\x03": END,
+    "\r": "enter", "\n": "enter", "\t": "tab", "\x7f": "backspace", "\b": "backspace", "\x0c": "refresh",
+    "\x15": "clear", "\x03": END,
 }  # fmt: skip
 
 ESCAPE_PAUSE: Final = 0.05
@@ -122,8 +122,3 @@ def keyboard() -> Iterator[Keyboard]:
         for number, handler in handlers.items():
             signal.signal(number, handler)
         keys.close()
-
-
-def seconds_until(moment: float) -> float:
-    """Return the seconds until a moment of the monotonic clock, at least 0."""
-    return max(0.0, moment - time.monotonic())

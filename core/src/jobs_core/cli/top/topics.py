@@ -10,7 +10,7 @@ from ..formatting import age, count, rate
 from ..overview import STALE, waiting_columns
 from ..topics import count_topics
 from .acting import Act
-from .drawing import Column, Line
+from .drawing import BAD, WARN, Column, Line
 from .jobs import JobsView
 from .page import Page
 from .views import Desk, Row, TableView, View
@@ -41,7 +41,8 @@ class TopicsView(TableView):
     nothing = "no topic is configured or holds jobs"
     columns = (
         Column("topic"), Column("ready"), Column("in flight", 1), Column("scheduled", 5), Column("limited", 4),
-        Column("waiting", 6), Column("dead", 1), Column("oldest", 2), Column("done/s", 7), Column("failed/s", 3), Column("is"),
+        Column("waiting", 6), Column("dead", 1), Column("oldest", 2), Column("done/s", 7), Column("failed/s", 3),
+        Column("note"),
     )  # fmt: skip
 
     def __init__(self, page: Page) -> None:
@@ -78,9 +79,12 @@ class TopicsView(TableView):
     def rows(self) -> list[Row]:
         held = waiting_columns(self._topics.values()).values()
         return [
-            Row(name, self._cells(name, topic, "limited" in held, "members" in held), topic)
+            Row(name, self._cells(name, topic, "limited" in held, "members" in held), topic, self._style(name, topic))
             for name, topic in sorted(self._topics.items())
         ]
+
+    def _style(self, name: str, topic: TopicState) -> str:
+        return BAD if name in self._marks else WARN if topic.paused else ""
 
     def _cells(self, name: str, topic: TopicState, limited: bool, members: bool) -> tuple[str, ...]:
         done, failed = self._page.rates_of(name)

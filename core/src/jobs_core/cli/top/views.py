@@ -91,6 +91,7 @@ class Row(NamedTuple):
     id: str
     cells: tuple[str, ...]
     item: Any = None
+    style: str = ""
 
 
 class TableView(View):
@@ -128,6 +129,8 @@ class TableView(View):
         return max(0, min(found, len(rows) - 1))
 
     def lines(self, width: int, height: int) -> list[Line]:
+        from rich.cells import set_cell_size
+
         rows = self.filtered()
         if not rows:
             return [Line(self.empty(), DIM)]
@@ -141,7 +144,7 @@ class TableView(View):
         for number in range(self.top, min(len(rows), self.top + room)):
             here = number == self._at
             text = f"{'›' if here else ' '} {drawn[number]}"
-            made.append(Line(text.ljust(width) if here else text, CHOSEN if here else ""))
+            made.append(Line(set_cell_size(text, width), CHOSEN) if here else Line(text, rows[number].style))
         return made
 
     def empty(self) -> str:
