@@ -112,6 +112,7 @@ def configuration() -> str:
         ("[limits.NAME]", config.Limit),
         ("[defaults]", config.Defaults),
         ("[results]", config.Results),
+        ("[outbox]", config.Outbox),
         ("[payloads]", config.Payloads),
         ("[logs]", config.Logs),
         ("[http]", config.Http),
@@ -119,7 +120,20 @@ def configuration() -> str:
         ("[schedule.NAME]", config.ScheduleEntry),
         ("[broker]", config.Broker),
     ]
-    tables = {"pools", "topics", "limits", "defaults", "results", "payloads", "logs", "http", "alerts", "schedule", "broker"}
+    tables = {
+        "pools",
+        "topics",
+        "limits",
+        "defaults",
+        "results",
+        "outbox",
+        "payloads",
+        "logs",
+        "http",
+        "alerts",
+        "schedule",
+        "broker",
+    }
     for title, kind in sections:
         parts.append(f"## {title}\n\n{kind.__doc__}\n\n| key | default | meaning |\n| --- | --- | --- |")
         comments = _comments(kind)

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
+from jobs_core.backends.outbox import OutboxState
 from jobs_core.cli.main import OURS
 from jobs_core.scoreboard.state import LimitFigures, read_board
 from jobs_core.supervisor.http import metrics
@@ -35,6 +36,7 @@ def series(tmp_path_factory) -> dict[str, float]:
     board.backlog.has_lines = True
     board.backlog.limits = [LimitFigures("stripe", 2, 5), LimitFigures("stripe:acme", 1, 3)]
     board.backlog.flows = {"waiting": 3, "active": 2, "done": 1, "dead": 0, "cancelled": 0}
+    board.backlog.outbox = OutboxState(3, 12.5, 1)
     board.write()
     text = metrics.exposition(read_board(board.run_dir), lease=30, openmetrics=True)
     board.close()

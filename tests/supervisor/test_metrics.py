@@ -216,7 +216,7 @@ def test_a_faster_run_replaces_an_exemplar_only_after_a_minute(board, monkeypatc
     assert [labels["trace_id"] for labels, _ in exemplars(board).values()] == [OTHER.hex()]
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now + 61)
-    ended(board, "h-1", seconds=0.01, trace=TRACE)
+    ended(board, "h-1", seconds=0.02, trace=TRACE)
     assert [(bucket, labels["trace_id"]) for bucket, (labels, _) in exemplars(board).items()] == [("0.025", TRACE.hex())]
 
 

@@ -269,7 +269,7 @@ def methods():
         for name, method in vars(kind).items():
             if not name.startswith("_") and inspect.isfunction(method):
                 call = f"{name}({', '.join([*inspect.signature(method).parameters][1:])})"
-                feature = re.search(r"NotSupported \((\w+)\)", method.__doc__ or "")
+                feature = re.search(r"NotSupported \((\w+)[,)]", method.__doc__ or "")
                 optional = f"`{feature[1]}`" if feature else "has a default"
                 yield call, "yes" if getattr(method, "__isabstractmethod__", False) else optional
 

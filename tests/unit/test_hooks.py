@@ -63,6 +63,7 @@ def test_every_hook_has_its_test():
         "jobs_queue_backends",  # tests/unit/test_plugins.py
         "jobs_before_enqueue",  # tests/unit/test_app.py
         "jobs_open_transactions",  # plugins/django_loader/tests/test_transactions.py
+        "jobs_outboxes",  # plugins/postgres_backend/tests/test_outbox.py
         "jobs_payload_codecs",  # tests/unit/test_compression.py
         "jobs_alert_channels",  # with the supervisor, whose housekeeper calls the rest
         "jobs_broker_commands",

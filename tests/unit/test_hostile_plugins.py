@@ -123,6 +123,8 @@ PLACES = {
     "module attribute": ("def __getattr__(name): DEED", problems),
     **{name: (hook(name), problems) for name in ("jobs_queue_backends", "jobs_job_loaders", "jobs_framework_bootstrappers")},
     **{name: (hook(name), problems) for name in ("jobs_alert_channels", "jobs_payload_codecs", "jobs_cli_commands")},
+    "jobs_outboxes": (hook("jobs_outboxes"), problems),
+    "outbox factory": (factory("jobs_outboxes"), made("jobs_outboxes", "bad://", "jobs")),
     "backend factory": (factory("jobs_queue_backends"), made("jobs_queue_backends", "bad://", BackendOptions())),
     "loader factory": (factory("jobs_job_loaders"), made("jobs_job_loaders", Config())),
     "framework factory": (factory("jobs_framework_bootstrappers"), made("jobs_framework_bootstrappers", Config())),
@@ -188,6 +190,7 @@ WRONG = {
     "jobs_framework_bootstrappers": "{5: print}",
     "jobs_alert_channels": "(name for name in 'ab')",
     "jobs_payload_codecs": "['zstd']",
+    "jobs_outboxes": "['postgresql']",
     "jobs_cli_commands": "{'bad': print}",
 }
 
@@ -209,6 +212,7 @@ def test_check_reports_what_plugins_reports(project, install, name):
         ("jobs_framework_bootstrappers", "Bootstrapper", (Config(),)),
         ("jobs_alert_channels", "AlertChannel", ({},)),
         ("jobs_payload_codecs", "PayloadCodec", ()),
+        ("jobs_outboxes", "Outbox", ("bad://", "jobs")),
     ],
 )
 def test_a_factory_with_a_wrong_result_is_reported_by_name(discover, hook_name, kind, given):

@@ -24,6 +24,7 @@ PUBLISHED = {
     "jobs_core.backends.limits",
     "jobs_core.backends.notes",
     "jobs_core.backends.statistics",
+    "jobs_core.backends.outbox",
     "jobs_core.backends.transactions",
     "jobs_core.errors",
     "jobs_core.loaders.base",

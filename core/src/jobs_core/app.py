@@ -24,6 +24,7 @@ from . import boundary, config_sources, escapes, foreign, guard, private, urls
 from .backends.auxstore import composed
 from .backends.base import Backend, BackendOptions, JobRecord, Outgoing, Retention, State
 from .backends.flows import Part
+from .backends.outbox import Outbox
 from .config import Config
 from .deadline import deadline as of_thread
 from .errors import (
@@ -219,6 +220,13 @@ class App:
         settings = self.config.plugins.get(scheme, {})
         store: Backend = factory(url, replace(options, prefix=f"{options.prefix}.results", settings=settings))
         return store
+
+    def new_outbox(self) -> Outbox:
+        """Return the unopened outbox that `[outbox] url` names. Raises ConfigError or PluginError."""
+        url = self.config.outbox.url or ""
+        factory = self.plugins.choose("jobs_outboxes", urls.scheme(url), "outbox.url")
+        outbox: Outbox = factory(url, self.config.prefix)
+        return outbox
 
     def backend_options(self, clock: Callable[[], float] | None = None) -> BackendOptions:
         """Return the options that the configuration sets for a backend."""
@@ -448,7 +456,8 @@ class App:
         known = self._transactions
         if known is None or known.config is not self.config:
             self._ask_hooks()
-            known = self._transactions = Transactions(self.config, self.new_backend(), self._open_transactions)
+            store = self.new_outbox() if self.config.outbox.url else self.new_backend()
+            known = self._transactions = Transactions(self.config, store, self._open_transactions)
         return known
 
     def _deliver_apart(self, stamps: Sequence[Stamp], outgoing: list[Outgoing], wanted: Sequence[object]) -> Mapping[str, str]:
@@ -785,6 +794,8 @@ class App:
     def status(self, job_id: str) -> State:
         """Return the state of a job; UNKNOWN if it never existed, or finished without a stored result."""
         record = self.operate(lambda backend: backend.get(job_id))
+        if record is None and self.config.outbox.url and self._joining().holds(job_id):
+            return State.SCHEDULED
         return record.state if record else State.UNKNOWN
 
     def find(self, job_id: str) -> JobRecord | None:

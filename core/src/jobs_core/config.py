@@ -149,6 +149,12 @@ class Results(Section, frozen=True, kw_only=True):
     url: Url | None = None  # the URL of that backend
 
 
+class Outbox(Section, frozen=True, kw_only=True):
+    """The database of the application in which its transactions leave jobs for the queue."""
+
+    url: Url | None = None  # the URL of that database, such as postgresql://shop@localhost/shop
+
+
 class Payloads(Section, frozen=True, kw_only=True):
     """The storage of large arguments and results."""
 
@@ -231,6 +237,7 @@ class Config(Section, frozen=True, kw_only=True):
     limits: dict[LimitName, Limit] = {}
     defaults: Defaults = Defaults()
     results: Results = Results()
+    outbox: Outbox = Outbox()
     payloads: Payloads = Payloads()
     logs: Logs = Logs()
     http: Http = Http()

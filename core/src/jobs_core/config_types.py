@@ -25,6 +25,7 @@ from .urls import cover, redact, scheme
 SECRET = {
     "backend",
     "results.url",
+    "outbox.url",
     "payloads.url",
     "broker.store",
     "broker.listen",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from .alert_channels.base import AlertChannelFactory
     from .backends.base import BackendFactory, Counts
+    from .backends.outbox import OutboxFactory
     from .config import Config
     from .loaders.base import BootstrapperFactory, LoaderFactory
     from .message import Message
@@ -39,6 +40,16 @@ def jobs_queue_backends() -> Mapping[str, BackendFactory]:  # type: ignore[empty
     :return: URL scheme to factory(url, options) -> Backend.
 
     Called in every process that opens a backend, once. Fatal: only if the configuration needs the scheme.
+    """
+
+
+@hookspec
+def jobs_outboxes() -> Mapping[str, OutboxFactory]:  # type: ignore[empty-body]
+    """Provide outboxes: jobs in a database of the application, until they are carried to the queue.
+
+    :return: URL scheme to factory(url, prefix) -> Outbox.
+
+    Called in every process that uses `[outbox] url`, once. Fatal: only if the configuration needs the scheme.
     """
 
 

@@ -22,6 +22,7 @@ import pluggy
 from . import boundary, builtin, foreign, guard, hookspecs, installed, urls
 from .alert_channels.base import AlertChannel
 from .backends.base import INTERFACE_VERSION, OLDEST_INTERFACE, Backend
+from .backends.outbox import Outbox
 from .errors import JobsError, PluginError
 from .loaders.base import Bootstrapper, JobLoader
 from .payloads.codecs import PayloadCodec
@@ -40,6 +41,7 @@ PROVIDERS = {  # provider hook: the word for its products in error messages
     "jobs_framework_bootstrappers": "framework",
     "jobs_alert_channels": "alert channel",
     "jobs_payload_codecs": "codec",
+    "jobs_outboxes": "outbox",
     "jobs_cli_commands": "command",
 }
 MADE: dict[str, type] = {  # provider hook: the type of the objects that its factories return
@@ -48,6 +50,7 @@ MADE: dict[str, type] = {  # provider hook: the type of the objects that its fac
     "jobs_framework_bootstrappers": Bootstrapper,
     "jobs_alert_channels": AlertChannel,
     "jobs_payload_codecs": PayloadCodec,
+    "jobs_outboxes": Outbox,
 }
 SLOW = 1.0
 """Seconds after which a plugin's import is reported as slow: every process and every command imports it."""

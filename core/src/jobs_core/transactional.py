@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .backends.base import Backend, Outgoing
+from .backends.outbox import Outbox
 from .backends.transactions import Enlisted
 from .errors import NotSupported, elsewhere
 from .plugins import Implementation, obeyed
@@ -13,17 +14,17 @@ from .plugins import Implementation, obeyed
 if TYPE_CHECKING:
     from .config import Config
 
-FIX = f"enqueue after the commit, or {elsewhere('transactions')}"
+FIX = f"enqueue after the commit, set [outbox] url, or {elsewhere('transactions')}"
 
 
 class Transactions:
     """The transactions of one application under one configuration. Any thread may use it, each with transactions of its own."""
 
-    def __init__(self, config: Config, backend: Backend, hooks: Sequence[Implementation]) -> None:
+    def __init__(self, config: Config, store: Backend | Outbox, hooks: Sequence[Implementation]) -> None:
         self.config = config
-        self._backend = backend
+        self._store = store
         self._hooks = hooks
-        self._has = "transactions" in backend.features
+        self._has = isinstance(store, Outbox) or "transactions" in store.features
 
     @property
     def automatic(self) -> bool:
@@ -33,16 +34,20 @@ class Transactions:
     def enlist(self, transaction: object) -> Enlisted:
         """Return what pushes into a transaction. Raises NotSupported, TransactionError."""
         if not self._has:
-            raise NotSupported("transactions", f"{self._backend.name}://", FIX)
-        return self._backend.enlist(transaction)
+            raise NotSupported("transactions", f"{self._store.name}://", FIX)
+        return self._store.enlist(transaction)
 
     def around_caller(self) -> Any:
         """Return the transaction on the database of the jobs that a framework has open around the caller."""
         for hook in self._hooks:
             for transaction in obeyed(hook, Sequence, {"config": self.config}) or ():
-                if self._backend.shares(transaction):
+                if self._store.shares(transaction):
                     return transaction
         return None
+
+    def holds(self, job_id: str) -> bool:
+        """Return whether a job is in the outbox."""
+        return isinstance(self._store, Outbox) and self._store.holds(job_id)
 
     def push(self, transaction: object, outgoing: Sequence[Outgoing], patience: float) -> Mapping[str, str]:
         """Store messages in a transaction; return what `Backend.push` returns."""

@@ -274,7 +274,12 @@ def test_what_is_no_transaction_of_this_database_is_refused(app):
 def test_a_backend_without_transactions_says_what_to_do(postgres_server):
     app = App(Config(backend="memory://"), registry=registry)
     with psycopg.connect(postgres_server.url) as connection:
-        refused(app, connection, "enqueue after the commit, or choose a backend that has transactions", NotSupported)
+        refused(
+            app,
+            connection,
+            r"enqueue after the commit, set \[outbox\] url, or choose a backend that has transactions",
+            NotSupported,
+        )
     app.close()
 
 

@@ -31,6 +31,7 @@ from .formatting import count
 from .in_child import IMPORT_TIMEOUT, Say, TookTooLong, run_in_child
 from .limits_check import lacking, problems
 from .main import OURS
+from .outbox import told
 from .preflight import preflight, unused_results
 from .start import DAEMON_LOG
 from .types import DURATION
@@ -38,6 +39,10 @@ from .waiting import waiting
 
 SAMPLE = 500
 """Most queued messages of a topic and state that are checked against the code."""
+
+
+OUTBOX_LATE = 60.0
+"""Age in seconds from which a job in the outbox is worth a warning: a carrier takes it within a second."""
 
 
 class _Checks:
@@ -126,6 +131,8 @@ def _check_application(checks: _Checks, app: App, import_timeout: float) -> None
             inside.run("features", lambda: lacking(app))
         if reachable and loaded:
             inside.run("limits", lambda: problems(app))
+            if app.config.outbox.url:
+                inside.run("outbox", lambda: _outbox(app))
             inside.run("messages", lambda: _messages(app))
         if loaded:
             inside.run("schedule", lambda: _schedule(app, reachable))
@@ -252,6 +259,17 @@ def _application(app: App) -> Iterator[tuple[str, str]]:
             app.registry.find(settings.default_job)  # raises UnknownJob with the nearest names
         if name not in served:
             yield output.GOOD, f"topic {name} is produce-only: no pool serves it"
+
+
+def _outbox(app: App) -> Iterator[tuple[str, str]]:
+    outbox = app.new_outbox()
+    try:
+        outbox.open()
+        state = outbox.state()
+    finally:
+        outbox.close()
+    late = state.refused or (state.oldest_age or 0.0) > OUTBOX_LATE
+    yield output.WARN if late else output.GOOD, told(state) + (": `jobsctl outbox` lists them" if state.refused else "")
 
 
 def _schedule(app: App, reachable: bool) -> Iterator[tuple[str, str]]:

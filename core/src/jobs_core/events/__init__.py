@@ -50,7 +50,16 @@ from .supervisor import (
     TemplateTrouble,
 )
 from .topics import AlertNotSent, AlertsSentAgain, LimitFull, LimitOpen, TopicBacklog, TopicCaughtUp, TopicUnserved
-from .workers import BackendBack, BackendLost, BackendRisk, OwnerReplaced, WorkerStarted, WorkerStopped, WorkerStopping
+from .workers import (
+    BackendBack,
+    BackendLost,
+    BackendRisk,
+    OutboxRefused,
+    OwnerReplaced,
+    WorkerStarted,
+    WorkerStopped,
+    WorkerStopping,
+)
 
 __all__ = [
     "Event",
@@ -111,6 +120,7 @@ __all__ = [
     "BackendBack",
     "BackendLost",
     "BackendRisk",
+    "OutboxRefused",
     "OwnerReplaced",
     "WorkerStarted",
     "WorkerStopped",

@@ -68,6 +68,18 @@ class BackendBack(Event, frozen=True):
         return f"the backend answers again after {format_duration(round(self.seconds, 1))}"
 
 
+class OutboxRefused(Event, frozen=True):
+    """The queue has refused a job from the outbox, where it stays, and is tried again later."""
+
+    level: ClassVar[int] = logging.ERROR
+
+    id: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"job {self.id} stays in the outbox, and is tried again later, because the queue has refused it: {self.reason}"
+
+
 class BackendRisk(Event, frozen=True):
     """The backend works, but its settings risk the loss of jobs, or admit any client; logged once per start."""
 

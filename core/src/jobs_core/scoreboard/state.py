@@ -20,6 +20,7 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct, field
 
+from ..backends.outbox import OutboxState
 from .reader import JobFigures, OpFigures, RunEntry, WorkerFile, WorkerHeader, add_ops
 
 STATE, BACKLOG, TOTALS = "state.json", "backlog.json", "totals.json"
@@ -151,6 +152,7 @@ class Backlog(Struct):
     has_lines: bool = False  # whether the backend counts limited jobs
     flows: dict[str, int] | None = None  # state → members of flows that have not ended; None without flows
     ops: dict[str, OpFigures] = {}  # durations of the housekeepers' calls to the backend
+    outbox: OutboxState | None = None
 
 
 class Totals(Struct):

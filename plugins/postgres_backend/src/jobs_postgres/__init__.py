@@ -13,6 +13,7 @@ from jobs_core import hookimpl
 
 if TYPE_CHECKING:
     from jobs_core.backends.base import Backend, BackendFactory, BackendOptions
+    from jobs_core.backends.outbox import Outbox, OutboxFactory
 
 __version__ = "0.1.0"
 jobs_interface_version = 2
@@ -34,4 +35,16 @@ def jobs_queue_backends() -> Mapping[str, BackendFactory]:
     return dict.fromkeys(SCHEMES, _create)
 
 
-__all__ = ["jobs_interface_version", "jobs_queue_backends"]
+def _create_outbox(url: str, prefix: str) -> Outbox:
+    from .outbox import PostgresOutbox
+    from .url import parse
+
+    return PostgresOutbox(parse(url, prefix))
+
+
+@hookimpl
+def jobs_outboxes() -> Mapping[str, OutboxFactory]:
+    return dict.fromkeys(SCHEMES, _create_outbox)
+
+
+__all__ = ["jobs_interface_version", "jobs_outboxes", "jobs_queue_backends"]

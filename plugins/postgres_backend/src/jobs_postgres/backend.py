@@ -53,8 +53,7 @@ class PostgresBackend(PostgresOperatorCalls, PostgresDocumentCalls, PostgresTran
 
     def __init__(self, target: Target, options: BackendOptions) -> None:
         super().__init__(ServerConnection(target), options)
-        self._target = target
-        self._shared = {}
+        PostgresTransactionCalls.__init__(self, target)
         self._owner = ""
         self._listener: Listener | None = None
         self._asleep: frozenset[str] = frozenset()  # topics for which this worker is noted as waiting

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,19 +24,21 @@ _PLACE = """
     SELECT concat_ws('/', system_identifier, (SELECT oid FROM pg_database WHERE datname = current_database()))
       FROM pg_control_system()"""
 _MISSING = {
-    "3F000": "its database has no tables of jobs in the schema {schema}",
-    "42883": "its database has no tables of jobs in the schema {schema}, or those of another release",
-    "42501": "its role may not enqueue: grant it what `jobsctl setup --sql` shows for producers",
+    "3F000": "its database has no tables of jobs in the schema {schema} (`{setup}` creates them)",
+    "42883": "its database has no tables of jobs in the schema {schema}, or those of another release (`{setup}` creates them)",
+    "42501": "its role may not enqueue: grant it USAGE of the schema {schema}, and EXECUTE of this function",
 }
 
 
-class PostgresTransactionCalls(Backend):
-    """The calls for transactions of callers, a base class of `PostgresBackend`; they need no open backend."""
+class Joining(abc.ABC):
+    """What pushes into transactions on one database, of the store of jobs or of an outbox; it needs no open connection."""
 
-    _target: Target
-    _options: BackendOptions
-    _place: str | None = None  # names the database of the store, once it was asked
-    _shared: dict[Any, bool]  # settings of other connections, and whether they lead to this database
+    _setup_command = "jobsctl setup"
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._place: str | None = None  # names the database, once it was asked
+        self._shared: dict[Any, bool] = {}  # settings of other connections, and whether they lead to this database
 
     def enlist(self, transaction: object) -> Enlisted:
         return PostgresTransaction(self, transaction, waits=awaits(transaction))
@@ -48,31 +51,31 @@ class PostgresTransactionCalls(Backend):
         return known
 
     def place(self, *, anew: bool = False) -> str:
-        """Return what names the database of the store; asked once, on a connection of its own that is closed again."""
+        """Return what names the database; asked once, on a connection of its own that is closed again."""
         if self._place is None or anew:
             connection = ServerConnection(self._target)
             connection.connect()
             try:
-                connection.prepare_store()
-                self._place = connection.function("place")
+                self._place = self._prepare(connection)
             finally:
                 connection.disconnect()
-        return str(self._place)
+        return self._place
 
+    @abc.abstractmethod
+    def _prepare(self, connection: ServerConnection) -> str:
+        """Create the tables that are missing; return what names the database."""
+
+    @abc.abstractmethod
     def enqueuing(self, messages: Sequence[Outgoing], patience: float) -> tuple[str, list[Any]]:
         """Return the statement that stores messages, and its parameters, of which the second names the database."""
-        listed, payloads, plain, lined = facts(messages)
-        schema = ServerConnection(self._target).schema
-        statement = f"SELECT {schema}.enqueue(%s, %s, %s::jsonb, %s::bytea[], %s, %s, %s, %s, %s)::text"
-        wakes = self._target.notify
-        return statement, [VERSION, self.place(), listed, payloads, plain, lined, self._options.cancelled_ttl, patience, wakes]
 
     def explained(self, error: Exception) -> TransactionError | None:
-        """Return the error for a transaction on a database without this store; None if the error says something else."""
+        """Return the error for a transaction on a database without these tables; None if the error says something else."""
         why = _MISSING.get(_sqlstate(error))
-        return None if why is None else TransactionError(
-            f"transaction: {why.format(schema=self._target.schema)}; the store is {self._target.shown}"
-        )  # fmt: skip
+        if why is None:
+            return None
+        told = why.format(schema=self._target.schema, setup=self._setup_command)
+        return TransactionError(f"transaction: {told}; this application is configured for {self._target.shown}")
 
     def elsewhere(self) -> TransactionError:
         return TransactionError(
@@ -81,10 +84,27 @@ class PostgresTransactionCalls(Backend):
         )
 
 
+class PostgresTransactionCalls(Joining, Backend):
+    """The calls for transactions of callers, a base class of `PostgresBackend`."""
+
+    _options: BackendOptions
+
+    def _prepare(self, connection: ServerConnection) -> str:
+        connection.prepare_store()
+        return str(connection.function("place"))
+
+    def enqueuing(self, messages: Sequence[Outgoing], patience: float) -> tuple[str, list[Any]]:
+        listed, payloads, plain, lined = facts(messages)
+        schema = ServerConnection(self._target).schema
+        statement = f"SELECT {schema}.enqueue(%s, %s, %s::jsonb, %s::bytea[], %s, %s, %s, %s, %s)::text"
+        wakes = self._target.notify
+        return statement, [VERSION, self.place(), listed, payloads, plain, lined, self._options.cancelled_ttl, patience, wakes]
+
+
 class PostgresTransaction(Enlisted):
     """A transaction on the database of the store."""
 
-    def __init__(self, calls: PostgresTransactionCalls, transaction: object, *, waits: bool) -> None:
+    def __init__(self, calls: Joining, transaction: object, *, waits: bool) -> None:
         self._calls = calls
         self._transaction = transaction
         self.awaits = waits

@@ -37,6 +37,7 @@ from ..system.channel import Channel
 from ..system.messages import CallHook, CommandDone, Counted, RanTooFast, Ready, Repair, Repaired, Stop, ToHousekeeper
 from . import timeouts
 from .alerts import TopicAlerts
+from .carrier import CarrierThread
 from .flows import members_by_state
 from .limits import LimitAlerts, figures
 from .machine import Machine
@@ -93,6 +94,7 @@ class Housekeeper:
         self._told_unserved: dict[str, bool] = {}  # topic → whether jobs waited when the warning was logged
         self._paused: frozenset[str] = frozenset()
         self._ticker = Ticker(app, run_dir / SCHEDULE)
+        self._carrier = CarrierThread(app) if app.config.outbox.url else None
         self._machine = Machine(app, run_dir, self._supervisor, channel.send)
         self._alerts = TopicAlerts(app.config, app.plugins)
         self._limit_alerts = LimitAlerts(app.config, self._alerts.send)
@@ -108,9 +110,13 @@ class Housekeeper:
         threading.Thread(target=self._listen, name="jobs-control", daemon=True).start()
         self._channel.send(Ready())
         self._call_hook("jobs_housekeeper_started")
+        if self._carrier is not None:
+            self._carrier.start()
         while not (self._stopping and not self._orders):
             self._turn()
         self._call_hook("jobs_housekeeper_stopping")
+        if self._carrier is not None:
+            self._carrier.stop()
         self._alerts.close()
         self._send_last_statistics()
         if self._open and not self._outage.lasts and "documents" in self._backend.features:
@@ -361,6 +367,7 @@ class Housekeeper:
         backlog = self._backlog
         backlog.at = time.time()
         backlog.answers, backlog.error = not error, error
+        backlog.outbox = None if self._carrier is None else self._carrier.state
         if counts is not None:
             backlog.topics = {
                 topic: TopicState(

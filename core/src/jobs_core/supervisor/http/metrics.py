@@ -15,6 +15,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from ...backends.outbox import OutboxState
 from ...scoreboard.layout import BUCKETS, OP_BUCKETS, OUTCOMES, UNRUN
 from ...scoreboard.reader import JobFigures, OpFigures, total
 from ...scoreboard.state import Backlog, Board, SupervisorState
@@ -146,6 +147,8 @@ def _of_topics(board: Board) -> Iterator[Family]:
             "jobs_flow_jobs", "gauge", "Members of flows that have not ended, by state.",
             [("", (("state", state),), number) for state, number in backlog.flows.items()],
         )  # fmt: skip
+    if backlog and topics and backlog.outbox is not None:
+        yield from _of_outbox(backlog.outbox)
     unserved = backlog.unserved if backlog else {}
     yield Family(
         "jobs_topic_unserved", "gauge", "1 if jobs wait in a topic that no pool serves.",
@@ -154,6 +157,19 @@ def _of_topics(board: Board) -> Iterator[Family]:
     yield Family(
         "jobs_topic_alert", "gauge", "1 while a backlog alert of a topic is active.",
         [("", (("topic", name),), int(name in alerts)) for name in topics],
+    )  # fmt: skip
+
+
+def _of_outbox(outbox: OutboxState) -> Iterator[Family]:
+    yield Family(
+        "jobs_outbox_jobs", "gauge", "Jobs in the outbox, which are to be carried to the queue.", [("", (), outbox.waiting)]
+    )
+    yield Family(
+        "jobs_outbox_refused_jobs", "gauge", "Those of them that the queue has refused so far.", [("", (), outbox.refused)]
+    )
+    yield Family(
+        "jobs_outbox_oldest_age_seconds", "gauge", "Time since the oldest of them was inserted; 0 if there is none.",
+        [("", (), outbox.oldest_age or 0.0)], "seconds",
     )  # fmt: skip
 
 

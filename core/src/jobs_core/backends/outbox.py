@@ -1,0 +1,130 @@
+"""An outbox: jobs enqueued in a database of the application, within its transactions, until they are carried to the queue.
+
+The transactions of the application insert the jobs, so a job is in the outbox if and only if its transaction has committed.
+One carrier at a time (`lead`) takes the oldest ones as a load, pushes them under the load's request id, and deletes them. If it
+is killed in between, the next carrier is given the same load under the same request id first, so that a queue with
+`dedup` adds nothing twice.
+
+Methods are called by one thread at a time, except `interrupt`.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+from msgspec import Struct
+
+if TYPE_CHECKING:
+    from .base import Outgoing
+    from .transactions import Enlisted
+
+MOST_LOADED = 1000
+"""Most jobs of one load."""
+
+LOAD_BYTES = 16 * 10**6
+"""A load ends with the job that makes it this large."""
+
+MOST_COUNTED = 10_000
+"""Jobs in an outbox are counted up to this number."""
+
+FIRST_RETRY, LONGEST_RETRY = 5.0, 600.0
+"""Seconds after which a refused job is tried again: doubled every time, up to the second."""
+
+
+class Load(Struct, frozen=True):
+    """Jobs to be pushed as one, in the order of their insertion; their delays are what is left of them."""
+
+    request: str
+    messages: list[Outgoing]
+
+
+class OutboxState(Struct, frozen=True):
+    """The jobs in an outbox."""
+
+    waiting: int  # that are to be carried, the refused ones included; at most MOST_COUNTED
+    oldest_age: float | None  # seconds since the oldest of them was inserted; None if there are none
+    refused: int  # that the queue has refused so far; at most MOST_COUNTED
+
+
+class RefusedJob(Struct, frozen=True):
+    """A job that the queue has refused."""
+
+    id: str
+    topic: str
+    age: float  # seconds since it was inserted
+    tries: int
+    next_try: float  # seconds from now
+    reason: str
+
+
+class Outbox(abc.ABC):
+    """A connection to an outbox, opened by `open`; `enlist`, `shares` and `holds` need none, and open their own."""
+
+    name: str = ""
+    """The URL scheme, for messages."""
+
+    @abc.abstractmethod
+    def enlist(self, transaction: object) -> Enlisted:
+        """Return what inserts jobs in a transaction of the application. Raises TransactionError."""
+
+    @abc.abstractmethod
+    def shares(self, transaction: object) -> bool:
+        """Return whether a transaction of the application is on the database of this outbox."""
+
+    @abc.abstractmethod
+    def holds(self, job_id: str) -> bool:
+        """Return whether a job is in the outbox."""
+
+    @abc.abstractmethod
+    def setup(self) -> None:
+        """Create the tables that are missing. May be repeated."""
+
+    @abc.abstractmethod
+    def open(self) -> None:
+        """Connect, creating the tables that are missing. Raises BackendUnavailable, BackendError."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Disconnect, and lead no more. Raises nothing."""
+
+    @abc.abstractmethod
+    def lead(self) -> bool:
+        """Return whether this connection is the one that carries, which it stays until it ends."""
+
+    @abc.abstractmethod
+    def take(self, most: int) -> Load | None:
+        """Return the load that was taken and not finished, else a new one of up to `most` jobs; None if no job is due."""
+
+    @abc.abstractmethod
+    def finish(self, request: str, refused: Mapping[str, str]) -> None:
+        """Delete the jobs of a load, except the refused ones, by id with the reason, which are tried again later."""
+
+    @abc.abstractmethod
+    def wait(self, timeout: float) -> None:
+        """Sleep until jobs may be due, for `timeout` seconds at most."""
+
+    @abc.abstractmethod
+    def interrupt(self) -> None:
+        """End the current `wait`, or the next. Any thread may call it."""
+
+    @abc.abstractmethod
+    def state(self) -> OutboxState:
+        """Count the jobs."""
+
+    @abc.abstractmethod
+    def refused(self, most: int) -> list[RefusedJob]:
+        """Return the jobs that the queue has refused, the oldest first."""
+
+    @abc.abstractmethod
+    def retry(self, job_ids: Sequence[str]) -> int:
+        """Let refused jobs be tried at once; return how many are known."""
+
+    @abc.abstractmethod
+    def drop(self, job_ids: Sequence[str]) -> int:
+        """Delete jobs that are not being carried; return how many."""
+
+
+OutboxFactory: TypeAlias = Callable[[str, str], Outbox]
+"""A function of the URL and the application's prefix that returns an outbox, without connecting."""

@@ -1,0 +1,68 @@
+-- An outbox in a database of the application: jobs of its transactions, until they are carried to a queue elsewhere. Every line
+-- may be executed again. The role of the application needs USAGE of the schema and EXECUTE of `put_out` alone.
+
+CREATE SCHEMA IF NOT EXISTS {s};
+
+CREATE TABLE IF NOT EXISTS {s}.outbox (
+    seq     bigint           GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    id      text COLLATE "C" NOT NULL,
+    topic   text             NOT NULL,
+    at      double precision NOT NULL, -- when it was inserted, as Unix seconds of this server
+    load    text COLLATE "C",          -- the request id under which it is being carried
+    tries   integer          NOT NULL DEFAULT 0,
+    try_at  double precision,          -- when a refused job is tried again
+    reason  text,
+    message bytea            NOT NULL
+) WITH (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_cost_delay = 0);
+CREATE INDEX IF NOT EXISTS outbox_id ON {s}.outbox (id);
+CREATE INDEX IF NOT EXISTS outbox_new ON {s}.outbox (seq) WHERE load IS NULL AND try_at IS NULL;
+CREATE INDEX IF NOT EXISTS outbox_load ON {s}.outbox (load) WHERE load IS NOT NULL;
+CREATE INDEX IF NOT EXISTS outbox_refused ON {s}.outbox (try_at) WHERE try_at IS NOT NULL;
+
+CREATE TABLE IF NOT EXISTS {s}.outbox_call (xid xid8 PRIMARY KEY) -- transactions, which have not ended, that inserted jobs
+    WITH (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_cost_delay = 0);
+CREATE TABLE IF NOT EXISTS {s}.outbox_sleeper (channel text PRIMARY KEY); -- the carrier, while it sleeps
+
+CREATE OR REPLACE FUNCTION {s}.outbox_now() RETURNS double precision LANGUAGE sql VOLATILE AS
+$$ SELECT extract(epoch FROM clock_timestamp())::double precision $$;
+
+CREATE OR REPLACE FUNCTION {s}.outbox_place() RETURNS text LANGUAGE sql STABLE AS $$
+    SELECT concat_ws('/', system_identifier, (SELECT oid FROM pg_database WHERE datname = current_database()))
+      FROM pg_control_system()
+$$;
+
+-- Insert jobs in the transaction of the caller. Returns {"conflicts": {}}, or {"refused": "place"} with nothing inserted if this is
+-- not the database that the caller is configured for.
+CREATE OR REPLACE FUNCTION {s}.put_out(
+    version integer, place_ text, ids text[], topics text[], messages bytea[], wakes boolean)
+RETURNS jsonb LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF version <> 1 THEN
+        RAISE EXCEPTION 'put_out: version % is unknown here: run `jobsctl outbox setup` with the newest jobs-postgres', version;
+    END IF;
+    IF place_ <> {s}.outbox_place() THEN
+        RETURN '{"refused": "place"}';
+    END IF;
+    INSERT INTO {s}.outbox (id, topic, at, message)
+        SELECT i, t, {s}.outbox_now(), m FROM unnest(ids, topics, messages) WITH ORDINALITY AS new (i, t, m, n) ORDER BY n;
+    IF wakes THEN
+        INSERT INTO {s}.outbox_call VALUES (pg_current_xact_id()) ON CONFLICT DO NOTHING;
+    END IF;
+    RETURN '{"conflicts": {}}';
+END $$;
+
+-- Wake the carrier when the transaction commits. One that falls asleep between this and the end of the commit looks again after
+-- a second.
+CREATE OR REPLACE FUNCTION {s}.outbox_at_commit() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    DELETE FROM {s}.outbox_call WHERE xid = NEW.xid;
+    PERFORM pg_notify(channel, 'outbox') FROM {s}.outbox_sleeper;
+    RETURN NULL;
+END $$;
+
+DROP TRIGGER IF EXISTS outbox_at_commit ON {s}.outbox_call;
+CREATE CONSTRAINT TRIGGER outbox_at_commit AFTER INSERT ON {s}.outbox_call
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION {s}.outbox_at_commit();
+
+REVOKE EXECUTE ON FUNCTION {s}.put_out, {s}.outbox_at_commit FROM PUBLIC;
