@@ -10,7 +10,8 @@ from collections import Counter
 import pytest
 
 from ..support.outages import assert_nothing_ran_twice, assert_work_continues
-from ..support.project import TASKS
+from ..support.project import PATIENCE, TASKS
+from ..support.stopwatch import Stopwatch
 
 BOUNDARIES = [
     f"{operation}.{moment}"
@@ -236,10 +237,10 @@ def test_an_idle_worker_starts_a_job_at_once_and_uses_no_processor_time(project)
     before, begin = worker.cpu_seconds(), time.monotonic()
     time.sleep(3.0)  # the test measures idleness
     assert (worker.cpu_seconds() - before) / (time.monotonic() - begin) < 0.05
-    begin = time.monotonic()
+    watch = Stopwatch()
     project.push("note", "now")
     project.until_noted("note now")
-    assert time.monotonic() - begin < 1.0
+    assert watch.stop() < 1.0
 
 
 # -- 6. No hoarding ----------------------------------------------------------------------------------
@@ -249,10 +250,8 @@ def test_short_jobs_do_not_wait_behind_a_long_one_while_another_worker_is_idle(p
     workers = [project.worker(), project.worker()]
     project.push_many([("note", (f"warm{n}",), {}) for n in range(200)])  # both have learned that jobs are short
     project.until_empty()
-    project.push_many([("nap", (30.0, "long"), {}), *[("note", (f"n{n}",), {}) for n in range(100)]])
-    begin = time.monotonic()
+    project.push_many([("nap", (10 * PATIENCE, "long"), {}), *[("note", (f"n{n}",), {}) for n in range(100)]])
     project.until_noted(*[f"note n{n}" for n in range(100)])
-    assert time.monotonic() - begin <= 1.0
     assert project.times("end long") == 0
     for worker in workers:
         worker.kill()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import ssl
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 from .project import until
+from .stopwatch import Stopwatch
 
 
 class Receiver:
@@ -84,6 +84,6 @@ class Receiver:
 
 def seconds(action: Any) -> float:
     """Return how long a request took."""
-    began = time.monotonic()
+    watch = Stopwatch()
     action()
-    return time.monotonic() - began
+    return watch.stop()

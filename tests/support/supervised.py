@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from jobs_core.scoreboard.state import Board, WorkerView, read_board
 from jobs_core.scoreboard.writer import start_ticks
 
 from .project import PATIENCE, Process, Project, until
+from .stopwatch import Stopwatch
 
 
 class Supervised:
@@ -98,10 +98,10 @@ def gone(pid: int, ticks: int) -> bool:
 
 
 def seconds_until(condition: Callable[[], Any], patience: float = PATIENCE) -> float:
-    """Return the seconds until a condition held."""
-    begin = time.monotonic()
+    """Return the seconds until a condition held, by a stopwatch that stands still with the machine."""
+    watch = Stopwatch()
     until(condition, patience)
-    return time.monotonic() - begin
+    return watch.stop()
 
 
 def kill(pid: int) -> None:

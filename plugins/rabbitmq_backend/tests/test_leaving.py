@@ -108,7 +108,7 @@ def test_a_worker_leaves_no_trace_in_a_queue_that_does_not_tell_its_length(conne
     vhost = rabbitmq_url.rpartition("/")[2]
     suspend = f"erlang:suspend_process(whereis('{vhost}_jobs.{TOPIC}')), timer:sleep({round(STANDSTILL * 1000)}), ok."
     connect().push(jobs(1000), new_token())
-    worker = connect("w")
+    worker = connect("w", url=f"{rabbitmq_url}?heartbeat=300")  # it answers none until RabbitMQ's slow command suspends
     found = worker.reserve([TOPIC], 100, new_token())
     with pika.BlockingConnection(pika.URLParameters(rabbitmq_url)) as connection:
         channel = connection.channel()

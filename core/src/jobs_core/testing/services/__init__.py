@@ -17,8 +17,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
-PATIENCE = 60.0
-"""Longest time that a server may take to start, in seconds."""
+PATIENCE = 240.0
+"""Longest time that a server or its command may take, in seconds; a machine with many other processes takes minutes."""
 
 
 def program(name: str, package: str) -> str:
