@@ -162,10 +162,17 @@ def test_beyond_the_most_that_a_topic_keeps_only_the_end_of_a_job_is_left(redis_
     store = _Store(redis_url, done_max=3)
     try:
         for n in range(6):
-            store.run(str(n), result=b"result" if n == 1 else None)
+            store.backend.push([Outgoing(str(n), T, b"payload", chosen=True)], new_token())
+            (held,) = store.backend.reserve([T], 1, new_token())
+            note = Note(held.id, held.token, b"all", (b"line",) if n % 2 else ())
+            result, told = (b"result" if n == 1 else None), {"notes": note, "timeline": b"run"}
+            done = Settlement(held.id, held.token, Outcome.DONE, result=result, result_ttl=KEPT, **told)
+            store.backend.settle([done], new_token())
         store.run("u", topic="u")
         assert store.done() == ["5", "4", "3"]
         assert store.done(topic="u") == ["u"]
+        assert {name for name in store.names() if name.startswith("log:")} == {"log:3", "log:5"}
+        assert [store.backend.get(job_id).notes.lines for job_id in ("5", "4")] == [(b"line",), ()]
         plain, with_result = store.backend.get("0"), store.backend.get("1")
         assert (plain.state, plain.payload, plain.timeline, plain.notes) == (State.DONE, b"", (), Notes())
         assert store.backend.fetch_result("1", 0.0).result == with_result.result == b"result"

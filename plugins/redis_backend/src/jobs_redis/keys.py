@@ -26,7 +26,8 @@ key                    type    what
 {jobs}:cancel          set     reserved jobs that are to be cancelled; a second entry with the suffix "\\0force" means
                                that the job's worker may be replaced to end it
 {jobs}:ended:ID        string  the end of a job with a result, of a cancelled one, or of a done job that is kept: then with its
-                               record, what it has told, and its history; expires after its time to live
+                               record, progress, timeline and history; expires after its time to live
+{jobs}:log:ID          string  the log lines of a done job that is kept; expires with it
 {jobs}:done:TOPIC      zset    id → when it was done, of jobs that are kept
 {jobs}:done-until:TOPIC  zset  id → until when the job is kept; those whose time is over leave both lists in housekeeping
 {jobs}:done-topics     set     topics with done jobs that are kept

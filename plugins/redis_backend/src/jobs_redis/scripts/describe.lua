@@ -3,10 +3,11 @@
 local with_lines = false -- whether log lines are part of a description
 
 -- What a job has told: {progress, {line ...}, {entry of its timeline ...}}; empty for most.
-local function shown_notes(told) return { told[3], with_lines and told[4] or {}, told[5] } end
 local function notes_of(id)
   local packed = redis.call('HGET', NOTES, id)
-  return packed and shown_notes(cmsgpack.unpack(packed)) or ''
+  if not packed then return '' end
+  local told = cmsgpack.unpack(packed)
+  return { told[3], with_lines and told[4] or {}, told[5] }
 end
 
 -- {state, id, topic, since, has a result (0 or 1), result, reason} of a job that has ended; for a done job that is kept, also
@@ -15,7 +16,9 @@ local function describe_end(id, ended, with_result)
   local state, topic, at, _, has, result, reason, kept = unpack(ended, 1, 8)
   local found = { state, id, topic, at, with_result and has or 0, with_result and result or '', reason or '' }
   if kept then
-    found[8], found[9], found[10], found[11] = kept[1], kept[2], shown_notes(kept[3]), kept[4]
+    local lines = with_lines and kept[6] == 1 and redis.call('GET', LOG .. id)
+    local told = { kept[4], lines and cmsgpack.unpack(lines) or {}, kept[5] }
+    found[8], found[9], found[10], found[11] = kept[1], kept[2], told, kept[3]
   end
   return found
 end

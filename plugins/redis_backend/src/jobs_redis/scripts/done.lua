@@ -1,8 +1,10 @@
 -- Done jobs that are kept. Needs common.
 --
--- Each is the eighth value of its end, "ended:<id>", which expires by itself: {record, cursor, what it has told, history}. The
+-- Each is the eighth value of its end, "ended:<id>": {record, cursor, history, progress, {entry of its timeline ...}, has log lines
+-- (0 or 1)}. Its log lines have a key of their own, so that a page of jobs is read without them. Both expire by themselves. The
 -- lists of a topic's done jobs follow in housekeeping; until then, jobs whose time is over are left out.
 
+local LOG = base .. 'log:'
 local DONE, DONE_UNTIL, DONE_TOPICS = base .. 'done:', base .. 'done-until:', base .. 'done-topics'
 local DROPPED_AT_ONCE = 1000
 
@@ -31,6 +33,7 @@ local function list_done(id, topic, ttl, most)
   for _, old in ipairs(oldest) do
     local ended = kept_job(old)
     if ended then
+      if ended[8][6] == 1 then redis.call('DEL', LOG .. old) end
       ended[8] = nil
       redis.call('SET', base .. 'ended:' .. old, cmsgpack.pack(ended), 'KEEPTTL')
     end

@@ -118,9 +118,13 @@ local function limit_anew(id, record, job, limits)
   lines().need_schema(2)
 end
 
--- Return what a done job leaves to be kept.
-local function kept_of(id, told)
-  return { redis.call('HGET', JOBS, id), redis.call('HGET', CURSORS, id) or '', told, history_of(id) }
+-- End a job that is done and kept.
+local function keep(id, job, ttl, result, told, most)
+  local record, cursor, lines = redis.call('HGET', JOBS, id), redis.call('HGET', CURSORS, id) or '', told[4]
+  if #lines > 0 then redis.call('SET', LOG .. id, cmsgpack.pack(lines), 'PX', whole(math.max(1, math.ceil(ttl / 1000)))) end
+  local kept = { record, cursor, history_of(id), told[3], told[5], #lines > 0 and 1 or 0 }
+  finish(id, job, 'done', ttl, result, nil, kept)
+  list_done(id, job.topic, ttl, most)
 end
 
 local function settle(id, token, topic, from)
@@ -153,9 +157,8 @@ local function settle(id, token, topic, from)
   end
   if told and outcome ~= 'done' then redis.call('HSET', NOTES, id, cmsgpack.pack(told)) end
   if outcome == 'done' then
-    local most = ARGV[from + 12]
-    finish(id, job, 'done', ttl, ARGV[from + 5] == '1' and ARGV[from + 6], nil, most ~= '' and kept_of(id, told))
-    if most ~= '' then list_done(id, job.topic, ttl, tonumber(most)) end
+    local result, most = ARGV[from + 5] == '1' and ARGV[from + 6], tonumber(ARGV[from + 12])
+    if most then keep(id, job, ttl, result, told, most) else finish(id, job, 'done', ttl, result) end
   elseif outcome == 'cancelled' then
     finish(id, job, 'cancelled', ttl)
   elseif outcome == 'dead' or outcome == 'expired' then
