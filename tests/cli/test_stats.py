@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 
 import pytest
 
-from jobs_core.backends.statistics import DAY, FIVE_MINUTES, HOUR, StatisticsRow
+from jobs_core.backends.statistics import DAY, FIVE_MINUTES, HOUR, MOST_ADDED, StatisticsRow
 from jobs_core.cli import output, stats
 from jobs_core.scoreboard.reader import JobFigures
 from jobs_core.statistics import sums_of
@@ -30,7 +30,8 @@ class Rows:
 
     def add(self, *rows):
         self.requests += 1
-        assert self.backend.add_statistics(rows, f"request-{self.requests}") == 0
+        for n in range(0, len(rows), MOST_ADDED):
+            assert self.backend.add_statistics(rows[n : n + MOST_ADDED], f"request-{self.requests}-{n}") == 0
 
     def report(self, *minutes):
         """Let a machine report that it was there, so many minutes ago."""

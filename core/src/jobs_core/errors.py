@@ -166,7 +166,7 @@ HAVING: dict[str, tuple[str, ...]] = {
     "fairness": ("sqlite://", "redis://", "zmq+tcp://"),
     "flows": ("sqlite://", "redis://", "zmq+tcp://", "postgresql://"),
     "notes": ("sqlite://", "redis://", "zmq+tcp://", "postgresql://"),
-    "statistics": ("sqlite://", "zmq+tcp://"),
+    "statistics": ("sqlite://", "redis://", "zmq+tcp://"),
     "history": ("sqlite://", "redis://", "zmq+tcp://", "postgresql://"),
     "transactions": ("postgresql://",),
 }

@@ -50,10 +50,13 @@ AHEAD: Final = HOUR
 REMEMBERED: Final = 6 * HOUR
 """Seconds for which the request ids of `add_statistics` are remembered."""
 
-MOST_ROWS: Final = 1000
-"""Most rows of one call, and of one page."""
+MOST_ADDED: Final = 100
+"""Most rows of one call of `add_statistics`: no backend is busy with it for longer than 50 ms."""
 
-MOST_NUMBERS: Final = 100
+MOST_ROWS: Final = 1000
+"""Most rows of one page."""
+
+MOST_NUMBERS: Final = 64
 """Most sums, and most peaks, of one row."""
 
 LARGEST_NUMBER: Final = 2**53 - 1
@@ -85,8 +88,8 @@ def span_of(job: str) -> int:
 
 def check(rows: Sequence[StatisticsRow]) -> None:
     """Raise BackendError if these rows cannot be added in one call."""
-    if len(rows) > MOST_ROWS:
-        raise BackendError(f"{len(rows):,} rows of statistics in one call, the most is {MOST_ROWS:,}")
+    if len(rows) > MOST_ADDED:
+        raise BackendError(f"{len(rows):,} rows of statistics in one call, the most is {MOST_ADDED}")
     for row in rows:
         if not (_NAME.fullmatch(row.topic) and _NAME.fullmatch(row.job)):
             raise BackendError(

@@ -25,6 +25,8 @@ from jobs_core.backends.documents import Guard, check
 from jobs_core.backends.flows import Part
 from jobs_core.backends.limits import Limit, Lines
 from jobs_core.backends.notes import Note
+from jobs_core.backends.statistics import StatisticsRow
+from jobs_core.backends.statistics import check as check_statistics
 from jobs_core.errors import BackendError, BackendUnavailable
 
 from .forecast import LONGEST_LOOK, UNKNOWN, Forecast
@@ -46,6 +48,7 @@ class RedisBackend(RedisOperatorCalls, BindsKeys):
     name = "redis"
     features = FEATURES | {
         "checkpoints", "limits", "fairness", "flows", "documents", "guards", "notes", "history", "dead_groups", "amend", "move",
+        "statistics",
     }  # fmt: skip
 
     def __init__(self, target: Target, options: BackendOptions) -> None:
@@ -125,6 +128,10 @@ class RedisBackend(RedisOperatorCalls, BindsKeys):
         if self._target.replicas:
             self._until_replicated()
         return deleted
+
+    def add_statistics(self, rows: Sequence[StatisticsRow], request: str) -> int:
+        check_statistics(rows)
+        return self._store.add_statistics(rows, request)
 
     def _until_replicated(self) -> None:
         """Wait until the requested number of replicas has the writes of this connection."""

@@ -34,6 +34,8 @@ from jobs_core.backends.base import (
 from jobs_core.backends.documents import Document, check
 from jobs_core.backends.letters import DeadGroup
 from jobs_core.backends.notes import Note
+from jobs_core.backends.statistics import StatisticsRow
+from jobs_core.backends.statistics import check as check_statistics
 from jobs_core.errors import BackendError, NotSupported
 
 from . import advice
@@ -55,7 +57,7 @@ class RedisClusterBackend(Backend):
 
     name = "redis+cluster"
     features = (FEATURES - {"atomic_followups", "strict_order", "claim"}) | {
-        "checkpoints", "documents", "notes", "history", "dead_groups", "amend",
+        "checkpoints", "documents", "notes", "history", "dead_groups", "amend", "statistics",
     }  # fmt: skip
 
     def __init__(self, target: Target, options: BackendOptions) -> None:
@@ -375,6 +377,15 @@ class RedisClusterBackend(Backend):
 
     def paused(self) -> frozenset[str]:
         return frozenset(topic for store in self._everywhere() for topic in store.paused())
+
+    def add_statistics(self, rows: Sequence[StatisticsRow], request: str) -> int:
+        check_statistics(rows)
+        return self._hub.add_statistics(rows, request)
+
+    def statistics(
+        self, span: int, since: float, most: int, *, topic: str | None = None, after: StatisticsRow | None = None
+    ) -> list[StatisticsRow]:
+        return self._hub.statistics(span, since, most, topic, after)
 
     def documents(self, kind: str, most: int, after: str = "") -> list[Document]:
         return self._kind(kind).documents(kind, most, after)

@@ -64,6 +64,7 @@ key                    type    what
 {jobs}:document-names:KIND  zset  name → 0, to list them
 {jobs}:document-until:KIND  zset  name → when the document expires
 {jobs}:document-versions  hash  kind → how often its documents have changed
+{jobs}:statistics:SPAN zset    time, topic, job and numbers of each row of statistics → 0; a span is 60, 300 or 3600 seconds
 {jobs}:waiting         set     topics with members of flows that wait
 {jobs}:waiting:TOPIC   zset    id → position, of members that wait for others
 {jobs}:needed:TOPIC    zset    id → when it became a dead letter, of members whose flow goes on if they are retried

@@ -10,6 +10,7 @@ from jobs_core.backends.documents import Document
 from jobs_core.backends.flows import FlowStatus, MemberStatus
 from jobs_core.backends.letters import DeadGroup
 from jobs_core.backends.limits import Limit, LimitState
+from jobs_core.backends.statistics import StatisticsRow
 
 from . import advice
 from .store import Store
@@ -88,6 +89,11 @@ class RedisOperatorCalls(Backend):
 
     def cancel(self, job_id: str, *, force: bool = False) -> State:
         return self._store.cancel(job_id, force=force)
+
+    def statistics(
+        self, span: int, since: float, most: int, *, topic: str | None = None, after: StatisticsRow | None = None
+    ) -> list[StatisticsRow]:
+        return self._store.statistics(span, since, most, topic, after)
 
     def documents(self, kind: str, most: int, after: str = "") -> list[Document]:
         return self._store.documents(kind, most, after)

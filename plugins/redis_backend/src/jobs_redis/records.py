@@ -16,6 +16,7 @@ from jobs_core.backends.flows import After, FlowState, FlowStatus, Member, Membe
 from jobs_core.backends.letters import DeadGroup, Fingerprint
 from jobs_core.backends.limits import Limit, LimitState, Lines
 from jobs_core.backends.notes import NONE, Note, Notes
+from jobs_core.backends.statistics import StatisticsRow
 
 _MICRO = 1_000_000
 _DONE = Outcome.DONE
@@ -328,6 +329,26 @@ def document(kind: str, found: list[Any], now: int) -> Document:
     name, version, changed, ends, data = found
     expires_in = (int(ends) - now) / _MICRO if int(ends) else None
     return Document(kind, name.decode(), data, int(version), int(changed) / _MICRO, expires_in)
+
+
+def statistics_arguments(row: StatisticsRow) -> tuple[Any, ...]:
+    """Return the arguments of add_statistics.lua for one row."""
+    return row.span, row.at, row.topic, row.job, _numbers(row.sums), _numbers(row.peaks)
+
+
+def _numbers(numbers: Sequence[int]) -> str:
+    return ",".join(str(number) if number else "" for number in numbers)
+
+
+def statistics_row(found: bytes, span: int) -> StatisticsRow:
+    """Convert a row as statistics.lua keeps it."""
+    at, topic, job, numbers = found.decode().split("\n")
+    sums, _, peaks = numbers.partition("|")
+    return StatisticsRow(int(at), topic, job, _parsed(sums), _parsed(peaks), span)
+
+
+def _parsed(numbers: str) -> tuple[int, ...]:
+    return tuple(int(number or 0) for number in numbers.split(",")) if numbers else ()
 
 
 def job_record(found: Sequence[Any], now: bytes) -> JobRecord | None:

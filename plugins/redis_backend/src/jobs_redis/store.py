@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -29,6 +30,7 @@ from jobs_core.backends.flows import MOST_LISTED, SLICE, FlowStatus, MemberStatu
 from jobs_core.backends.letters import DeadGroup, last_of, not_movable
 from jobs_core.backends.limits import Limit, LimitState, Lines, key_limit, name_of
 from jobs_core.backends.notes import Note
+from jobs_core.backends.statistics import REMEMBERED, StatisticsRow
 from jobs_core.errors import BackendError, BackendUnavailable, FlowLost, OwnerLost
 
 from . import records, scripts
@@ -57,6 +59,8 @@ INLET_BYTES = 4_000_000
 """The approximate number of bytes that are taken from an inlet at once."""
 PURGED_AT_ONCE = 500
 NAMED_AT_ONCE = 1000
+MAX_TIME = 999_999_999_999
+"""The latest unix time that has a place among the rows of statistics."""
 FULL_KIND = -2
 """The answer of put_document.lua if the kind has as many documents as it may."""
 RETRIED_AT_ONCE = 100
@@ -422,6 +426,18 @@ class Store:
             records.message(arguments, message)
         answer = self._run(scripts.PUSH_GUARDED, *arguments, guard.kind, guard.name, guard.version)
         return None if answer is None else dict(_conflicts(answer))
+
+    def add_statistics(self, rows: Sequence[StatisticsRow], request: str) -> int:
+        arguments = [value for row in rows for value in records.statistics_arguments(row)]
+        return int(self._run(scripts.ADD_STATISTICS, request, REMEMBERED * 1000, *arguments))
+
+    def statistics(
+        self, span: int, since: float, most: int, topic: str | None, after: StatisticsRow | None
+    ) -> list[StatisticsRow]:
+        place = "" if after is None else f"{after.at:012d}\n{after.topic}\n{after.job}"
+        begin = max(0, math.ceil(min(since, MAX_TIME)))
+        found = self._run(scripts.STATISTICS_ROWS, span, begin, place, most, int(topic is not None), topic or "")
+        return [records.statistics_row(row, span) for row in found]
 
     def documents(self, kind: str, most: int, after: str) -> list[Document]:
         now, *found = self._run(scripts.DOCUMENTS, kind, after, most, PAGE)

@@ -9,7 +9,7 @@ import pytest
 from jobs_core.backends.base import BackendOptions
 from jobs_core.backends.memory import MemoryBackend, forget
 from jobs_core.backends.statistics import FIVE_MINUTES, MINUTE, StatisticsRow
-from jobs_core.errors import BackendError, BackendUnavailable
+from jobs_core.errors import BackendError, BackendUnavailable, QueueFull
 from jobs_core.ids import new_token
 from jobs_core.scoreboard import state
 from jobs_core.scoreboard.reader import JobFigures
@@ -225,6 +225,19 @@ def test_what_the_backend_refuses_or_leaves_out_is_logged_and_stops_nothing(plac
     assert not sender.unsent
 
 
+def test_minutes_for_which_a_full_backend_has_no_room_are_sent_when_it_has(place, caplog):
+    caplog.set_level(logging.WARNING)
+    sender = place.sender()
+    place.fails = [(True, QueueFull("no room"))]
+    place.ran(2)
+    place.minute(sender)
+    assert not sender.unsent, "not before the next minute"
+    assert "it comes late, because the backend is full: no room" in caplog.text
+    place.ran(3)
+    place.minute(sender)
+    assert [(row.at - NOON, Tally(row.sums).outcome("done")) for row in place.rows("mail")] == [(0, 2), (60, 3)]
+
+
 def test_an_answer_that_is_lost_for_hours_is_not_asked_for_again(place, caplog):
     caplog.set_level(logging.WARNING)
     sender = place.sender()
@@ -250,7 +263,7 @@ def test_a_day_of_unsent_minutes_is_kept(place, monkeypatch):
 
 
 def test_many_rows_are_sent_in_several_calls(place, monkeypatch):
-    monkeypatch.setattr(statistics, "MOST_ROWS", 4)
+    monkeypatch.setattr(statistics, "MOST_ADDED", 4)
     sender = place.sender()
     for n in range(5):
         place.ran(1, f"topic-{n}", f"job-{n}")

@@ -17,8 +17,8 @@ from msgspec import Struct
 
 from ... import events
 from ...backends.base import Backend
-from ...backends.statistics import FIVE_MINUTES, HOUR, MINUTE, MOST_ROWS, REMEMBERED, StatisticsRow, added, greater
-from ...errors import BackendError, BackendUnavailable
+from ...backends.statistics import FIVE_MINUTES, HOUR, MINUTE, MOST_ADDED, REMEMBERED, StatisticsRow, added, greater
+from ...errors import BackendError, BackendUnavailable, QueueFull
 from ...ids import new_token
 from ...scoreboard import state
 from ...scoreboard.reader import JobFigures, total
@@ -56,12 +56,13 @@ class StatisticsSender:
         self._path = run_dir / FILE
         self._counted: Counted | None = None
         self._looked = 0  # the minute of the last look
+        self._full = False  # whether the backend had no room since then
         self._trouble = ""  # the last one that was logged
 
     @property
     def unsent(self) -> bool:
-        """Return whether there is something to send."""
-        return self._counted is not None and bool(self._counted.unsent)
+        """Return whether there is something to send now."""
+        return self._counted is not None and bool(self._counted.unsent) and not self._full
 
     def begin(self, before: Iterable[JobFigures], now: float) -> None:
         """Begin to count.
@@ -83,7 +84,7 @@ class StatisticsSender:
         counted = self._counted
         if counted is None:
             return
-        self._looked = int(now) // MINUTE
+        self._looked, self._full = int(now) // MINUTE, False
         minute = self._looked if last else self._looked - 1
         summed = total(figures)
         known = {(topic, job): sums for topic, job, sums in counted.counters}
@@ -96,7 +97,7 @@ class StatisticsSender:
                 self._tell(f"the backend has not answered for so long that {len(unsent) - MOST_UNSENT} minutes are left out")
 
     def send(self, backend: Backend) -> None:
-        """Send what was counted; raise BackendUnavailable."""
+        """Send what was counted; raise BackendUnavailable. If the backend is full, the rest waits for the next minute."""
         counted = self._counted
         while counted is not None and counted.unsent:
             batch = counted.unsent[0]
@@ -109,6 +110,8 @@ class StatisticsSender:
                     if not self._save(counted):
                         return
                 self._add(backend, batch)
+                if self._full:
+                    return
             del counted.unsent[0]
             self._save(counted)
 
@@ -117,6 +120,10 @@ class StatisticsSender:
             left_out = backend.add_statistics(batch.rows, batch.request)
         except BackendUnavailable:
             raise
+        except QueueFull as error:
+            self._full = True
+            self._tell(f"it comes late, because the backend is full: {error}")
+            return
         except BackendError as error:
             self._tell(str(error))
             return
@@ -181,5 +188,5 @@ def _peaks(row: JobFigures, minute: int) -> tuple[int, ...]:
 
 def _batches(rows: Sequence[StatisticsRow]) -> Iterable[Batch]:
     rest = iter(rows)
-    while some := list(islice(rest, MOST_ROWS)):
+    while some := list(islice(rest, MOST_ADDED)):
         yield Batch(new_token(), some)

@@ -17,8 +17,8 @@ from ...backends.statistics import (
     LARGEST_NUMBER,
     MINUTE,
     MINUTES_KEPT,
+    MOST_ADDED,
     MOST_NUMBERS,
-    MOST_ROWS,
     StatisticsRow,
     all_of,
 )
@@ -187,7 +187,7 @@ class StatisticsCases(RigCase):
         backend, minute = rig.producer(), _minute(rig)
         good = StatisticsRow(minute, T, sums=(1,))
         wrong = (
-            ([good] * (MOST_ROWS + 1), "1,001 rows"),
+            ([good] * (MOST_ADDED + 1), "101 rows"),
             ([good, StatisticsRow(minute, "a\n")], "control character"),
             ([good, StatisticsRow(minute, "x" * 201)], "200 characters"),
             ([good, StatisticsRow(minute, T, "a\0", span=FIVE_MINUTES)], "control character"),
@@ -196,7 +196,7 @@ class StatisticsCases(RigCase):
             ([good, StatisticsRow(_five(minute), T, JOB)], "multiple of 300 s"),
             ([good, StatisticsRow(minute, T, sums=(-1,))], "from 0"),
             ([good, StatisticsRow(minute, T, peaks=(LARGEST_NUMBER + 1,))], "from 0"),
-            ([good, StatisticsRow(minute, T, sums=(1,) * (MOST_NUMBERS + 1))], "more than 100 numbers"),
+            ([good, StatisticsRow(minute, T, sums=(1,) * (MOST_NUMBERS + 1))], "more than 64 numbers"),
         )
         for rows, reason in wrong:
             with pytest.raises(BackendError, match=reason):
@@ -209,8 +209,9 @@ class StatisticsCases(RigCase):
             return
         backend, minute = rig.producer(), _minute(rig)
         topics = sorted(["", "ä", "b", "B", "a", "a b", "a-b", "aa", "z:1", *(f"n{n}" for n in range(30))])
-        rows = [StatisticsRow(minute - n * 60, topic, sums=(n,)) for n in (2, 1, 0) for topic in topics]
-        backend.add_statistics(list(reversed(rows)), rig.request())
+        rows = [StatisticsRow(minute - n * 60, topic, sums=(n + 1,)) for n in (2, 1, 0) for topic in topics]
+        backend.add_statistics(list(reversed(rows))[:MOST_ADDED], rig.request())
+        backend.add_statistics(list(reversed(rows))[MOST_ADDED:], rig.request())
         assert backend.statistics(MINUTE, 0, 5) == rows[:5]
         seen: list[StatisticsRow] = []
         while page := backend.statistics(MINUTE, 0, 7, after=seen[-1] if seen else None):
@@ -230,7 +231,7 @@ class StatisticsCases(RigCase):
             return
         backend, minute = rig.producer(), _minute(rig)
         sums = (LARGEST_NUMBER // 2,) * MOST_NUMBERS
-        rows = [StatisticsRow(minute, f"{n:04}{'x' * 196}", sums=sums) for n in range(MOST_ROWS)]
+        rows = [StatisticsRow(minute, f"{n:04}{'x' * 196}", sums=sums) for n in range(MOST_ADDED)]
         for _ in range(2):
             assert backend.add_statistics(rows, rig.request()) == 0
         found = list(all_of(backend, MINUTE, 0))

@@ -62,6 +62,7 @@ def _stripped(source: str) -> str:
     return "\n".join(line for line in lines if line)
 
 
+ADD_STATISTICS = Script("add_statistics")
 AMEND = Script("amend")
 BIND = Script("bind")
 BROWSE = Script("browse")
@@ -113,6 +114,7 @@ RESERVE = Script("reserve")
 RESUME = Script("resume")
 RETURN_TOKENS = Script("return_tokens")
 SETTLE = Script("settle")
+STATISTICS_ROWS = Script("statistics_rows")
 TOPICS = Script("topics")
 UNNAMED_LETTERS = Script("unnamed_letters")
 WAKE_OWNER = Script("wake_owner")

@@ -1,5 +1,5 @@
 -- Do a bounded amount of periodic maintenance; several machines may do it.
--- Needs common, removal, lines, due, document, done, letter_keeping, flows.
+-- Needs common, removal, lines, due, document, done, letter_keeping, statistics, flows.
 --
 -- ARGV     2 lease   3 pause of housekeeping itself after which leases are extended   4 time to live of a cancelled job
 --          5 limit of each kind   6 ... topic, age at which its dead letters are dropped. All times in microseconds
@@ -118,6 +118,7 @@ redis.call('ZREMRANGEBYSCORE', FOLLOWERS, '-inf', now)
 local kinds = redis.call('HGETALL', VERSIONS)
 for n = 1, #kinds, 2 do drop_expired(kinds[n], math.min(limit, 2000)) end
 
+local more_statistics = keep_statistics(math.min(limit, 100))
 local more_done = redis.call('EXISTS', DONE_TOPICS) == 1 and drop_all_done(math.min(limit, DROPPED_AT_ONCE))
 
 -- Needs flow_keeping from here on.
@@ -126,6 +127,6 @@ local more_flows = false
 if redis.call('EXISTS', flows().STATES) == 1 then more_flows = keep_flows(keep, limit) end
 carry_on()
 more_flows = more_flows or redis.call('EXISTS', flows().WORKING) == 1
-local more = more_flows or more_done or miscounted or unreleased
+local more = more_flows or more_done or more_statistics or miscounted or unreleased
 more = more or readied >= limit or released >= limit or dropped >= limit or jobs >= limit
 return { readied, released, dropped, more and 1 or 0, new, unnamed }
