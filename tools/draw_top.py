@@ -64,6 +64,7 @@ def topics() -> Any:
     }
     view._marks = {"reports": ["alert"]}
     view.status.at = NOW
+    made._page.board.supervisor = SimpleNamespace()
     made._page._rates.topics = {"default": (42.0, 0.0), "imports": (0.1, 0.0), "reports": (3.2, 0.4)}
     view._chosen = "reports"
     return made

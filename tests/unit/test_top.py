@@ -11,6 +11,8 @@ import pytest
 from rich.cells import cell_len
 
 from jobs_core.backends.base import JobRecord, State
+from jobs_core.backends.sqlite import SqliteBackend
+from jobs_core.cli.common import Context
 from jobs_core.cli.searching import Search, typed
 from jobs_core.cli.top import reading
 from jobs_core.cli.top.drawing import Column, clipped, table
@@ -18,8 +20,11 @@ from jobs_core.cli.top.jobs import JobsView, action
 from jobs_core.cli.top.reading import Reader, Status
 from jobs_core.cli.top.screen import Screen
 from jobs_core.cli.top.terminal import END, names_of
+from jobs_core.cli.top.views import _wrapped
 from jobs_core.errors import BackendUnavailable
 from jobs_core.scoreboard.state import TopicState
+
+from ..support.inprocess import as_it_was
 
 
 @pytest.mark.parametrize(
@@ -54,6 +59,16 @@ def test_a_text_is_cut_at_cells_and_not_at_characters():
     assert clipped("日本語", 6) == "日本語"
     assert clipped("日本語", 5) == "日本…"
     assert cell_len(clipped("日本語", 4)) <= 4
+
+
+def test_long_lines_are_broken_at_spaces_and_lose_nothing():
+    line = "  it never existed here, or it finished " + "x" * 50 + "日本語" * 20
+    broken = _wrapped(line, 30)
+    assert all(cell_len(part) <= 30 for part in broken)
+    assert broken[0] == "  it never existed here, or"
+    assert "".join(broken).replace(" ", "") == line.replace(" ", "")
+    assert _wrapped("ab", 1) == ["a", "b"]
+    assert _wrapped("", 10) == [""]
 
 
 def screen():
@@ -114,8 +129,10 @@ def test_keys_do_nothing_where_there_is_nothing_to_act_on():
 @pytest.mark.parametrize("state", list(State))
 def test_an_action_names_its_job_and_fits_its_state(state):
     record = JobRecord("-id", "email", state, due=1.0)
-    acts = {key: act for key in "cnrx" if (act := action(key, record, "tasks.send")) is not None}
-    expected = {State.DEAD: "rx", State.SCHEDULED: "cn", State.DONE: "", State.CANCELLED: ""}.get(state, "c")
+    acts = {key: act for key in "cCnrx" if (act := action(key, record, "tasks.send")) is not None}
+    expected = {State.DEAD: "rx", State.SCHEDULED: "cn", State.RESERVED: "cC", State.DONE: "", State.CANCELLED: ""}.get(
+        state, "c"
+    )
     assert "".join(acts) == expected
     for act in acts.values():
         assert "tasks.send -id of topic email" in act.question
@@ -130,6 +147,31 @@ def test_a_filter_of_jobs_is_the_search_of_the_commands():
         typed("since=never")
     with pytest.raises(ValueError, match="No closing quotation"):
         typed("'open")
+
+
+# -- what views read -------------------------------------------------------------------------------
+
+
+def test_no_view_reads_more_jobs_because_there_are_more(project, monkeypatch):
+    read = []
+    browse = SqliteBackend.browse
+
+    def counted(self, topic, state, limit, offset=0):
+        found = browse(self, topic, state, limit, offset)
+        read.append(len(found))
+        return found
+
+    monkeypatch.setattr(SqliteBackend, "browse", counted)
+    project.push_many([("note", (number,), {}) for number in range(3000)])
+    with as_it_was():
+        context = Context(str(project.root / "jobs.toml"))
+        made = screen()
+        views = [*(tab for tab in made._tabs if tab.reads), JobsView("default", "ready"), JobsView("default", "dead")]
+        for view in views:
+            view.read(context)
+        context.close()
+    assert max(read) == 201
+    assert sum(read) == 201
 
 
 # -- how often views are read ----------------------------------------------------------------------

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ...backends.base import Backend, JobRecord, State
 from ...escapes import in_one_line
+from ...scoreboard.state import TopicState
 from ...units import shown_time
 from ..common import Context
 from ..dead import last_error
@@ -94,35 +95,53 @@ class JobsView(_Jobs):
         Column("owner or due", 3), Column("error", 1), Column("key", 5),
     )  # fmt: skip
 
-    def __init__(self, topic: str, state: str) -> None:
+    def __init__(self, topic: str, state: str, counted: Callable[[], TopicState | None] = lambda: None) -> None:
         super().__init__()
         self._topic = topic
         self._state = State(state)
-        self._states: Sequence[State] = [self._state]
+        self._all: Sequence[State] = [self._state]  # the states that the backend has
+        self._counted = counted  # returns the counts of the topic, if they are known without a question to the backend
 
     def records(self, context: Context, search: Search) -> list[JobRecord]:
         def some(backend: Backend, most: int, offset: int) -> list[JobRecord]:
             return browse(backend, self._topic, state, most, offset)
 
         state = self._state
-        self._states = context.operate(_states_of)
+        self._all = context.operate(_states_of)
         return found(context, some, search, MOST + 1)
 
     def help(self) -> Keys:
         return (("Enter", "details"), ("s", "state"), *keys_of(self._state), ("/", "filter"), ("w", "why"))
 
     def heading(self) -> str:
-        others = "  ".join(f"[{state.value}]" if state is self._state else state.value for state in self._states)
-        return f"{self._topic}: {self.listed()}   {others}"
+        counts = self._counts()
+        words = (f"{state.value} {counts[state]:,}" if counts.get(state) else state.value for state in self._states())
+        shown = (f"[{word}]" if word.partition(" ")[0] == self._state.value else word for word in words)
+        return f"{self._topic}: {self.listed()}   {'  '.join(shown)}"
+
+    def _counts(self) -> dict[State, int]:
+        topic = self._counted()
+        if topic is None:
+            return {}
+        return {
+            State.READY: topic.ready, State.LIMITED: topic.limited, State.WAITING: topic.members,
+            State.SCHEDULED: topic.scheduled, State.RESERVED: topic.reserved, State.DEAD: topic.dead,
+        }  # fmt: skip
+
+    def _states(self) -> list[State]:
+        """Return the states to choose from: those that few topics have only if there are such jobs."""
+        counts = self._counts()
+        rare = {state for state in (State.LIMITED, State.WAITING) if counts.get(state) == 0 and state is not self._state}
+        return [state for state in self._all if state not in rare]
 
     def empty(self) -> str:
         nothing = f"no {self._state.value} jobs in {self._topic}; s shows the next state"
         return super().empty() if self.filter or not self.status.at else nothing
 
     def press(self, key: str, desk: Desk, height: int) -> bool:
-        if key in ("s", "S") and len(self._states) > 1:
-            at = self._states.index(self._state)
-            self._state = self._states[(at + (1 if key == "s" else -1)) % len(self._states)]
+        if key in ("s", "S"):
+            states = self._states()
+            self._state = states[(states.index(self._state) + (1 if key == "s" else -1)) % len(states)]
             self._rows, self.status.at, self.status.error = [], 0.0, ""
             desk.refresh()
             return True
@@ -252,7 +271,8 @@ def keys_of(state: State) -> Keys:
         return (("r", "retry"), ("x", "delete"))
     if state in (State.DONE, State.CANCELLED, State.UNKNOWN):
         return ()
-    return (("c", "cancel"), *((("n", "run now"),) if state is State.SCHEDULED else ()))
+    more = {State.SCHEDULED: (("n", "run now"),), State.RESERVED: (("C", "cancel by force"),)}
+    return (("c", "cancel"), *more.get(state, ()))
 
 
 def action(key: str, record: JobRecord, name: str) -> Act | None:
@@ -262,6 +282,11 @@ def action(key: str, record: JobRecord, name: str) -> Act | None:
         running = "It is running: its worker is told, and interrupts it. A thread cannot be interrupted, and ends by itself."
         waits = f"It is {state.value}: it will not run."
         return Act(running if state is State.RESERVED else waits, ("cancel", "--", record.id), f"Cancel 1 job, {job}?")
+    if key == "C" and state is State.RESERVED:
+        about = (
+            "If it does not end after timeout_grace, its worker is replaced; other jobs of this worker return to their topics."
+        )
+        return Act(about, ("cancel", "--force", "--", record.id), f"Cancel 1 running job by force, {job}?")
     if key == "n" and state is State.SCHEDULED:
         about = f"It is scheduled for {shown_time(record.due or 0.0)}: it becomes ready at once."
         return Act(about, ("dead", "retry", "--", record.id), f"Run 1 scheduled job now, {job}?")

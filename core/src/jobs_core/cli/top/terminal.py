@@ -113,7 +113,7 @@ def keyboard() -> Iterator[Keyboard]:
     before = termios.tcgetattr(sys.stdin.fileno())
     handlers = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     handlers[signal.SIGWINCH] = signal.signal(signal.SIGWINCH, resized)
-    tty.setcbreak(sys.stdin.fileno())
+    tty.setcbreak(sys.stdin.fileno(), termios.TCSADRAIN)  # what was typed in the meantime counts
     try:
         yield keys
     finally:

@@ -194,6 +194,7 @@ class TextView(View):
         self.interval = 1.0 if again else 10.0**9
         self.reads = bool(words)
         self._text = list(text)
+        self._width = 100  # as last drawn
 
     def read(self, context: Context) -> None:
         said: list[str] = []
@@ -202,15 +203,16 @@ class TextView(View):
             if text.startswith("jobs: waiting for "):
                 self.status.waiting = text.removeprefix("jobs: ").strip()
             else:
-                said.extend(text.rstrip("\n").split("\n"))
+                said.extend(line.removeprefix("jobs: ") for line in text.rstrip("\n").split("\n"))
 
-        run_command(context, self.words, output.Window(10**4, write, lambda question: False))
+        run_command(context, self.words, output.Window(self._width, write, lambda question: False))
         self._text = said
 
     def heading(self) -> str:
         return one_line(self.title)
 
     def lines(self, width: int, height: int) -> list[Line]:
+        self._width = width
         if not self._text and self.reads and not self.status.at:
             return [Line("reading…", DIM)]
         wrapped = [part for line in self._text for part in _wrapped(one_line(line.replace("\t", "  ")), width)]
@@ -241,12 +243,16 @@ class TextView(View):
 
 
 def _wrapped(line: str, width: int) -> list[str]:
-    """Break a line so that it fits, and indent what follows as it is indented itself."""
+    """Break a line so that it fits, at spaces if possible, and indent what follows as it is indented itself."""
     from rich.cells import cell_len, chop_cells
 
-    if cell_len(line) <= width:
-        return [line]
-    indent = min(len(line) - len(line.lstrip()) + 2, width // 2)
-    first = chop_cells(line, width)[0]
-    rest = chop_cells(line[len(first) :], max(1, width - indent))
-    return [first, *(" " * indent + part for part in rest)]
+    indent = " " * min(len(line) - len(line.lstrip()) + 2, width // 2)
+    parts, begin = [], ""
+    while cell_len(begin + line) > width:
+        part = chop_cells(line, max(1, width - len(begin)))[0]
+        space = part.rfind(" ")
+        if space > len(part) // 2:
+            part = part[: space + 1]
+        parts.append(begin + part.rstrip())
+        line, begin = line[len(part) :], indent
+    return [*parts, begin + line]
