@@ -162,8 +162,8 @@ class FlowLost(BackendError):
 
 
 HAVING: dict[str, tuple[str, ...]] = {
-    "limits": ("sqlite://", "redis://", "zmq+tcp://"),
-    "fairness": ("sqlite://", "redis://", "zmq+tcp://"),
+    "limits": ("sqlite://", "redis://", "zmq+tcp://", "postgresql://"),
+    "fairness": ("sqlite://", "redis://", "zmq+tcp://", "postgresql://"),
     "flows": ("sqlite://", "redis://", "zmq+tcp://", "postgresql://"),
     "notes": ("sqlite://", "redis://", "zmq+tcp://", "postgresql://"),
     "statistics": ("sqlite://", "redis://", "zmq+tcp://"),

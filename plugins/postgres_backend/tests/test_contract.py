@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import psycopg
 import pytest
 from tests.support.proxy import Proxy
 
+from jobs_core.backends.base import BackendOptions
 from jobs_core.ids import new_token
 from jobs_core.testing import BackendContract
-from jobs_core.testing.contract.rig import Outage
+from jobs_core.testing.contract.fairness import Fairness
+from jobs_core.testing.contract.limits import LimitCases
+from jobs_core.testing.contract.rig import ManualClock, Outage, Rig
 from jobs_core.testing.services import free_port
+from jobs_postgres.backend import PostgresBackend
+from jobs_postgres.url import parse
 
 
 class TestPostgres(BackendContract):
@@ -29,3 +35,51 @@ class TestPostgres(BackendContract):
     @pytest.fixture
     def unreachable_url(self):
         return f"postgresql://jobs@127.0.0.1:{free_port()}/postgres?schema=test_{new_token(4).lower()}"
+
+
+class ServerClock(ManualClock):
+    """A clock that stands still in the database, where the store reads it."""
+
+    def __init__(self, url: str, schema: str) -> None:
+        self._connection = psycopg.connect(url, autocommit=True)
+        self._schema = schema
+        self._run("CREATE TABLE {}.clock (time double precision)")
+        self._run("INSERT INTO {}.clock VALUES (1800000000)")
+        body = "LANGUAGE sql VOLATILE AS $$ SELECT time FROM {}.clock $$"
+        self._run("CREATE OR REPLACE FUNCTION {}.now_() RETURNS double precision " + body)
+
+    def _run(self, statement: str, *parameters: float) -> psycopg.Cursor[tuple[float]]:
+        return self._connection.execute(statement.replace("{}", f'"{self._schema}"').encode(), parameters)
+
+    @property
+    def time(self) -> float:
+        (found,) = self._run("SELECT time FROM {}.clock").fetchall()
+        return found[0]
+
+    @time.setter
+    def time(self, value: float) -> None:
+        self._run("UPDATE {}.clock SET time = %s", value)
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+class TestPostgresByAMovableClock(LimitCases, Fairness):
+    """What limits and turns promise about times that are too long to wait for."""
+
+    takes_clock = True
+
+    @pytest.fixture
+    def backend_url(self, postgres_url):
+        return postgres_url
+
+    @pytest.fixture
+    def rig(self, backend_url, postgres_server, schema):
+        first = PostgresBackend(parse(backend_url, "jobs"), BackendOptions())
+        first.open(None)
+        first.close()
+        clock = ServerClock(postgres_server.url, schema)
+        rig = Rig(backend_url, clock)
+        yield rig
+        rig.close()
+        clock.close()

@@ -32,9 +32,10 @@ from .connection import ServerConnection
 from .documents import PostgresDocumentCalls
 from .enlisting import PostgresTransactionCalls
 from .joining import DEAD, DONE, GONE
+from .limits import PostgresLimitCalls
 from .listener import CANCEL, LONGEST_SLEEP, Listener
 from .operators import PostgresOperatorCalls
-from .rows import delivery, facts, stored, token
+from .rows import delivery, facts, holds, stored, token
 from .url import Target
 
 _number = itemgetter(0)
@@ -42,12 +43,13 @@ _LOOK = "SELECT ready OR EXISTS (SELECT FROM {s}.flow_left), due FROM {s}.look(%
 _ANSWERS = {"s": Answer.SETTLED, "a": Answer.ALREADY, "-": Answer.STALE}
 
 
-class PostgresBackend(PostgresOperatorCalls, PostgresDocumentCalls, PostgresTransactionCalls, BindsKeys):
+class PostgresBackend(PostgresOperatorCalls, PostgresDocumentCalls, PostgresTransactionCalls, PostgresLimitCalls, BindsKeys):
     """One connection to the server, and for a worker a second one, on which it is notified."""
 
     name = "postgresql"
     features = FEATURES | {
-        "checkpoints", "documents", "guards", "notes", "history", "flows", "transactions", "dead_groups", "amend", "move",
+        "checkpoints", "documents", "guards", "notes", "history", "limits", "fairness", "flows", "transactions", "dead_groups",
+        "amend", "move",
     }  # fmt: skip
     wakes_to_cancel = True
 
@@ -133,7 +135,9 @@ class PostgresBackend(PostgresOperatorCalls, PostgresDocumentCalls, PostgresTran
     def claim(self, job_ids: Sequence[str], request: str) -> list[Delivery]:
         again, self._asked = request == self._asked, request
         parameters = (self._owner, self._options.lease, list(job_ids), request, again)
-        return self._deliveries(self._connection.call("take_over", 5), parameters, request)[0]
+        found, _ = self._deliveries(self._connection.call("take_over", 5), parameters, request)
+        self._connection.function("tidy_lines")  # of those that others had reserved
+        return found
 
     def _deliveries(self, statement: str, parameters: Sequence[Any], request: str) -> tuple[list[Delivery], bool]:
         """Return the jobs that a statement reserves, and whether there is something to carry on with in flows."""
@@ -141,12 +145,13 @@ class PostgresBackend(PostgresOperatorCalls, PostgresDocumentCalls, PostgresTran
             rows = self._connection.rows(statement, parameters)
         except OwnerLost:
             raise OwnerLost.of(self._owner) from None
+        self.passed_over = carries_on = False
+        if rows and rows[-1][0] is None:
+            last = rows.pop()
+            self.passed_over, carries_on = last[-1], last[2] is not None
         keyed = [row for row in rows if row[9] is not None]
         if keyed:
             self._connection.function("free_queued", [row[1] for row in keyed], [row[9] for row in keyed])
-        carries_on = bool(rows) and rows[-1][0] is None
-        if carries_on:
-            del rows[-1]
         if rows and min(map(_number, rows)) < 0:
             deliveries = {row[0]: delivery(row, request) for row in rows}
             self._with_flows(deliveries, request, self._owner)
@@ -207,23 +212,36 @@ class PostgresBackend(PostgresOperatorCalls, PostgresDocumentCalls, PostgresTran
         if not settlements:
             return []
         again, self._settling = request in (self._settling, self._settled), request
-        if all(s.outcome is Outcome.DONE and s.result is None and not (s.followups or s.timeline) for s in settlements):
+        limited = any(holds(s.token) or s.close_limits for s in settlements)
+        if all(
+            s.outcome is Outcome.DONE and s.result is None and not (s.followups or s.timeline or s.close_limits)
+            for s in settlements
+        ):
             tokens = [token(s.token) for s in settlements]
             seqs, requests = [seq for seq, _ in tokens], [asked for _, asked in tokens]
+            ran = [s.ran for s in settlements] if limited else None
             if min(seqs) < -1:
-                answers = self._settle_members(request, again, seqs, requests)
+                answers = self._settle_members(request, again, seqs, requests, ran)
             else:
-                answers = self._connection.function("settle_done", self._owner, request, self._settled, again, seqs, requests)
+                done = (self._owner, request, self._settled, again, seqs, requests)
+                name, more = ("settle_done", ()) if ran is None else ("settle_holding", (ran,))
+                answers = self._connection.function(name, *done, *more)
         else:
             answers = self._settle_each(settlements, request, again)
+        if limited:
+            self._connection.function("tidy_lines")
         self._settled, self._settling = request, ""
         return [_ANSWERS[answer] for answer in answers]
 
-    def _settle_members(self, request: str, again: bool, seqs: list[int], requests: list[str]) -> str:
-        """Acknowledge jobs of which some are members of flows; return the answers."""
+    def _settle_members(self, request: str, again: bool, seqs: list[int], requests: list[str], ran: list[bool] | None) -> str:
+        """Acknowledge jobs of which some are members of flows; with `ran`, some have slots. Return the answers."""
         ttl = self._options.cancelled_ttl
         parameters = (self._owner, request, self._settled, again, seqs, requests, ttl)
-        ((answers, woken),) = self._connection.rows(self._connection.call("settle_done_members", 7), parameters)
+        if ran is None:
+            ((answers, woken),) = self._connection.rows(self._connection.call("settle_done_members", 7), parameters)
+        else:
+            statement = self._connection.call("settle_holding_members", 8)
+            ((answers, woken),) = self._connection.rows(statement, (*parameters, ran))
         self._wake(woken)
         return str(answers)
 
@@ -270,6 +288,12 @@ class PostgresBackend(PostgresOperatorCalls, PostgresDocumentCalls, PostgresTran
         )  # fmt: skip
         if settled and settlement.fingerprint is not None:
             self._name_letters([(seq, settlement.fingerprint)])
+        if settled and settlement.close_limits:
+            self._connection.function(
+                "close_limits",
+                [limit for limit, _ in settlement.close_limits],
+                [seconds for _, seconds in settlement.close_limits],
+            )
         if settled and settlement.followups and outcome in ENDS:
             self._push_followups(settlement.followups, seq, topics)
         if settled and seq < 0 and settled != "queued":
@@ -327,6 +351,8 @@ class PostgresBackend(PostgresOperatorCalls, PostgresDocumentCalls, PostgresTran
         ttl = self._options.cancelled_ttl
         statement = self._connection.call("release_owner", 6)
         ((topics, woken),) = self._connection.rows(statement, (owner, started, ran, report, crash, ttl))
+        if topics:
+            self._connection.function("tidy_lines")
         self._wake([*topics, *woken])
         return len(topics)
 
@@ -338,11 +364,12 @@ class PostgresBackend(PostgresOperatorCalls, PostgresDocumentCalls, PostgresTran
         ((readied, released, dropped, woken),) = self._connection.rows(
             statement, (limit, options.lease, options.outage_after, options.dedup_window, options.cancelled_ttl, topics, keeps)
         )
+        unfinished: bool = self._connection.function("keep_lines", limit)
         if woken:
             names = sorted({*woken})
             self._connection.function("wake_after", names, [limit] * len(names))
         statement = self._connection.call("housekeep_flows", 4)
         ((letters, more, woken),) = self._connection.rows(statement, (limit, options.cancelled_ttl, topics, keeps))
         self._wake(woken)
-        more = self._keep_letters(limit) or more
+        more = self._keep_letters(limit) or more or unfinished
         return Housekept(readied, released, dropped + letters, more=more or limit in (readied, released, dropped))

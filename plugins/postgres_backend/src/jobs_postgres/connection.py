@@ -27,8 +27,10 @@ SCHEMA_VERSION = 2
 SCRIPTS = (
     "lines_schema.sql",
     "flows_schema.sql",
-    "lines.sql",
     "functions.sql",
+    "limits.sql",
+    "lines.sql",
+    "serving.sql",
     "flows.sql",
     "notes.sql",
     "transactions.sql",

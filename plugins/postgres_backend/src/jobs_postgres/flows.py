@@ -208,10 +208,12 @@ class PostgresFlowCalls(Backend):
                 deliveries[seq] = replace(deliveries[seq], flow=flow, inputs=inputs)
         if barred:
             self._wake(self._connection.function("drop_barred", owner, request, barred, self._options.cancelled_ttl))
+            self._connection.function("tidy_lines")
 
     def _carry_on(self) -> None:
         """Take a step of what follows in flows, if an earlier one has left something."""
         self._wake(self._connection.function("carry_on", SLICE, self._options.cancelled_ttl))
+        self._connection.function("tidy_lines")
 
     # -- operators ---------------------------------------------------------------------------------
 
@@ -221,6 +223,7 @@ class PostgresFlowCalls(Backend):
             return False
         self._call(owners)
         self._wake(self._connection.function("proceed_flow", flow_id, SLICE, self._options.cancelled_ttl))
+        self._connection.function("tidy_lines")
         return True
 
     def _call(self, owners: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -21,7 +21,13 @@ PURGED_AT_ONCE = 1000
 _BROWSE = {
     State.READY: """
         SELECT seq, 0, rank, since FROM {s}.ready WHERE topic = %(topic)s UNION ALL
+        SELECT seq, 0, lined.rank, since FROM {s}.line JOIN {s}.lined ON lined.line = line.id
+         WHERE topic = %(topic)s AND filed_under IS NULL UNION ALL
+        SELECT seq, 0, rank, since FROM {s}.entering WHERE topic = %(topic)s UNION ALL
         SELECT seq, 1, rank, due FROM {s}.scheduled WHERE topic = %(topic)s AND due <= {s}.now_() ORDER BY 2, 3, 4, 1""",
+    State.LIMITED: """
+        SELECT seq FROM {s}.line JOIN {s}.lined ON lined.line = line.id
+         WHERE topic = %(topic)s AND filed_under IS NOT NULL ORDER BY since, seq""",
     State.SCHEDULED: "SELECT seq FROM {s}.scheduled WHERE topic = %(topic)s AND due > {s}.now_() ORDER BY due, seq",
     State.RESERVED: "SELECT seq FROM {s}.reserved WHERE topic = %(topic)s ORDER BY at, seq",
     State.WAITING: "SELECT seq FROM {s}.flow_member WHERE topic = %(topic)s AND phase < 2 ORDER BY seq",
@@ -103,6 +109,7 @@ class PostgresOperatorCalls(PostgresFlowCalls, PostgresNoteCalls, PostgresLetter
     def topics(self) -> list[str]:
         statement = (
             "SELECT {s}.topics_of('ready') UNION SELECT {s}.topics_of('scheduled') UNION SELECT {s}.topics_of('dead') "
+            "UNION SELECT {s}.topics_of('entering') UNION SELECT {s}.topics_of('line') "
             "UNION SELECT topic FROM {s}.paused UNION SELECT topic FROM {s}.reserved "
             "UNION SELECT {s}.waiting_topics()"
         )
@@ -115,12 +122,13 @@ class PostgresOperatorCalls(PostgresFlowCalls, PostgresNoteCalls, PostgresLetter
                    (SELECT count(*) FROM {s}.scheduled WHERE topic = t AND due > now_),
                    (SELECT count(*) FROM {s}.reserved WHERE topic = t), (SELECT count(*) FROM {s}.dead WHERE topic = t),
                    now_ - least((SELECT min(since) FROM {s}.ready WHERE topic = t),
-                                (SELECT min(due) FROM {s}.scheduled WHERE topic = t AND due <= now_)),
-                   (SELECT count(*) FROM {s}.flow_member WHERE topic = t AND phase < 2)
-              FROM unnest(%s::text[]) AS t, {s}.now_() AS now_"""
+                                (SELECT min(due) FROM {s}.scheduled WHERE topic = t AND due <= now_), lines.oldest),
+                   (SELECT count(*) FROM {s}.flow_member WHERE topic = t AND phase < 2),
+                   coalesce(lines.ready, 0), coalesce(lines.limited, 0)
+              FROM unnest(%s::text[]) AS t CROSS JOIN {s}.now_() AS now_ LEFT JOIN {s}.lines_of(t) AS lines ON true"""
         return {
-            topic: Counts(ready + due, later, reserved, dead, None if age is None else max(0.0, age), waiting=waiting)
-            for topic, ready, due, later, reserved, dead, age, waiting in self._connection.rows(
+            topic: Counts(ready + due + lined, later, reserved, dead, None if age is None else max(0.0, age), limited, waiting)
+            for topic, ready, due, later, reserved, dead, age, waiting, lined, limited in self._connection.rows(
                 self._connection.sql(statement), (list(topics),)
             )
         }
@@ -139,22 +147,26 @@ class PostgresOperatorCalls(PostgresFlowCalls, PostgresNoteCalls, PostgresLetter
             ids, dead_max = [job_id for _, job_id in group], self._options.retention(topic).dead_max
             discarded += self._connection.function("discard", ids, reason, dead_max)
             discarded += self._of_members("discard_members", ids, reason, dead_max)
+        self._connection.function("tidy_lines")
         return discarded
 
     def purge(self, topic: str, state: State) -> int:
+        kinds = (state.value, "due", "entering", "lined") if state is State.READY else (state.value,)
+        deleted = sum(
+            self._purge(kind, lambda kind: self._connection.function("purge", topic, kind, PURGED_AT_ONCE)) for kind in kinds
+        )
+        # All kinds of ready members in one step: others may be ready as soon as these are gone.
+        return deleted + self._purge(state.value, lambda kind: self._of_members("purge_members", topic, kind, PURGED_AT_ONCE))
+
+    def _purge(self, kind: str, purge_some: Callable[[str], int]) -> int:
         deleted = 0
-        for kind in (state.value, "due") if state is State.READY else (state.value,):
-            while True:
-                some = self._connection.function("purge", topic, kind, PURGED_AT_ONCE)
-                deleted += some
-                if some < PURGED_AT_ONCE:
-                    break
-            while True:
-                some = self._of_members("purge_members", topic, kind, PURGED_AT_ONCE)
-                deleted += some
-                if some < PURGED_AT_ONCE:
-                    break
-        return deleted
+        while True:
+            some = purge_some(kind)
+            deleted += some
+            if kind in ("ready", "lined"):
+                self._connection.function("tidy_lines")
+            if some < PURGED_AT_ONCE:
+                return deleted
 
     def drop(self, job_ids: Sequence[str]) -> int:
         found: int = self._connection.function("drop_dead", list(job_ids))
@@ -177,6 +189,8 @@ class PostgresOperatorCalls(PostgresFlowCalls, PostgresNoteCalls, PostgresLetter
     def cancel(self, job_id: str, *, force: bool = False) -> State:
         statement = self._connection.call("cancel_job", 3)
         ((state, told, woken),) = self._connection.rows(statement, (job_id, force, self._options.cancelled_ttl))
+        if state == State.CANCELLED.value:
+            self._connection.function("tidy_lines")
         if told is not None:
             self._call([told])
         self._wake(woken)

@@ -63,12 +63,19 @@ def restored(key: str) -> str:
 
 def delivery(row: Sequence[Any], request: str) -> Delivery:
     """Convert a row of `reserve`."""
-    seq, job_id, topic, payload, attempt, redeliveries, crashes, deferrals, pushed_at, _, key, limits, cursor, now, holds = row
-    token = f"{HOLDS}{seq}:{request}" if holds else f"{seq}:{request}"
+    seq, job_id, topic, payload, attempt, redeliveries, crashes, deferrals, pushed_at, _, key, limits, cursor, now, limited = (
+        row
+    )
+    token = f"{HOLDS}{seq}:{request}" if limited else f"{seq}:{request}"
     return Delivery(
         job_id, topic, payload, token, attempt, redeliveries, crashes, deferrals, pushed_at, now, restored(key) if key else "",
         tuple(limits or ()), cursor or b"",
     )  # fmt: skip
+
+
+def holds(text: int | str) -> bool:
+    """Return whether a token is that of a reservation with slots."""
+    return str(text).startswith(HOLDS)
 
 
 def token(text: int | str) -> tuple[int, str]:
@@ -80,7 +87,7 @@ def token(text: int | str) -> tuple[int, str]:
 RECORD = """
 SELECT j.id, j.topic, j.payload, -j.rank, j.attempt, j.redeliveries, j.crashes, j.deferrals, j.pushed_at, j.errors, j.key,
        j.limits, j.since, s.due, r.owner, r.at, d.at, d.reason, c.seq IS NOT NULL, k.cursor, n.progress, n.lines, n.timeline,
-       {s}.now_(), j.seq
+       line.filed_under, {s}.now_(), j.seq
   FROM {s}.job AS j
   LEFT JOIN {s}.scheduled AS s ON s.seq = j.seq
   LEFT JOIN {s}.reserved AS r ON r.seq = j.seq
@@ -88,6 +95,8 @@ SELECT j.id, j.topic, j.payload, -j.rank, j.attempt, j.redeliveries, j.crashes, 
   LEFT JOIN {s}.cancel AS c ON c.seq = j.seq
   LEFT JOIN {s}.checkpoint AS k ON k.seq = j.seq
   LEFT JOIN {s}.note AS n ON n.seq = j.seq
+  LEFT JOIN {s}.lined ON lined.seq = j.seq
+  LEFT JOIN {s}.line ON line.id = lined.line
 """
 BROWSED = RECORD.replace("n.lines", "NULL::bytea[]")
 
@@ -95,7 +104,7 @@ BROWSED = RECORD.replace("n.lines", "NULL::bytea[]")
 def record(row: Sequence[Any]) -> JobRecord:
     """Convert a row of RECORD."""
     (job_id, topic, payload, priority, attempt, redeliveries, crashes, deferrals, pushed_at, errors, key, limits, since, due,
-     owner, reserved_at, dead_at, reason, cancel, cursor, progress, lines, timeline, now, _) = row  # fmt: skip
+     owner, reserved_at, dead_at, reason, cancel, cursor, progress, lines, timeline, filed_under, now, _) = row  # fmt: skip
     at: float | None
     if dead_at is not None:
         state, at = State.DEAD, dead_at
@@ -104,7 +113,7 @@ def record(row: Sequence[Any]) -> JobRecord:
     elif due is not None and due > now:
         state, at = State.SCHEDULED, None
     else:
-        state, at = State.READY, since
+        state, at = State.READY if filed_under is None else State.LIMITED, since
     return JobRecord(
         id=job_id,
         topic=topic,
@@ -126,6 +135,7 @@ def record(row: Sequence[Any]) -> JobRecord:
         cursor=cursor or b"",
         key=restored(key or ""),
         limits=tuple(limits or ()),
+        blocked_by=restored(filed_under or ""),
         notes=NONE if progress is None else Notes(progress, tuple(lines or ())),
         timeline=tuple(timeline or ()),
     )

@@ -453,6 +453,19 @@ BEGIN
     END IF;
 END $$;
 
+-- The same of members with slots.
+CREATE OR REPLACE FUNCTION {s}.settle_holding_members(
+    owner_ text, request_ text, before text, again boolean, seqs bigint[], requests text[], ttl double precision, ran boolean[],
+    OUT answers text, OUT woken text[])
+LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM FROM {s}.owner WHERE id = owner_ FOR KEY SHARE;
+    PERFORM {s}.lock_flows({s}.members_of(seqs));
+    PERFORM {s}.free_held(owner_, seqs, requests, ran);
+    SELECT d.answers, d.woken INTO answers, woken
+      FROM {s}.settle_done_members(owner_, request_, before, again, seqs, requests, ttl) AS d;
+END $$;
+
 -- -- reserved members -----------------------------------------------------------------------------------
 
 -- The flows of members that were just reserved, whether they must not start, and the results that they take, as many as fit
@@ -832,9 +845,13 @@ DECLARE
     seqs bigint[];
 BEGIN
     seqs := CASE state
-        WHEN 'ready' THEN ARRAY(SELECT seq FROM {s}.ready WHERE topic = topic_ AND seq < 0 LIMIT most)
+        WHEN 'ready' THEN ARRAY(
+            SELECT seq FROM {s}.ready WHERE topic = topic_ AND seq < 0
+             UNION ALL SELECT seq FROM {s}.scheduled WHERE topic = topic_ AND seq < 0 AND due <= {s}.now_()
+             UNION ALL SELECT seq FROM {s}.entering WHERE topic = topic_ AND seq < 0
+             UNION ALL SELECT seq FROM {s}.line JOIN {s}.lined ON lined.line = line.id WHERE topic = topic_ AND seq < 0
+             LIMIT most)
         WHEN 'scheduled' THEN ARRAY(SELECT seq FROM {s}.scheduled WHERE topic = topic_ AND seq < 0 AND due > {s}.now_() LIMIT most)
-        WHEN 'due' THEN ARRAY(SELECT seq FROM {s}.scheduled WHERE topic = topic_ AND seq < 0 AND due <= {s}.now_() LIMIT most)
         WHEN 'dead' THEN ARRAY(SELECT seq FROM {s}.dead WHERE topic = topic_ AND seq < 0 LIMIT most)
         WHEN 'waiting' THEN ARRAY(SELECT seq FROM {s}.flow_member WHERE topic = topic_ AND phase < 2 LIMIT most)
         ELSE '{}' END;

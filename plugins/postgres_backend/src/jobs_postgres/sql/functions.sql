@@ -313,8 +313,8 @@ BEGIN
     END IF;
 END $$;
 
--- Reserve up to `most` jobs, of those with a limit on concurrency at most `startable`. A last row without a job says that one
--- that could start was left behind because of that.
+-- Reserve up to `most` jobs, of those with a limit on concurrency at most `startable`. A last row without a job says whether one
+-- that could start was left behind because of that (`holds`), and whether there is something to carry on with in flows (`topic`).
 CREATE OR REPLACE FUNCTION {s}.reserve(
     owner_ text, lease double precision, topics text[], most integer, request_ text, again boolean, startable integer)
 RETURNS TABLE (
@@ -328,6 +328,11 @@ DECLARE
     t text;
     lacking integer := most;
     n integer;
+    is_paused boolean;
+    has_lines boolean;
+    served record;
+    passed_over boolean := false;
+    carries_on boolean;
 BEGIN
     PERFORM {s}.renew(owner_, lease, clock, 0.8);
     IF again THEN
@@ -339,8 +344,24 @@ BEGIN
     PERFORM set_config('synchronous_commit', 'off', true); -- lost in a crash of the server, the jobs are ready again
     FOREACH t IN ARRAY topics LOOP
         EXIT WHEN lacking <= 0;
-        CONTINUE WHEN EXISTS (SELECT FROM {s}.paused AS p WHERE p.topic = t);
         PERFORM {s}.ready_due(t, greatest(1000, most), clock);
+        SELECT EXISTS (SELECT FROM {s}.paused AS p WHERE p.topic = t),
+               EXISTS (SELECT FROM {s}.topic_lines AS l WHERE l.topic = t) OR EXISTS (SELECT FROM {s}.entering AS e WHERE e.topic = t)
+          INTO is_paused, has_lines;
+        CONTINUE WHEN is_paused;
+        IF has_lines THEN
+            SELECT * INTO served FROM {s}.serve(t, lacking, startable, owner_, request_, clock);
+            startable := served.may_take;
+            passed_over := passed_over OR served.passed_over;
+            lacking := lacking - cardinality(served.taken);
+            RETURN QUERY
+                SELECT j.seq, j.id, j.topic, j.payload, j.attempt, j.redeliveries, j.crashes, j.deferrals, j.pushed_at,
+                       j.unique_key, j.key, j.limits, (SELECT c.cursor FROM {s}.checkpoint AS c WHERE c.seq = j.seq), clock,
+                       r.slots IS NOT NULL
+                  FROM unnest(served.taken) WITH ORDINALITY AS k (seq, n) JOIN {s}.job AS j ON j.seq = k.seq
+                  JOIN {s}.reserved AS r ON r.seq = k.seq ORDER BY k.n;
+            CONTINUE;
+        END IF;
         RETURN QUERY
             WITH picked AS (
                 DELETE FROM {s}.ready AS r WHERE r.ctid = ANY (ARRAY(
@@ -359,8 +380,10 @@ BEGIN
             PERFORM {s}.wake(ARRAY[t], 1); -- there are more
         END IF;
     END LOOP;
-    IF (lacking > 0 OR most = 0) AND EXISTS (SELECT FROM {s}.flow_left) THEN
-        topic := ''; -- there is something to carry on with
+    carries_on := (lacking > 0 OR most = 0) AND EXISTS (SELECT FROM {s}.flow_left);
+    IF carries_on OR passed_over THEN
+        topic := CASE WHEN carries_on THEN '' END;
+        holds := passed_over;
         RETURN NEXT;
     END IF;
 END $$;
@@ -682,13 +705,20 @@ BEGIN
                 SELECT ctid FROM {s}.scheduled WHERE topic = topic_ AND seq > 0 AND (due <= {s}.now_()) = (state = 'due') LIMIT most
                    FOR UPDATE SKIP LOCKED)) RETURNING seq)
         SELECT array_agg(seq) INTO seqs FROM gone;
+    ELSIF state = 'entering' THEN
+        seqs := {s}.leave_lines(ARRAY(
+            SELECT seq FROM {s}.entering WHERE topic = topic_ AND seq > 0 LIMIT most FOR UPDATE SKIP LOCKED));
+    ELSIF state = 'lined' THEN
+        seqs := {s}.leave_lines(ARRAY(
+            SELECT lined.seq FROM {s}.line JOIN {s}.lined ON lined.line = line.id WHERE topic = topic_ AND seq > 0
+             LIMIT most FOR UPDATE OF lined SKIP LOCKED));
     ELSIF state = 'dead' THEN
         WITH gone AS (
             DELETE FROM {s}.dead WHERE ctid = ANY (ARRAY(
                 SELECT ctid FROM {s}.dead WHERE topic = topic_ AND seq > 0 LIMIT most FOR UPDATE SKIP LOCKED)) RETURNING seq)
         SELECT array_agg(seq) INTO seqs FROM gone;
     END IF;
-    IF seqs IS NULL THEN
+    IF coalesce(cardinality(seqs), 0) = 0 THEN
         RETURN 0;
     END IF;
     PERFORM {s}.end_jobs(seqs, 'unknown', 0, NULL, 0);
@@ -711,11 +741,29 @@ END $$;
 -- -- waiting and keeping house ------------------------------------------------------------------------------
 
 -- Whether one of these topics has ready jobs and is not paused, and the seconds until the next job is due.
-CREATE OR REPLACE FUNCTION {s}.look(topics text[], OUT ready boolean, OUT due double precision) LANGUAGE sql AS $$
+CREATE OR REPLACE FUNCTION {s}.look(topics text[], OUT ready boolean, OUT due double precision) LANGUAGE plpgsql AS $$
+DECLARE
+    topic_ text;
+    lined boolean := false;
+    lines record;
+BEGIN
     SELECT coalesce(bool_or(EXISTS (SELECT FROM {s}.ready AS r WHERE r.topic = t)), false),
-           min((SELECT min(p.due) FROM {s}.scheduled AS p WHERE p.topic = t)) - {s}.now_()
-      FROM unnest(topics) AS t WHERE NOT EXISTS (SELECT FROM {s}.paused AS p WHERE p.topic = t)
-$$;
+           min((SELECT min(p.due) FROM {s}.scheduled AS p WHERE p.topic = t)),
+           coalesce(bool_or(EXISTS (SELECT FROM {s}.topic_lines AS l WHERE l.topic = t)
+                            OR EXISTS (SELECT FROM {s}.entering AS e WHERE e.topic = t)), false)
+      INTO ready, due, lined
+      FROM unnest(topics) AS t WHERE NOT EXISTS (SELECT FROM {s}.paused AS p WHERE p.topic = t);
+    IF lined THEN
+        ready := false;
+        FOREACH topic_ IN ARRAY topics LOOP
+            CONTINUE WHEN EXISTS (SELECT FROM {s}.paused AS p WHERE p.topic = topic_);
+            SELECT * INTO lines FROM {s}.look_at_lines(topic_);
+            ready := ready OR lines.ready;
+            due := least(due, lines.due);
+        END LOOP;
+    END IF;
+    due := due - {s}.now_();
+END $$;
 
 -- Note that a worker is about to sleep. It has to look again after this is committed.
 CREATE OR REPLACE FUNCTION {s}.fall_asleep(topics text[], channel_ text) RETURNS void LANGUAGE plpgsql AS $$
