@@ -130,7 +130,7 @@ def test_follow_ends_with_a_job_that_leaves_nothing(project, owner):
     said: list[str] = []
     following = threading.Thread(target=lambda: said.append(project.run("follow", job_id).stdout))
     following.start()
-    until(lambda: following.is_alive(), 5.0)
+    until(lambda: following.is_alive())
     assert "is reserved" in project.here("follow", job_id, "--for", "100ms", code=1)
     end(owner, held)
     following.join(60)

@@ -57,7 +57,7 @@ def test_a_timeout_interrupts_the_job_and_spares_the_worker(project, mode):
 
 
 def test_a_timeout_interrupts_a_job_blocked_in_a_system_call(project):
-    project.push("nap", 60.0, "blocked", timeout=0.3, retries=0)
+    project.push("nap", 600.0, "blocked", timeout=0.3, retries=0)
     assert project.worker("--drain").wait() == 0
     assert project.dead()[0].reason == "timeout"
 

@@ -40,7 +40,7 @@ def test_a_worker_killed_at_any_boundary_loses_no_job(project, boundary):
 
 def test_a_killed_workers_jobs_are_run_by_another(project):
     project.configure('lease = "1s"')
-    project.push("nap", 60.0, "long")
+    project.push("nap", 600.0, "long")
     victim = project.worker()
     project.until(lambda: any(line.startswith("start long") for line in project.ledger()))
     project.push_many([("note", (f"n{n}",), {}) for n in range(20)])
@@ -189,7 +189,7 @@ def _ready():
 @pytest.mark.parametrize("mode", ["sync", "threads", "async"])
 def test_after_stop_timeout_the_rest_is_given_back_uncharged(project, mode):
     project.configure('[pools.default]\nstop_timeout = "300ms"')
-    project.push("doze", 60.0, "long")
+    project.push("doze", 600.0, "long")
     worker = project.worker("--mode", mode, "--concurrency", "3")
     project.until(lambda: any(line.startswith("start long") for line in project.ledger()))
     assert worker.stop() == 1
@@ -198,7 +198,7 @@ def test_after_stop_timeout_the_rest_is_given_back_uncharged(project, mode):
 
 
 def test_a_second_interrupt_ends_at_once_and_loses_nothing(project):
-    project.push("doze", 60.0, "long")
+    project.push("doze", 600.0, "long")
     worker = project.worker()
     project.until(lambda: any(line.startswith("start long") for line in project.ledger()))
     worker.signal(signal.SIGINT)

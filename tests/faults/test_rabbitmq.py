@@ -216,7 +216,7 @@ def test_short_jobs_do_not_wait_behind_a_long_one_while_a_worker_is_idle(rabbit_
     workers = [project.worker() for _ in range(2)]
     project.push_many([("note", (f"warm{n}",), {}) for n in range(200)])  # both have messages of short jobs delivered ahead
     project.until_noted(*[f"note warm{n}" for n in range(200)])
-    project.push("nap", 30.0, "long")
+    project.push("nap", 600.0, "long")
     project.until(lambda: any(line.startswith("start long") for line in project.ledger()))
     project.push_many([("note", (f"short{n}",), {}) for n in range(100)])
     project.until_noted(*[f"note short{n}" for n in range(100)])

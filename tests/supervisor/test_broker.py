@@ -116,7 +116,7 @@ def test_the_broker_ends_with_a_supervisor_that_is_killed(embedding: Project):
     pid = broker_pid(embedding)
     ticks = start_ticks(pid)
     supervised.process.signal(signal.SIGKILL)
-    until(lambda: gone(pid, ticks), 5.0)
+    until(lambda: gone(pid, ticks))
 
 
 def test_the_broker_reads_the_configuration_that_the_supervisor_was_given(embedding: Project):

@@ -94,7 +94,7 @@ def _targets(descriptors: Path) -> list[str]:
 def test_jobs_of_a_lost_machine_run_on_another_after_one_lease(project: Project):
     project.configure('lease = "3s"')
     gone = Supervised(project)
-    project.push("nap", 60, "job")
+    project.push("nap", 600.0, "job")
     until(lambda: len(project.ledger()) == 1)
     other = project.start("start", JOBS_RUN_DIR=str(project.root / "other"))
     other.until_said(" ready: ")

@@ -80,7 +80,7 @@ def test_after_stop_timeout_the_rest_is_killed_and_goes_back_uncharged(project: 
 
 def test_exit_kills_at_once_and_loses_nothing(project: Project):
     supervised = Supervised(project)
-    job_id = project.push("nap", 60.0, "long")
+    job_id = project.push("nap", 600.0, "long")
     until(lambda: any(line.startswith("start long") for line in project.ledger()))
     done = project.run("exit")
     assert done.returncode == 0, done.stderr
@@ -92,7 +92,7 @@ def test_exit_kills_at_once_and_loses_nothing(project: Project):
 
 def test_a_second_interrupt_ends_at_once(project: Project):
     supervised = Supervised(project)
-    project.push("nap", 60.0, "long")
+    project.push("nap", 600.0, "long")
     until(lambda: any(line.startswith("start long") for line in project.ledger()))
     supervised.process.signal(signal.SIGINT)
     supervised.process.until_said("stopping")

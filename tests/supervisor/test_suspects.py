@@ -45,7 +45,7 @@ def test_after_a_first_crash_all_jobs_rerun_at_once_and_after_a_second_no_other_
 
     project.until(lambda: started() == jobs)
     kill(watched.worker_of("w0"))
-    project.until(lambda: started() == 2 * jobs, 10.0)
+    project.until(lambda: started() == 2 * jobs)
     kill(watched.worker_of("w0"))
     project.until(lambda: started() > 2 * jobs)
     for number in range(10):

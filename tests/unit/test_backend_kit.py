@@ -24,6 +24,8 @@ from jobs_core.errors import BackendError, BackendUnavailable
 from jobs_core.message import Signer
 from jobs_core.supervisor.processes.backoff import RestartBackoff
 
+from ..support.project import PATIENCE
+
 # -- the self-pipe ---------------------------------------------------------------------------------
 
 
@@ -31,10 +33,10 @@ def test_a_wake_up_ends_one_wait_whether_it_came_before_or_during_it():
     pipe = SelfPipe()
     pipe.wake()
     pipe.wake()
-    assert pipe.wait(10.0)
+    assert pipe.wait(PATIENCE)
     assert not pipe.wait(0.0)
     threading.Timer(0.05, pipe.wake).start()
-    assert pipe.wait(10.0)
+    assert pipe.wait(PATIENCE)
 
 
 def test_a_full_pipe_blocks_no_wake_up():
@@ -49,7 +51,7 @@ def test_a_signal_handler_may_wake():
     before = signal.signal(signal.SIGALRM, lambda *_: pipe.wake())
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.05)
-        assert pipe.wait(10.0)
+        assert pipe.wait(PATIENCE)
     finally:
         signal.signal(signal.SIGALRM, before)
 

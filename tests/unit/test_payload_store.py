@@ -500,7 +500,7 @@ def test_a_worker_without_a_supervisor_cleans_the_store(app_with, take, took, tm
 
     def wait_until_it_is_clean():
         try:
-            until(lambda: not list((tmp_path / "blobs").iterdir()), 10.0)
+            until(lambda: not list((tmp_path / "blobs").iterdir()))
         finally:
             worker.courier.stop()
 

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import pytest
-from tests.support.project import until
+from tests.support.project import PATIENCE, until
 
 from jobs_core.backends.base import BackendOptions, Outgoing
 from jobs_core.errors import BackendUnavailable
@@ -205,7 +205,7 @@ def test_a_waiting_worker_that_was_woken_for_nothing_gets_the_next_job_at_once(s
         until(lambda: producer.status().commits > commits)  # it has looked, and found nothing
         job = Outgoing(new_id(), "t", b"")
         producer.push([job], new_token())
-        thread.join(5.0)
+        thread.join(PATIENCE)
         assert [[one.id for one in deliveries] for deliveries in found] == [[job.id]]
     finally:
         worker.close()

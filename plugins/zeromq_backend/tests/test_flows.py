@@ -7,6 +7,7 @@ import time
 
 import msgspec
 import pytest
+from tests.support.project import PATIENCE
 
 from jobs_core.backends.base import BackendOptions, Outcome, Outgoing, Settlement, State
 from jobs_core.backends.flows import After, Member, Part
@@ -116,7 +117,7 @@ def test_a_wait_for_a_flow_ends_with_the_settlement_that_ends_it_and_asks_once(o
     assert run(worker)
     assert thread.is_alive()
     assert run(worker)
-    thread.join(5.0)
+    thread.join(PATIENCE)
     assert [status.state for status in found] == ["done"]
 
 

@@ -29,6 +29,8 @@ from jobs_core.supervisor.housekeeper.sender import Sender
 from jobs_core.worker import spinning
 from jobs_core.worker.main import Worker
 
+from ...support.project import PATIENCE
+
 
 class Hostile(BaseException):
     """An object that raises whatever is done with it."""
@@ -339,7 +341,7 @@ def test_an_alert_channel_may_raise_any_error_and_is_called_again(kind):
     sender = Sender("odd", Channel(), {})  # type: ignore[arg-type]
     for title in ("first", "second"):
         sender.send("topic", title, "", {})
-        assert sender.wait(10)
+        assert sender.wait(PATIENCE)
     assert Channel.asked == ["first", "second"]
 
 

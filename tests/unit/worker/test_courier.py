@@ -17,7 +17,7 @@ from jobs_core.worker.executors.asyncio import AsyncExecutor
 from jobs_core.worker.main import Worker
 from jobs_core.worker.reservations import Reservations
 
-from ...support.project import until
+from ...support.project import PATIENCE, until
 from ...support.stopwatch import Stopwatch
 
 LEASE = 0.6
@@ -61,7 +61,7 @@ def test_a_worker_with_round_trips_longer_than_its_heartbeats_still_takes_jobs(f
         try:
             for text in "abc":
                 note.enqueue(text)
-                until(lambda text=text: text in done, 10.0)
+                until(lambda text=text: text in done)
                 until(lambda: not far_app.operate(lambda backend: backend.counts(["default"]))["default"].reserved)
         finally:
             worker.courier.stop()
@@ -109,13 +109,13 @@ def test_an_idle_worker_logs_an_outage_once_and_its_end_once(registry, monkeypat
 
     def trouble():
         try:
-            until(lambda: Away.waits, 10.0)
+            until(lambda: Away.waits)
             Away.away.set()
             worker.courier.wake()
-            until(lambda: Away.refused >= 5, 10.0)
+            until(lambda: Away.refused >= 5)
             assert (told(events.BackendLost), told(events.BackendBack)) == (1, 0)
             Away.away.clear()
-            until(lambda: told(events.BackendBack), 10.0)
+            until(lambda: told(events.BackendBack))
             assert (told(events.BackendLost), told(events.BackendBack)) == (1, 1)
         except BaseException as error:
             failures.append(error)
@@ -316,7 +316,7 @@ def test_a_plain_function_that_waits_for_its_thread_in_an_async_pool_sends_no_ot
         for _ in range(2):  # the first look may have begun before
             looked.clear()
             worker.courier.wake()
-            assert looked.wait(10)
+            assert looked.wait(PATIENCE)
         begin(self, run)
 
     monkeypatch.setattr(Reservations, "release_waiting", looks)
@@ -352,16 +352,16 @@ def test_suspects_and_long_jobs_delay_no_other_job(memory_app, registry, mode):
 
     def drive():
         try:
-            until(lambda: sorted(set(began)) == ["suspect", "unrelated"], 10.0)
+            until(lambda: sorted(set(began)) == ["suspect", "unrelated"])
             for number in range(20):
                 short.enqueue(number)
-                until(lambda number=number: number in done, 10.0)
+                until(lambda number=number: number in done)
             assert sorted(began) == ["suspect", "unrelated"], "of eight at once one suspect runs at a time"
         except BaseException as error:
             failures.append(error)
         finally:
             go_on.set()
-            until(lambda: began.count("suspect") == 5 or failures, 10.0)
+            until(lambda: began.count("suspect") == 5 or failures)
             workers[0].courier.stop()
 
     failures = []
@@ -398,7 +398,7 @@ def test_a_running_job_is_cancelled_long_before_the_next_heartbeat(memory_app, r
     worker = Worker(memory_app, "p", Pool(mode="async", concurrency=2), None, drain=True)
 
     def cancel():
-        begun.wait(10.0)
+        begun.wait(PATIENCE)
         waited.append(Stopwatch())
         memory_app.cancel(handle.id)
 

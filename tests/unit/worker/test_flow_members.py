@@ -41,6 +41,8 @@ from jobs_core.registry import Registry
 from jobs_core.testing import JobsQueue
 from jobs_core.worker.decoder import Decoder
 
+from ...support.project import PATIENCE
+
 KEYS = {"signing_keys": ["k1:0123456789abcdef0123456789abcdef"]}
 SECRETS = {"encryption_keys": ["e1:0123456789abcdef0123456789abcdef"]}
 
@@ -532,7 +534,7 @@ def test_a_cleanup_with_when_ended_runs_before_a_stuck_member_and_one_with_when_
         flow.add(note.call("last"), after=flow.all)
     queue.drain(raise_errors=False)
     assert ran == [("early",)]
-    assert flow.handle.wait(5).state == "failed"  # and not an exception
+    assert flow.handle.wait(PATIENCE).state == "failed"  # and not an exception
     assert flow.handle.retry() == 1
     queue.drain()
     assert ran == [("early",), ("stuck",), ("last",)]

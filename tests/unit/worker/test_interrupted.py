@@ -33,6 +33,8 @@ from jobs_core.units import Duration
 from jobs_core.worker.executors.sync import SyncExecutor
 from jobs_core.worker.main import Worker
 
+from ...support.project import PATIENCE
+
 TIMEOUT = 0.1
 LONG = 20.0
 """Seconds; nothing here takes so long unless a timeout was lost."""
@@ -305,7 +307,7 @@ def test_a_timeout_leaves_no_lock_of_pythons_library_taken(stage, registry):
 
     thread = threading.Thread(target=takes_all, daemon=True)
     thread.start()
-    thread.join(5)
+    thread.join(PATIENCE)
     assert free
 
 

@@ -28,6 +28,7 @@ from jobs_core.uninterrupted import INTERRUPT
 from jobs_core.worker import log_pipe
 from jobs_core.worker.main import Worker
 
+from ...support.project import PATIENCE
 from ..supervisor.log.writers import child
 
 EVIL = 'x\n2026-01-01 00:00:00.000 ERROR   [1] forged\r\x1b[31m\u2028y\x9b\u202e\x00 {"level":"error"} job_id=1]'
@@ -397,13 +398,13 @@ def test_the_courier_does_not_wait_long_for_a_log_without_a_reader(monkeypatch):
     ]
     for thread in threads:
         thread.start()
-        thread.join(10)
+        thread.join(PATIENCE)
         assert not thread.is_alive()
     reader = threading.Thread(target=lambda: got.append(drain(pipes, b"now\n")))
     got = []
     reader.start()
     handler.handle(record("now"))
-    reader.join(10)
+    reader.join(PATIENCE)
     assert b"3 log lines were left out: the log could not be written for a while\n" in got[0]
     assert b"from the courier" not in got[0]
     pipes.close()

@@ -22,7 +22,7 @@ from jobs_core.registry import default_registry
 from jobs_core.runs import notebook
 from jobs_core.worker.main import Worker
 
-from ...support.project import until
+from ...support.project import PATIENCE, until
 
 MODES = ("sync", "threads", "async")
 KEPT = {"default": Topic(keep_done=3600, keep_logs=True, backoff=0.01)}
@@ -76,13 +76,13 @@ def test_progress_and_lines_are_seen_while_the_job_runs(make_app, registry, mode
     def copy_pages() -> None:
         current_job().log("begins")
         current_job().progress(3, 10, "page 3")
-        gate.wait(10.0)
+        gate.wait(PATIENCE)
 
     handle = copy_pages.enqueue()
 
     def look() -> None:
         try:
-            until(lambda: handle.progress().done == 3.0, 10.0)
+            until(lambda: handle.progress().done == 3.0)
             seen.append((handle.progress(), texts(record(app, handle.id))))
         finally:
             gate.set()
@@ -131,7 +131,7 @@ def test_a_call_without_an_answer_is_repeated_and_no_line_comes_twice(make_app, 
     def tell_slowly() -> None:
         for number in range(3):
             current_job().log(f"line {number}")
-            until(lambda number=number: len(lost) > min(number, 1), 10.0)
+            until(lambda number=number: len(lost) > min(number, 1))
         told.set()
 
     handle = tell_slowly.enqueue()
@@ -153,7 +153,7 @@ def test_a_backend_that_refuses_notes_stops_no_worker(make_app, registry, monkey
     @job(registry=registry)
     def tell() -> None:
         current_job().log("early")
-        refused.wait(10.0)
+        refused.wait(PATIENCE)
         current_job().log("late")
 
     handle = tell.enqueue()
@@ -294,9 +294,9 @@ def test_following_ends_with_the_job_and_shows_each_change(make_app, registry):
     @job(registry=registry)
     def walk() -> None:
         current_job().progress(1, 2)
-        steps[0].wait(10.0)
+        steps[0].wait(PATIENCE)
         current_job().progress(2, 2)
-        steps[1].wait(10.0)
+        steps[1].wait(PATIENCE)
 
     handle = walk.enqueue()
     seen = []
@@ -341,16 +341,16 @@ def test_a_worker_that_lost_its_jobs_forgets_their_notes(make_app, registry):
     def hold() -> None:
         current_job().log("x")
         held.append(current_job())
-        gate.wait(10.0)
+        gate.wait(PATIENCE)
 
     hold.enqueue()
     worker = Worker(app, "p", Pool(), None)
 
     def lose() -> None:
-        until(lambda: held, 10.0)
+        until(lambda: held)
         app.operate(lambda backend: backend.release_owner(worker.owner, [held[0].id], b"{}"))
         worker.courier.stop()
-        until(lambda: worker.courier.owner != worker.owner, 10.0)
+        until(lambda: worker.courier.owner != worker.owner)
         gate.set()
 
     losing = threading.Thread(target=lose)

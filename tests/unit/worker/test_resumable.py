@@ -23,7 +23,7 @@ from jobs_core.runs import progress
 from jobs_core.worker import checkpoints
 from jobs_core.worker.main import Worker, prepare
 
-from ...support.project import until
+from ...support.project import PATIENCE, until
 
 MODES = ("sync", "threads", "async")
 
@@ -40,7 +40,7 @@ def serve(app: App, mode: str = "sync", *, stop_when: Callable[[], Any] | None =
     def stop() -> None:
         assert stop_when is not None
         try:
-            until(stop_when, 10.0)
+            until(stop_when)
         finally:
             worker.courier.stop()
 
@@ -111,17 +111,17 @@ def test_a_stopped_worker_hands_the_job_back_and_another_repeats_no_step(app, re
         for row in current_job().steps(fresh(items), cursor=cursor):
             seen.append(row)
             if len(seen) == 30:
-                gate.wait(10.0)  # until the worker was told to stop
+                gate.wait(PATIENCE)  # until the worker was told to stop
 
     handle = walk.enqueue()
 
     def told() -> bool:
         if len(seen) == 30:
-            threading.Timer(0.0, lambda: (until(lambda: worker.courier._stopping, 10.0), gate.set())).start()
+            threading.Timer(0.0, lambda: (until(lambda: worker.courier._stopping), gate.set())).start()
         return len(seen) == 30
 
     worker = Worker(app, "p", Pool(mode=mode, concurrency=2), None)
-    stopping = threading.Thread(target=lambda: (until(told, 10.0), worker.courier.stop()))
+    stopping = threading.Thread(target=lambda: (until(told), worker.courier.stop()))
     stopping.start()
     worker.run()
     stopping.join()
@@ -288,7 +288,7 @@ def test_cursors_are_stored_while_the_job_runs_and_together(app, registry, mode,
     def walk() -> None:
         for row in current_job().steps(ROWS):
             if row == 7:
-                go_on.wait(10.0)
+                go_on.wait(PATIENCE)
 
     handles = [walk.enqueue() for _ in range(2)]
     many = 1 if mode == "sync" else 2
@@ -334,7 +334,7 @@ def test_an_outage_while_cursors_are_stored_is_waited_out(app, registry, monkeyp
     def walk() -> None:
         for row in current_job().steps(range(3)):
             if row == 2:
-                assert stored.wait(10.0)
+                assert stored.wait(PATIENCE)
             done.append(row)
 
     walk.enqueue()
@@ -356,11 +356,11 @@ def test_the_stop_timeout_gives_up_the_job_with_its_cursor(app, registry, mode, 
         for row in current_job().steps(ROWS):
             if row == 20:
                 begun.set()
-                release.wait(10.0)
+                release.wait(PATIENCE)
 
     handle = walk.enqueue()
     worker = Worker(app, "p", Pool(mode=mode, concurrency=2), None)
-    stopping = threading.Thread(target=lambda: (begun.wait(10.0), worker.courier.stop(0.0)))
+    stopping = threading.Thread(target=lambda: (begun.wait(PATIENCE), worker.courier.stop(0.0)))
     stopping.start()
     worker.run()
     stopping.join()
@@ -427,7 +427,7 @@ def test_every_job_is_told_that_its_worker_stops(app, registry, mode):
     def wait() -> None:
         told.append(current_job().stopping)
         begun.set()
-        until(lambda: current_job().stopping, 10.0)
+        until(lambda: current_job().stopping)
         told.append(True)
 
     wait.enqueue()

@@ -28,6 +28,8 @@ from jobs_core.worker.executors import base, loops
 from jobs_core.worker.executors.asyncio import AsyncExecutor
 from jobs_core.worker.main import Worker
 
+from ...support.project import PATIENCE
+
 MODES = ["sync", "threads", "async"]
 tenant: contextvars.ContextVar[str | None] = contextvars.ContextVar("tenant", default=None)
 
@@ -333,7 +335,7 @@ def test_a_follow_up_after_the_end_of_the_run_raises(app, registry, mode):
         me = current_job()
 
         def late() -> None:
-            over.wait(10)
+            over.wait(PATIENCE)
             try:
                 me.enqueue(follow)
             except RuntimeError as error:
@@ -346,7 +348,7 @@ def test_a_follow_up_after_the_end_of_the_run_raises(app, registry, mode):
     over.set()
     for thread in threading.enumerate():
         if thread.name == "late":
-            thread.join(10)
+            thread.join(PATIENCE)
     (text,) = told
     assert "has ended" in text
 
@@ -426,7 +428,7 @@ def test_a_thread_that_a_worker_had_before_its_jobs_may_wait_without_a_timeout(a
     waits, results = threading.Event(), []
 
     def wait(begin: threading.Event) -> None:
-        begin.wait(10)
+        begin.wait(PATIENCE)
         handle = other.enqueue()
         waits.set()
         results.append(handle.result())
@@ -435,14 +437,14 @@ def test_a_thread_that_a_worker_had_before_its_jobs_may_wait_without_a_timeout(a
     @job(registry=registry, name="begins")
     def begins() -> None:
         begin.set()
-        waits.wait(10)  # so that the drain goes on
+        waits.wait(PATIENCE)  # so that the drain goes on
 
     begin = threading.Event()
     thread = threading.Thread(target=wait, args=(begin,))
     thread.start()
     begins.enqueue()
     drain(app, mode)
-    thread.join(10)
+    thread.join(PATIENCE)
     assert results == [1, 1]
 
 

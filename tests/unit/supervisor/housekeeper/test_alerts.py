@@ -265,7 +265,7 @@ def test_a_channel_that_never_recovers_is_reported_once(caplog):
 
     sender = Sender("stuck", Stuck(), {})
     sender.send("email", "a", "b", {})
-    assert taken.wait(10)
+    assert taken.wait(PATIENCE)
     sender.check()
     assert caplog.records == []
     sender._began -= 10  # six seconds later

@@ -17,6 +17,8 @@ from jobs_core.supervisor.log import stderr
 from jobs_core.supervisor.log.stderr import LogStream, pieces
 from jobs_core.supervisor.log.writer import LogWriter
 
+from ....support.project import PATIENCE
+
 BLOCK = b"".join(b"a line that is %03d\n" % number for number in range(500))
 
 
@@ -165,7 +167,7 @@ def test_close_gives_a_slow_reader_its_time(stream):
     reader.start()
     made.write(b"the last line\n")
     made.close()
-    reader.join(10)
+    reader.join(PATIENCE)
     assert got[0].endswith(b"the last line\n")
 
 
