@@ -695,30 +695,56 @@ class App:
             self.require(*FLOWS)
             self._has_flows = self.config
 
-    def push_flow(self, parts: Sequence[tuple[Part, list[Outgoing]]], jobs: Iterable[JobFunction[Any, Any, Any]]) -> None:
-        """Store a flow durably, or let a plugin do so when a transaction commits. Raises DuplicateJob and BackendError."""
+    def push_flow(
+        self,
+        parts: Sequence[tuple[Part, list[Outgoing]]],
+        jobs: Iterable[JobFunction[Any, Any, Any]],
+        transaction: object = None,
+    ) -> None:
+        """Store a flow durably, in a transaction, or when one commits. Raises DuplicateJob, TransactionError, BackendError."""
         self._require_flows()
         wishing = [job.name for job in jobs if self._stamp(job).on_commit]
         send = functools.partial(self._push_parts, parts)
         self._ask_hooks()
         with around(self._enqueue_context, what="flow", job=None, topic=None):
-            if not self._holds(True if wishing else None, wishing[0] if wishing else None, send):
+            if transaction is None and self._open_transactions and self._joining().automatic:
+                transaction = self._joining().around_caller()
+            if transaction is not None and self.needs_transactions:
+                enlisted = self._joining().enlist(transaction)
+                self._refuse_members(parts, enlisted.push_flow(parts, float(self.config.enqueue_timeout)))
+            elif not self._holds(True if wishing else None, wishing[0] if wishing else None, send):
                 send()
 
     async def apush_flow(
-        self, parts: Sequence[tuple[Part, list[Outgoing]]], jobs: Iterable[JobFunction[Any, Any, Any]]
+        self,
+        parts: Sequence[tuple[Part, list[Outgoing]]],
+        jobs: Iterable[JobFunction[Any, Any, Any]],
+        transaction: object = None,
     ) -> None:
-        """`push_flow` from an event loop."""
-        await self._in_thread(lambda: self.push_flow(parts, jobs))
+        """`push_flow` from an event loop, on whose connection the transaction may be."""
+        if transaction is not None and self.needs_transactions:
+            self._require_flows()
+            enlisted = self._joining().enlist(transaction)
+            if enlisted.awaits:
+                with around(self._enqueue_context, what="flow", job=None, topic=None):
+                    conflicts = await enlisted.apush_flow(parts, float(self.config.enqueue_timeout))
+                    self._refuse_members(parts, conflicts)
+                return
+        await self._in_thread(lambda: self.push_flow(parts, jobs, transaction))
+
+    def _refuse_members(self, parts: Sequence[tuple[Part, list[Outgoing]]], conflicts: Mapping[str, str]) -> None:
+        """Raise DuplicateJob for the first member that was refused."""
+        for part, outgoing in parts if conflicts else ():
+            for message in outgoing:
+                if message.id in conflicts:
+                    holder = conflicts[message.id]
+                    raise _refused_member(part, message, holder, self._about_holder(holder))
 
     def _push_parts(self, parts: Sequence[tuple[Part, list[Outgoing]]]) -> None:
         try:
             for part, outgoing in parts:
                 conflicts = self._producer.push_part(part, outgoing, self.config.enqueue_timeout)
-                if conflicts:
-                    refused = next(message for message in outgoing if message.id in conflicts)
-                    holder = conflicts[refused.id]
-                    raise _refused_member(part, refused, holder, self._about_holder(holder))
+                self._refuse_members([(part, outgoing)], conflicts)
         except BaseException:  # Ctrl-C, too: what was sent would hold its unique keys until the flow is dropped
             if len(parts) > 1:
                 self._drop_unfinished(parts[0][0].flow)

@@ -127,10 +127,18 @@ class Enqueuer(Protocol):
         self, call: Call[T], takes: Taken | None, headers: Mapping[str, Any]
     ) -> tuple[Outgoing, JobHandle[T]]: ...
 
-    def push_flow(self, parts: Sequence[tuple[Part, list[Outgoing]]], jobs: Iterable[JobFunction[Any, Any, Any]]) -> None: ...
+    def push_flow(
+        self,
+        parts: Sequence[tuple[Part, list[Outgoing]]],
+        jobs: Iterable[JobFunction[Any, Any, Any]],
+        transaction: object = None,
+    ) -> None: ...
 
     async def apush_flow(
-        self, parts: Sequence[tuple[Part, list[Outgoing]]], jobs: Iterable[JobFunction[Any, Any, Any]]
+        self,
+        parts: Sequence[tuple[Part, list[Outgoing]]],
+        jobs: Iterable[JobFunction[Any, Any, Any]],
+        transaction: object = None,
     ) -> None: ...
 
     def flow_result(self, flow: str, job_id: str, stored: bytes) -> Any: ...

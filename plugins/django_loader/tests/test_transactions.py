@@ -143,8 +143,19 @@ with transaction.atomic():
 seen.append(waiting())
 note.enqueue("outside of any")
 seen.append(waiting())
+from jobs_core import chain
+try:
+    with transaction.atomic():
+        chain(note.call("forgotten"), note.call("forgotten")).enqueue()
+        1 / 0
+except ZeroDivisionError:
+    seen.append(len(current_app().operate(lambda backend: backend.flows(10))))
+with transaction.atomic():
+    chain(note.call("kept"), note.call("kept")).enqueue()
+    seen.append(len(current_app().operate(lambda backend: backend.flows(10))))
+seen.append(len(current_app().operate(lambda backend: backend.flows(10))))
 """
-    ) == [0, "unknown", 1, 4, "ready", 4, 5, 6]
+    ) == [0, "unknown", 1, 4, "ready", 4, 5, 6, 0, 0, 1]
 
 
 def test_the_database_of_the_jobs_counts_whatever_its_alias_is(tell_there):

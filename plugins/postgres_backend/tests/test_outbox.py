@@ -15,7 +15,7 @@ import pytest
 from tests.support.project import Project, until
 from tests.support.supervised import Supervised
 
-from jobs_core import App, BackendUnavailable, Config, TransactionError, Unique, job
+from jobs_core import App, BackendUnavailable, Config, Flow, NotSupported, TransactionError, Unique, job, set_current_app
 from jobs_core.backends.base import State
 from jobs_core.backends.outbox import MOST_LOADED
 from jobs_core.config import Outbox
@@ -279,3 +279,16 @@ def test_operators_see_retry_and_delete_what_is_in_the_outbox(project, postgres_
     assert "1 job deleted" in project.here("outbox", "drop", "--yes", stuck.id)
     assert "the outbox is empty" in project.here("outbox")
     app.close()
+
+
+def test_a_flow_cannot_be_left_in_an_outbox(app, postgres_server):
+    set_current_app(app)
+    try:
+        with (
+            psycopg.connect(postgres_server.url) as connection,
+            pytest.raises(NotSupported, match="send the flow after the commit"),
+            Flow(transaction=connection) as flow,
+        ):
+            flow.add(note.call())
+    finally:
+        set_current_app(None)

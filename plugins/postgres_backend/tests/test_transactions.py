@@ -17,7 +17,19 @@ from psycopg.rows import dict_row
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
-from jobs_core import App, BackendUnavailable, Config, NotSupported, TransactionError, Unique, job
+from jobs_core import (
+    App,
+    BackendUnavailable,
+    Config,
+    DuplicateJob,
+    Flow,
+    FlowError,
+    NotSupported,
+    TransactionError,
+    Unique,
+    job,
+    set_current_app,
+)
 from jobs_core.backends.base import BackendOptions, State
 from jobs_core.errors import JobDefinitionError
 from jobs_core.registry import Registry
@@ -41,6 +53,14 @@ def app(postgres_url):
     app = App(Config(backend=postgres_url, enqueue_timeout=5), registry=registry)
     yield app
     app.close()
+
+
+@pytest.fixture
+def current(app):
+    """The application, as that of this process."""
+    set_current_app(app)
+    yield app
+    set_current_app(None)
 
 
 @pytest.fixture
@@ -153,17 +173,23 @@ def test_jobs_of_one_call_may_belong_to_different_transactions(app, postgres_ser
     assert [handle.status() for handle in handles] == [State.READY, State.READY, State.UNKNOWN]
 
 
-def test_a_sleeping_worker_is_woken_by_the_commit(app, postgres_server, postgres_url, monkeypatch):
-    monkeypatch.setattr("jobs_postgres.backend.LONGEST_SLEEP", 3600.0)
-    backend = PostgresBackend(parse(postgres_url, "jobs"), BackendOptions())
-    backend.open("worker")
+def asleep(backend, server):
+    """Let a worker wait on a thread; return it once the worker sleeps, and where its answer will be."""
     woken = []
     waiting = threading.Thread(target=lambda: woken.append(backend.wait(["default"], 60)))
     waiting.start()
     sleeper = f"SELECT count(*) FROM {backend._connection.schema}.sleeper".encode()
-    with psycopg.connect(postgres_server.url, autocommit=True) as looking:
+    with psycopg.connect(server.url, autocommit=True) as looking:
         while looking.execute(sleeper).fetchone() == (0,):  # it has no event for us
             assert waiting.is_alive()
+    return waiting, woken
+
+
+def test_a_sleeping_worker_is_woken_by_the_commit(app, postgres_server, postgres_url, monkeypatch):
+    monkeypatch.setattr("jobs_postgres.backend.LONGEST_SLEEP", 3600.0)
+    backend = PostgresBackend(parse(postgres_url, "jobs"), BackendOptions())
+    backend.open("worker")
+    waiting, woken = asleep(backend, postgres_server)
     with psycopg.connect(postgres_server.url) as connection:
         for _ in range(3):
             app.enqueue(work.using(transaction=connection).call())
@@ -186,6 +212,80 @@ def test_with_notify_off_workers_look_by_themselves(postgres_url, postgres_serve
     assert backend.wait(["default"], 60)
     backend.close()
     app.close()
+
+
+# -- flows -----------------------------------------------------------------------------------------
+
+
+def flow_of(transaction, *calls, members=1):
+    with Flow(transaction=transaction) as flow:
+        for n in range(members):
+            flow.add(work.call(n))
+        last = [flow.add(call, after=flow.all) for call in calls]
+    return flow.handle, last
+
+
+@pytest.mark.parametrize("members", [1, 2500], ids=["one part", "three parts"])
+def test_a_flow_exists_if_and_only_if_the_transaction_commits(current, postgres_server, members):
+    with contextlib.closing(psycopg.connect(postgres_server.url)) as connection:
+        gone, _ = flow_of(connection, work.call(), members=members)
+        connection.rollback()
+        kept, (last,) = flow_of(connection, work.call(), members=members)
+        assert current.operate(lambda backend: backend.flow(kept.id)) is None
+        connection.commit()
+    assert current.operate(lambda backend: backend.flow(gone.id)) is None
+    assert (kept.status(), kept.progress().total) == ("running", members + 1)
+    assert last.handle.status() is State.WAITING
+
+
+def test_a_flow_exists_if_and_only_if_the_transaction_of_an_event_loop_commits(current, alchemy_url):
+    async def main():
+        engine = create_async_engine(alchemy_url)
+        async with AsyncSession(engine) as session:
+            async with session.begin(), Flow(transaction=session) as kept:
+                kept.add(work.call())
+            async with Flow(transaction=session) as gone:
+                gone.add(work.call())
+            await session.rollback()
+        await engine.dispose()
+        return kept, gone
+
+    kept, gone = asyncio.run(main())
+    assert current.operate(lambda backend: backend.flow(kept.id)) is not None
+    assert current.operate(lambda backend: backend.flow(gone.id)) is None
+
+
+@pytest.mark.parametrize("members", [1, 2500], ids=["one part", "three parts"])
+def test_a_refused_member_undoes_its_flow_and_the_transaction_goes_on(current, postgres_server, members):
+    holder = current.enqueue(alone.call())
+    with psycopg.connect(postgres_server.url) as connection:
+        with pytest.raises(DuplicateJob, match=holder.id):
+            flow_of(connection, alone.call(), members=members)
+        kept = current.enqueue(work.using(transaction=connection).call())
+    assert kept.status() is State.READY
+    assert current.operate(lambda backend: backend.flows(10)) == []
+    assert current.operate(lambda backend: backend.counts(["default"]))["default"].ready == 2
+
+
+def test_a_sleeping_worker_is_woken_by_the_commit_of_a_flow(current, postgres_server, postgres_url, monkeypatch):
+    monkeypatch.setattr("jobs_postgres.backend.LONGEST_SLEEP", 3600.0)
+    backend = PostgresBackend(parse(postgres_url, "jobs"), BackendOptions())
+    backend.open("worker")
+    with psycopg.connect(postgres_server.url) as connection:
+        waiting, woken = asleep(backend, postgres_server)
+        flow_of(connection)
+    waiting.join(60)
+    assert woken == [True]
+    backend.close()
+
+
+def test_a_member_names_no_transaction_of_its_own(current, postgres_server):
+    with (
+        psycopg.connect(postgres_server.url) as connection,
+        pytest.raises(FlowError, match="write Flow"),
+        Flow() as flow,
+    ):
+        flow.add(work.using(transaction=connection).call())
 
 
 # -- unique keys -----------------------------------------------------------------------------------

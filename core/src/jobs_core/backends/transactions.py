@@ -6,8 +6,11 @@ import abc
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from ..errors import NotSupported
+
 if TYPE_CHECKING:
     from .base import Outgoing
+    from .flows import Part
 
 
 class Enlisted(abc.ABC):
@@ -28,6 +31,14 @@ class Enlisted(abc.ABC):
         If another transaction that has not ended holds a unique key, this waits for it, for `patience` seconds at most, and
         then raises BackendUnavailable.
         """
+
+    def push_flow(self, parts: Sequence[tuple[Part, list[Outgoing]]], patience: float) -> Mapping[str, str]:
+        """Store all parts of a flow, or none: then return the conflicts as `Backend.push_part` does. Raises NotSupported."""
+        raise NotSupported("flows in transactions", "the backend", "send the flow after the commit")
+
+    async def apush_flow(self, parts: Sequence[tuple[Part, list[Outgoing]]], patience: float) -> Mapping[str, str]:
+        """`push_flow`, where `awaits` is true."""
+        return self.push_flow(parts, patience)
 
     @abc.abstractmethod
     async def apush(self, messages: Sequence[Outgoing], patience: float) -> Mapping[str, str]:

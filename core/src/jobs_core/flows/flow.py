@@ -35,7 +35,8 @@ class Flow(Adder):
 
     An exception in the block sends nothing. No member runs before all are stored. `headers` go to every member that does not
     set them itself. The flow is kept for `ttl` (one day) after its end. A flow of more than a thousand members is sent in
-    parts, and dropped if none arrives for `open_for` (one hour).
+    parts, and dropped if none arrives for `open_for` (one hour). With `transaction`, a connection or session of the application
+    on the database in which the jobs are stored, the flow exists if and only if the transaction that is open there commits.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Flow(Adder):
         headers: Mapping[str, Any] | None = None,
         ttl: DurationLike | None = None,
         open_for: DurationLike | None = None,
+        transaction: object = None,
     ) -> None:
         if name != "":
             check_label("Flow: name", name)
@@ -55,6 +57,7 @@ class Flow(Adder):
         self._ttl = _duration("ttl", ttl, defaults.ttl)
         self._open_for = _duration("open_for", open_for, defaults.open_for)
         self._given_headers: Mapping[str, Any] = {} if headers is None else _headers(headers)
+        self._transaction = transaction
         self._phase = "new"
         self._source: Enqueuer | None = None
         self._outgoing: list[Outgoing] = []
@@ -88,7 +91,7 @@ class Flow(Adder):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._ends(error):
-            self._application().push_flow(self._parts(), self._jobs)
+            self._application().push_flow(self._parts(), self._jobs, self._transaction)
 
     async def __aenter__(self) -> Flow:
         return self.__enter__()
@@ -97,7 +100,7 @@ class Flow(Adder):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._ends(error):
-            await self._application().apush_flow(self._parts(), self._jobs)
+            await self._application().apush_flow(self._parts(), self._jobs, self._transaction)
 
     def _ends(self, error: BaseException | None) -> bool:
         refused = self._phase == "refused"

@@ -409,9 +409,11 @@ class _TestApp(App):
             self.after_enqueue()
         return handle
 
-    def push_flow(self, parts: Sequence[tuple[Part, list[Outgoing]]], jobs: Iterable[AnyJob]) -> None:
+    def push_flow(
+        self, parts: Sequence[tuple[Part, list[Outgoing]]], jobs: Iterable[AnyJob], transaction: object = None
+    ) -> None:
         __tracebackhide__ = True
-        super().push_flow(parts, jobs)
+        super().push_flow(parts, jobs, transaction)
         if self.after_enqueue is not None:
             self.after_enqueue()
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import msgspec
 
+from jobs_core.backend_kit import new_id
 from jobs_core.backends.base import Backend, BackendOptions, Outgoing
+from jobs_core.backends.flows import Part
 from jobs_core.backends.transactions import Enlisted
-from jobs_core.errors import BackendUnavailable, TransactionError
+from jobs_core.errors import BackendUnavailable, NotSupported, TransactionError
 
 from .connection import ServerConnection
+from .flows import part_rows
+from .joining import ids_of, labels_of
 from .rows import facts
 from .transactions import awaits, execute, execute_async, same_settings
 from .url import Target
@@ -30,7 +34,7 @@ _MISSING = {
 }
 
 
-class Joining(abc.ABC):
+class Enlisting(abc.ABC):
     """What pushes into transactions on one database, of the store of jobs or of an outbox; it needs no open connection."""
 
     _setup_command = "jobsctl setup"
@@ -50,9 +54,9 @@ class Joining(abc.ABC):
             known = self._shared[settings] = execute(transaction, _PLACE, ()) == self.place()
         return known
 
-    def place(self, *, anew: bool = False) -> str:
+    def place(self) -> str:
         """Return what names the database; asked once, on a connection of its own that is closed again."""
-        if self._place is None or anew:
+        if self._place is None:
             connection = ServerConnection(self._target)
             connection.connect()
             try:
@@ -60,6 +64,14 @@ class Joining(abc.ABC):
             finally:
                 connection.disconnect()
         return self._place
+
+    def beginning(self, part: Part, messages: Sequence[Outgoing], patience: float) -> tuple[str, list[Any]]:
+        """Return the statement that begins to store a part of a flow, and its parameters. Raises NotSupported."""
+        raise NotSupported("flows in transactions", "an outbox on postgresql://", "send the flow after the commit")
+
+    def ending(self, part: Part, messages: Sequence[Outgoing], begun: Mapping[str, Any]) -> tuple[str, list[Any]]:
+        """Return the statement that stores the part; `begun` is the answer of the first."""
+        raise NotImplementedError
 
     @abc.abstractmethod
     def _prepare(self, connection: ServerConnection) -> str:
@@ -78,13 +90,14 @@ class Joining(abc.ABC):
         return TransactionError(f"transaction: {told}; this application is configured for {self._target.shown}")
 
     def elsewhere(self) -> TransactionError:
+        self._place = None  # the store may have moved to another server: ask again next time
         return TransactionError(
             f"transaction: it is on another database than the jobs, which are in {self._target.shown}: enqueue without "
             "transaction=, or use an outbox in that database"
         )
 
 
-class PostgresTransactionCalls(Joining, Backend):
+class PostgresTransactionCalls(Enlisting, Backend):
     """The calls for transactions of callers, a base class of `PostgresBackend`."""
 
     _options: BackendOptions
@@ -100,56 +113,116 @@ class PostgresTransactionCalls(Joining, Backend):
         wakes = self._target.notify
         return statement, [VERSION, self.place(), listed, payloads, plain, lined, self._options.cancelled_ttl, patience, wakes]
 
+    def beginning(self, part: Part, messages: Sequence[Outgoing], patience: float) -> tuple[str, list[Any]]:
+        rows, *_ = facts(messages, members=True)
+        schema = ServerConnection(self._target).schema
+        statement = f"SELECT {schema}.begin_flow(%s, %s, %s, %s, %s, %s::jsonb, %s::text[], %s::text[], %s)::text"
+        named = new_id(), part.flow, part.number, rows, ids_of(messages), labels_of(messages)
+        return statement, [VERSION, self.place(), *named, patience]
+
+    def ending(self, part: Part, messages: Sequence[Outgoing], begun: Mapping[str, Any]) -> tuple[str, list[Any]]:
+        schema = ServerConnection(self._target).schema
+        statement = (
+            f"SELECT {schema}.end_flow(%s, %s, %s, %s::bigint[], %s::jsonb, %s::jsonb, %s::jsonb, %s::bytea[], %s::jsonb, "
+            "%s::jsonb, %s::jsonb, %s::bigint[], %s, %s)::text"
+        )
+        stored = part_rows(part, messages, begun)
+        return statement, [VERSION, self.place(), *stored, self._options.cancelled_ttl, self._target.notify]
+
+
+Steps: TypeAlias = Generator[tuple[str, Sequence[Any]], Any, Mapping[str, str]]
+"""Statements with their parameters, each of which is sent the answer; returns the conflicts."""
+
 
 class PostgresTransaction(Enlisted):
-    """A transaction on the database of the store."""
+    """A transaction on the database of the store, or of an outbox."""
 
-    def __init__(self, calls: Joining, transaction: object, *, waits: bool) -> None:
+    def __init__(self, calls: Enlisting, transaction: object, *, waits: bool) -> None:
         self._calls = calls
         self._transaction = transaction
         self.awaits = waits
 
     def push(self, messages: Sequence[Outgoing], patience: float) -> Mapping[str, str]:
+        return self._run(self._pushing(messages, patience))
+
+    async def apush(self, messages: Sequence[Outgoing], patience: float) -> Mapping[str, str]:
+        return await self._arun(self._pushing(messages, patience))
+
+    def push_flow(self, parts: Sequence[tuple[Part, list[Outgoing]]], patience: float) -> Mapping[str, str]:
+        return self._run(self._pushing_flow(parts, patience))
+
+    async def apush_flow(self, parts: Sequence[tuple[Part, list[Outgoing]]], patience: float) -> Mapping[str, str]:
+        return await self._arun(self._pushing_flow(parts, patience))
+
+    # -- steps ---------------------------------------------------------------------------------------
+
+    def _run(self, steps: Steps) -> Mapping[str, str]:
         if self.awaits:
             raise TransactionError("transaction: its connection is one for an event loop: await .aenqueue(...)")
-        statement, parameters = self._calls.enqueuing(messages, patience)
-        for _ in range(2):
+        self._calls.place()
+        answer = None
+        while True:
+            try:
+                statement, parameters = steps.send(answer)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]  # what Steps returns
             try:
                 answer = execute(self._transaction, statement, parameters)
             except Exception as error:
                 raise self._calls.explained(error) or error from error.__cause__
-            found = self._conflicts(answer, patience)
-            if found is not None:
-                return found
-            parameters[1] = self._calls.place(anew=True)
-        raise self._calls.elsewhere()
 
-    async def apush(self, messages: Sequence[Outgoing], patience: float) -> Mapping[str, str]:
+    async def _arun(self, steps: Steps) -> Mapping[str, str]:
         import asyncio  # late: whoever awaits has it
 
-        statement, parameters = await asyncio.to_thread(self._calls.enqueuing, messages, patience)
-        for _ in range(2):
+        await asyncio.to_thread(self._calls.place)
+        answer = None
+        while True:
+            try:
+                statement, parameters = steps.send(answer)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]  # what Steps returns
             try:
                 answer = await execute_async(self._transaction, statement, parameters)
             except Exception as error:
                 raise self._calls.explained(error) or error from error.__cause__
-            found = self._conflicts(answer, patience)
-            if found is not None:
-                return found
-            parameters[1] = await asyncio.to_thread(self._calls.place, anew=True)
-        raise self._calls.elsewhere()
 
-    def _conflicts(self, answer: str, patience: float) -> Mapping[str, str] | None:
-        """Return the conflicts; None if the transaction is on another database."""
-        decoded: dict[str, Any] = msgspec.json.decode(answer)
-        refused = decoded.get("refused")
+    def _pushing(self, messages: Sequence[Outgoing], patience: float) -> Steps:
+        return (yield from self._asking(*self._calls.enqueuing(messages, patience), patience))["conflicts"]  # type: ignore[no-any-return]
+
+    def _pushing_flow(self, parts: Sequence[tuple[Part, list[Outgoing]]], patience: float) -> Steps:
+        """Push all parts, or none: a refused one undoes those before it."""
+        if parts[1:]:
+            yield "SAVEPOINT jobs_flow", ()
+        for part, messages in parts:
+            conflicts = yield from self._pushing_part(part, messages, patience)
+            if conflicts:
+                if parts[1:]:
+                    yield "ROLLBACK TO SAVEPOINT jobs_flow", ()
+                return conflicts
+        if parts[1:]:
+            yield "RELEASE SAVEPOINT jobs_flow", ()
+        return {}
+
+    def _pushing_part(self, part: Part, messages: list[Outgoing], patience: float) -> Steps:
+        begun = yield from self._asking(*self._calls.beginning(part, messages, patience), patience)
+        if "answer" in begun:
+            answer: Mapping[str, str] = begun["answer"]
+            return answer
+        yield from self._asking(*self._calls.ending(part, messages, begun), patience)
+        return {}
+
+    def _asking(self, statement: str, parameters: list[Any], patience: float) -> Generator[tuple[str, Sequence[Any]], Any, Any]:
+        """Execute a function of transactions.sql, of which the second parameter names the database; return what it answers."""
+        answer: dict[str, Any] = msgspec.json.decode((yield statement, parameters))
+        refused = answer.get("refused")
         if refused == "busy":
             raise BackendUnavailable(
                 f"gave up after {patience:g} s (enqueue_timeout): another transaction, which has not ended, holds a unique key "
                 "or id of these jobs; the job was not enqueued, and your transaction may go on"
             )
-        conflicts: Mapping[str, str] | None = None if refused else decoded["conflicts"]
-        return conflicts
+        if refused:
+            raise self._calls.elsewhere()
+        return answer
 
 
 def _sqlstate(error: BaseException) -> str:

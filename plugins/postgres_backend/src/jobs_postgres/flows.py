@@ -102,6 +102,25 @@ SELECT m.id, m.seq, m.phase, m.finale, coalesce(g.label, ''), coalesce(m.seal, 4
 """
 
 
+def part_rows(part: Part, messages: Sequence[Outgoing], begun: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return the parameters of `end_part`, but for the last, from what `begin_part` returned. Raises FlowLost, BackendError."""
+    if "lost" in begun:
+        raise FlowLost.of(part.flow, begun["lost"])
+    if "parts" in begun:
+        raise BackendError(f"part {part.number} of flow {part.flow} came before part {begun['parts']}: push them in order")
+    for message in messages:
+        if message.member is None or message.member.flow != part.flow:
+            raise BackendError(f"{message.id} is in a part of flow {part.flow}, but is not a member of it")
+    joining = Joining(part.flow, messages, begun)
+    new = joining.rows(joining.plan())
+    about = {
+        "id": part.flow, "name": part.name, "ttl": part.ttl, "open_for": part.open_for, "number": part.number,
+        "last": part.last,
+    }  # fmt: skip
+    keyed, *_ = facts([message for message in messages if message.unique], members=True)
+    return joining.flow.n, joining.new, json.dumps(about), keyed, *new
+
+
 class PostgresFlowCalls(Backend):
     """The calls about flows, a base class of `PostgresBackend`."""
 
@@ -129,23 +148,8 @@ class PostgresFlowCalls(Backend):
         if "answer" in begun:
             answer: Mapping[str, str] = begun["answer"]
             return answer
-        if "lost" in begun:
-            raise FlowLost.of(part.flow, begun["lost"])
-        if "parts" in begun:
-            raise BackendError(f"part {part.number} of flow {part.flow} came before part {begun['parts']}: push them in order")
-        for message in messages:
-            if message.member is None or message.member.flow != part.flow:
-                raise BackendError(f"{message.id} is in a part of flow {part.flow}, but is not a member of it")
-        joining = Joining(part.flow, messages, begun)
-        new = joining.rows(joining.plan())
-        about = {
-            "id": part.flow, "name": part.name, "ttl": part.ttl, "open_for": part.open_for, "number": part.number,
-            "last": part.last,
-        }  # fmt: skip
-        keyed, *_ = facts([message for message in messages if message.unique], members=True)
-        woken += self._connection.function(
-            "end_part", joining.flow.n, joining.new, json.dumps(about), keyed, *new, self._options.cancelled_ttl
-        )
+        stored = part_rows(part, messages, begun)
+        woken += self._connection.function("end_part", *stored, self._options.cancelled_ttl)
         return {}
 
     # -- what running members add ------------------------------------------------------------------

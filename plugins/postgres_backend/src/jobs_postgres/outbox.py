@@ -23,7 +23,7 @@ from jobs_core.backends.outbox import (
 from jobs_core.errors import BackendError
 
 from .connection import ServerConnection
-from .enlisting import Joining
+from .enlisting import Enlisting
 from .listener import Listener
 from .url import Target
 
@@ -66,7 +66,7 @@ _REFUSED = """
      WHERE try_at IS NOT NULL ORDER BY seq LIMIT %s"""
 
 
-class PostgresOutbox(Joining, Outbox):
+class PostgresOutbox(Enlisting, Outbox):
     """The outbox in one schema of a database."""
 
     name = "postgresql"

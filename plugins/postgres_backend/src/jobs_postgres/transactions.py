@@ -36,7 +36,7 @@ def awaits(transaction: object) -> bool:
 
 
 def execute(transaction: Any, statement: str, parameters: Sequence[Any]) -> Any:
-    """Execute a statement that returns one value. Raises TransactionError, and the errors of the object's own library."""
+    """Execute a statement; return its value, if any. Raises TransactionError, and the errors of the object's library."""
     wrapper = _django(transaction)
     if wrapper is not None:
         return _execute_in_django(wrapper, statement, parameters)
@@ -45,11 +45,11 @@ def execute(transaction: Any, statement: str, parameters: Sequence[Any]) -> Any:
         connection = transaction.connection() if callable(transaction.connection) else transaction
         _check_dialect(connection.dialect)
         _check(connection.connection.driver_connection)
-        return connection.exec_driver_sql(statement, tuple(parameters)).scalar_one()
+        return _value(connection.exec_driver_sql(statement, tuple(parameters)))
     _check(transaction)
     with transaction.cursor(row_factory=tuple_row) as cursor:
         cursor.execute(statement, parameters)
-        return cursor.fetchone()[0]
+        return cursor.fetchone()[0] if cursor.description else None
 
 
 async def execute_async(transaction: Any, statement: str, parameters: Sequence[Any]) -> Any:
@@ -58,13 +58,12 @@ async def execute_async(transaction: Any, statement: str, parameters: Sequence[A
         _check(transaction)
         async with transaction.cursor(row_factory=tuple_row) as cursor:
             await cursor.execute(statement, parameters)
-            row = await cursor.fetchone()
-            assert row is not None
-            return row[0]
+            row = await cursor.fetchone() if cursor.description else None
+            return None if row is None else row[0]
     connection = transaction if _is(transaction, _ASYNC, "AsyncConnection") else await transaction.connection()
     _check_dialect(connection.dialect)
     _check((await connection.get_raw_connection()).driver_connection)
-    return (await connection.exec_driver_sql(statement, tuple(parameters))).scalar_one()
+    return _value(await connection.exec_driver_sql(statement, tuple(parameters)))
 
 
 def _execute_in_django(wrapper: Any, statement: str, parameters: Sequence[Any]) -> Any:
@@ -77,7 +76,12 @@ def _execute_in_django(wrapper: Any, statement: str, parameters: Sequence[Any]) 
         )
     with wrapper.cursor() as cursor:
         cursor.execute(statement, parameters)
-        return cursor.fetchone()[0]
+        return cursor.fetchone()[0] if cursor.description else None
+
+
+def _value(result: Any) -> Any:
+    """Return the one value of a result of SQLAlchemy; None if the statement returns no rows."""
+    return result.scalar_one() if result.returns_rows else None
 
 
 def _is_alchemy(transaction: object) -> bool:
