@@ -21,6 +21,8 @@ from jobs_core.testing.services import program
 
 from ..supervisor.test_metrics import full
 from ..support.board import FakeBoard
+from ..support.http import fetch
+from ..support.project import Project, until
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 RULES = DEPLOY / "prometheus" / "jobs.rules.yml"
@@ -48,6 +50,44 @@ def series(tmp_path_factory) -> dict[str, float]:
                 sample.value
             )
     return found
+
+
+TASKS = """
+from jobs_core import job
+
+@job
+def works():
+    pass
+
+@job(limits="few")
+def limited():
+    pass
+"""
+
+ELSEWHERE = {"jobs_worker_restarts_total", "jobs_outbox_oldest_age_seconds"}
+"""Metrics with samples only after something that does not happen here, or with a database that is not here."""
+
+
+def test_every_metric_in_these_files_is_exported_by_a_running_supervisor(tmp_path):
+    project = Project(tmp_path / "project", TASKS)
+    try:
+        project.configure(
+            '[http]\nlisten = "unix:http.sock"\n[limits.few]\nconcurrency = 1\n'
+            '[pools.default]\ntopics = ["default"]\nworkers = 1\n'
+        )
+        project.start("start").until_said(" ready: ")
+        project.here("push", "tasks.works")
+        project.here("push", "tasks.limited")
+        used = {name for query in QUERIES.values() for name in re.findall(r"\b((?:jobs|process)_\w+)", query)}
+
+        def missing() -> set[str]:
+            text = fetch(project.root / "http.sock", "/metrics", {"Accept": metrics.OPENMETRICS})
+            exported = {sample.name for family in text_string_to_metric_families(text) for sample in family.samples}
+            return used - exported - ELSEWHERE
+
+        until(lambda: not missing())
+    finally:
+        project.close()
 
 
 @pytest.fixture

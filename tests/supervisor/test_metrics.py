@@ -56,6 +56,7 @@ def full(board):
     for outcome in ("done", "done", "retry", "dead"):
         ended(board, "h-1", outcome)
     board.backlog.topics = {"email": TopicState(3, 4, 1, 2, 75.5), "default": TopicState(paused=True), "rabbits": TopicState(3)}
+    board.backlog.topics["email"].pushed, board.backlog.topics["email"].refused = 12, 5
     board.backlog.alerts = ["email"]
     board.backlog.unserved = {"rabbits": ["tasks.feed"]}
     board.supervisor.pools[0].restarts = {"max_jobs": 3, "crash": 1}
@@ -90,6 +91,9 @@ def test_openmetrics_is_read_by_an_independent_parser(board):
     assert value(found, "jobs_topic_jobs", "jobs_topic_jobs", topic="email", state="ready") == 3
     assert value(found, "jobs_topic_oldest_age_seconds", "jobs_topic_oldest_age_seconds", topic="email") == 75.5
     assert value(found, "jobs_topic_oldest_age_seconds", "jobs_topic_oldest_age_seconds", topic="default") == 0
+    assert value(found, "jobs_enqueued", "jobs_enqueued_total", topic="email") == 12
+    assert value(found, "jobs_duplicate_refused", "jobs_duplicate_refused_total", topic="email") == 5
+    assert [each.labels["topic"] for each in found["jobs_enqueued"].samples] == ["email"], "others do not count"
     aged = {each.labels["topic"] for each in found["jobs_topic_oldest_age_seconds"].samples}
     assert aged == {"email", "default"}, "an unknown value must not be reported as a number"
     assert value(found, "jobs_topic_paused", "jobs_topic_paused", topic="default") == 1

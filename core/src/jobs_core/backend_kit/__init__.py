@@ -14,6 +14,7 @@ from ..failpoints import failpoint, with_failpoints
 from ..ids import new_id, new_token
 from ..message import unsigned
 from ..pauses import doubled
+from ..tally import Tally
 from ..timers import Timer, Timers
 from ..units import MAX_SECONDS, count
 from ..urls import Address, Url, is_loopback, number, redact, split_port
@@ -30,6 +31,7 @@ __all__ = [
     # Times and waits
     "MAX_SECONDS",
     "SelfPipe",
+    "Tally",
     "Timer",
     "Timers",
     "addresses",

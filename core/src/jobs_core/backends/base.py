@@ -227,6 +227,8 @@ class Counts(Struct, frozen=True):
     oldest_age: float | None = None  # seconds for which the oldest ready job has been ready; needs the feature `ages`
     limited: int = 0  # not among the ready ones; in a fair topic, the oldest ready job is the oldest head of a line
     waiting: int = 0
+    pushed: int | None = None  # jobs that were ever added, by any producer; None if the store does not count them
+    refused: int | None = None  # pushes that added nothing, because a unique key was held, or the chosen id was known
 
 
 class Housekept(Struct, frozen=True):
@@ -943,6 +945,9 @@ class Backend(Operable, abc.ABC):
     @abc.abstractmethod
     def counts(self, topics: Sequence[str]) -> dict[str, Counts]:
         """Count each topic's jobs by state.
+
+        What was pushed and refused is counted where that costs a push nothing: it may lag behind, see `backend_kit.Tally`, and
+        it begins at 0 again if the store forgets a topic.
 
         Called by: the housekeeper, `jobsctl topics`. Atomicity: one consistent view per topic. Blocks: for a round trip.
         Raises: BackendUnavailable.

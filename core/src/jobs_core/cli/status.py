@@ -125,7 +125,7 @@ def document(view: Overview) -> dict[str, Any]:
                 **{
                     key: value
                     for key, value in msgspec.to_builtins(topic).items()
-                    if key not in ("limited", "members") or value
+                    if key not in ("limited", "members", "pushed", "refused") or value
                 },
                 "alert": name in backlog.alerts,
                 "unserved": name in backlog.unserved,

@@ -118,6 +118,8 @@ class TopicState(Struct):
     paused: bool = False
     limited: int = 0
     members: int = 0  # of flows, waiting for others: neither pools nor alerts count them
+    pushed: int | None = None  # as the backend counts; None if it does not
+    refused: int | None = None
 
     @property
     def waiting(self) -> int:

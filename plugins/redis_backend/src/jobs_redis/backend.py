@@ -76,6 +76,9 @@ class RedisBackend(RedisOperatorCalls, BindsKeys):
         if inlets:
             inlets.stop()
         owner, self._owner = self._owner, ""
+        if self._connection.connected:
+            with contextlib.suppress(BackendError):
+                self._store.count_pushed()
         if owner and self._connection.connected:
             with contextlib.suppress(BackendError):
                 self._store.release(owner, (), b"", crash=False)

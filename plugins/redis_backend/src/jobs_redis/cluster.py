@@ -147,6 +147,10 @@ class RedisClusterBackend(Backend):
         if inlets:
             inlets.stop()
         owner, self._owner = self._owner, ""
+        if self._nodes.connected:
+            with contextlib.suppress(BackendError):
+                for store in self._stores.values():
+                    store.count_pushed()
         if owner and self._nodes.connected:
             with contextlib.suppress(BackendError):
                 for topic in self._joined:

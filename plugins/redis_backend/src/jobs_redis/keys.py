@@ -85,6 +85,8 @@ key                    type    what
 {jobs}:flows-open      zset    flow without its last part → when it is dropped unless another part comes
 {jobs}:flows-kept      zset    flow that has ended → until when it is kept
 {jobs}:flows-failed    zset    flow with dead members → when to look whether they are to be dropped
+{jobs}:pushed          hash    topic → how many jobs pushes have added since counts began
+{jobs}:refused         hash    topic → how many they have not added, because a key was held or the chosen id known
 {jobs}:topics          set     topics that may hold jobs
 {jobs}:paused          set     paused topics
 {jobs}:wake:TOPIC      zset    the wake token: one member while an idle worker should look; that worker removes it.
@@ -107,6 +109,7 @@ class Keys:
         self.base = base
         self.topics = f"{base}:topics"
         self.paused = f"{base}:paused"
+        self.pushed = f"{base}:pushed"
         self.document_versions = f"{base}:document-versions"
         self.done_topics = f"{base}:done-topics"
 

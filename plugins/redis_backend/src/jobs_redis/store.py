@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import math
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from jobs_core.backend_kit import new_id, new_token
+from jobs_core.backend_kit import Tally, new_id, new_token
 from jobs_core.backends.base import (
     MOST_SEARCHED,
     Answer,
@@ -96,6 +98,7 @@ class Store:
         self._cancelled_ttl = micro(options.cancelled_ttl)
         self._window = max(1, round(options.dedup_window * 1000))
         self._bounds = f" {options.max_message}"
+        self._tally = Tally()
 
     def now(self) -> int | str:
         """Return the time for a script; empty, which means the server's clock, except in tests."""
@@ -169,8 +172,7 @@ class Store:
         if len(messages) == 1:
             (one,) = messages
             if one.unique is None and one.delay <= 0 and not (one.chosen or one.limits or one.key or one.member):
-                answer = self._run(scripts.PUSH_ONE, request, self._window, one.topic, one.priority, one.id, one.payload)
-                return dict(_conflicts(answer)) if answer else {}
+                return self._push_one(one, request)
         plain = records.plain(messages)
         if plain is not None:
             answer = self._run(scripts.PUSH_PLAIN, request, self._window, *plain)
@@ -180,6 +182,27 @@ class Store:
         for message in messages:
             records.message(arguments, message)
         return dict(_conflicts(self._run(scripts.PUSH, *arguments)))
+
+    def _push_one(self, one: Outgoing, request: str) -> dict[str, str]:
+        tally, now = self._tally, time.monotonic()
+        kept = tally.kept.get(one.topic, 0) + 1
+        counted: tuple[Any, ...] = ()
+        adds = tally.left <= 1 or now >= tally.until
+        if adds:
+            counted = tuple(itertools.chain.from_iterable({**tally.kept, one.topic: kept}.items()))
+        answer = self._run(scripts.PUSH_ONE, request, self._window, one.topic, one.priority, one.id, one.payload, *counted)
+        tally.kept[one.topic] = kept  # only now: if the answer is lost, the same request comes again, and counts once
+        tally.left -= 1
+        if adds:
+            tally.added(now)
+        return dict(_conflicts(answer)) if answer else {}
+
+    def count_pushed(self) -> None:
+        """Count in the store what was pushed and not counted yet. Raises BackendUnavailable; then it is not counted."""
+        kept = dict(self._tally.kept)
+        self._tally.added(time.monotonic())
+        for topic, number in kept.items():
+            self._runner.call("HINCRBY", self.keys.pushed, topic, number)
 
     def push_loosely(self, messages: Sequence[Outgoing], request: str) -> dict[str, str]:
         conflicts: dict[str, str] = {}
@@ -324,8 +347,8 @@ class Store:
     def counts(self, topics: Sequence[str]) -> dict[str, Counts]:
         found = self._run(scripts.COUNTS, *topics)
         return {
-            topic: Counts(ready, scheduled, reserved, dead, None if age < 0 else age / 1e6, limited, waiting)
-            for topic, (ready, scheduled, reserved, dead, age, limited, waiting) in zip(topics, found, strict=True)
+            topic: Counts(ready, scheduled, reserved, dead, None if age < 0 else age / 1e6, *others)
+            for topic, (ready, scheduled, reserved, dead, age, *others) in zip(topics, found, strict=True)
         }
 
     def get(self, job_id: str) -> JobRecord | None:

@@ -20,6 +20,7 @@ from ... import private
 from ...deadline import left
 from ...errors import BackendError, BackendUnavailable, QueueFull
 from ...soundness import require_soundness
+from ...tally import Tally
 from ...uninterrupted import at_fork
 from ..base import BackendOptions
 from ..limits import Limit
@@ -69,6 +70,13 @@ DOUBTS = 0.2
 """Seconds of waiting for the write lock after which `require_soundness` checks whether this process itself is broken."""
 
 
+PUSHED, REFUSED = "pushed:", "refused:"
+"""Beginnings of the keys in `meta`, before a topic, under which the jobs are counted that were added, or not."""
+
+MOST_COUNTED = 10_000
+"""Keys in `meta` above which all these counts begin anew: topics that are named after customers must not fill the file."""
+
+
 class Transaction:
     """One write transaction, which the functions of the other modules use.
 
@@ -91,6 +99,7 @@ class Transaction:
         "options",
         "passed_over",
         "rested",
+        "tally",
         "wake",
     )
 
@@ -100,6 +109,7 @@ class Transaction:
         self._connection = connection
         self._durable = durable
         self._wakes = wakes
+        self.tally = connection.tally
         self.options = connection.options
         self.now = 0.0
         self.wake: set[str] = set()
@@ -142,12 +152,24 @@ class Transaction:
             except sqlite3.Error as failed:
                 error = failed
         if error is not None:
+            self.tally.kept.clear()  # some of these jobs were pushed by this transaction
             with contextlib.suppress(sqlite3.Error):
                 self.db.execute("ROLLBACK")
             if isinstance(error, sqlite3.Error):
                 raise self._connection.translation(error) from error
             if isinstance(error, _WRONG_VALUES):
                 raise self._connection.wrong_values(error) from error
+
+    def count_pushed(self) -> None:
+        """Add the jobs that were pushed and not counted yet to the counts of their topics."""
+        for topic, number in self.tally.kept.items():
+            self.add_to(f"{PUSHED}{topic}", number)
+        self.tally.added(self.now)
+
+    def add_to(self, key: str, number: int) -> None:
+        """Raise a number in `meta`, which begins at 0."""
+        if not self.db.execute("UPDATE meta SET value = value + ? WHERE key = ?", (number, key)).rowcount:
+            self.db.execute("INSERT INTO meta (key, value) VALUES (?, ?)", (key, number))
 
     def first(self, sql: str, parameters: Sequence[object] | Mapping[str, object] = ()) -> Any:
         """Return the first column of the first row, or None."""
@@ -208,6 +230,7 @@ class Connection:
         self._log_failed = False
         self._db: sqlite3.Connection | None = None
         self._is_open = False
+        self.tally = Tally()
         self.lock = threading.RLock()  # held while SQLite runs; a fork waits for it
         self.wake_up: WakeUp | None = None
         _connections[id(self)] = self  # without taking a lock: a fork may be waiting for a lock that our caller holds
@@ -264,6 +287,9 @@ class Connection:
 
     def close(self) -> None:
         """Disconnect for good; a second call does nothing."""
+        if self._is_open and self.tally.kept:
+            with contextlib.suppress(BackendError), self.transaction(durable=False, wakes=False) as tx:
+                tx.count_pushed()
         with self.lock:
             self._is_open = False
             self.disconnect()

@@ -40,6 +40,7 @@ def _push_part(tx: Transaction, part: Part, messages: Sequence[Outgoing]) -> dic
         raise BackendError(f"part {part.number} of flow {part.flow} came before part {parts}: push them in order")
     conflicts = queue.conflicts(tx, messages)
     if conflicts:
+        queue.count_refused(tx, messages, conflicts)
         return conflicts
     for message in messages:
         if message.member is None or message.member.flow != part.flow:
@@ -50,6 +51,7 @@ def _push_part(tx: Transaction, part: Part, messages: Sequence[Outgoing]) -> dic
         new.flow = joining.create(tx, part)
     for message in messages:
         queue.take_key(tx, message)
+    queue.count_pushed(tx, messages)
     new.add(planned)
     sql = "UPDATE flow SET parts = ?, open_until = ? WHERE n = ?"
     tx.db.execute(sql, (part.number + 1, tx.now + part.open_for, new.flow.n))

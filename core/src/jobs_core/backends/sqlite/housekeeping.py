@@ -6,7 +6,7 @@ import sqlite3
 
 from ..base import Housekept
 from . import documents, flows, letters, limits, notes, owners, queue, removal, statistics, views
-from .connection import Transaction
+from .connection import MOST_COUNTED, PUSHED, REFUSED, Transaction
 
 MOST_FREE_PAGES = 2000
 """Number of free pages, 8 MB, above which the file is shrunk."""
@@ -37,6 +37,8 @@ def _drop_old(tx: Transaction, limit: int) -> int:
     )
     tx.db.execute("DELETE FROM unique_key WHERE until IS NOT NULL AND until <= ?", (tx.now,))
     tx.db.execute("DELETE FROM checkpoint WHERE seq NOT IN (SELECT seq FROM job)")
+    if tx.first("SELECT count(*) FROM meta") > MOST_COUNTED:
+        tx.db.execute("DELETE FROM meta WHERE key GLOB ? OR key GLOB ?", (f"{PUSHED}*", f"{REFUSED}*"))
     dropped = tx.db.execute(
         "DELETE FROM ended WHERE id IN (SELECT id FROM ended WHERE until <= ? ORDER BY until LIMIT ?)", (tx.now, limit)
     ).rowcount

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -12,7 +13,7 @@ from ..base import Delivery, Outgoing, State
 from ..flows import SLICE, misplaced
 from ..limits import Lines
 from . import joining, lines, members, removal
-from .connection import Transaction
+from .connection import REFUSED, Transaction
 from .serving import Serving
 
 READY_AT_ONCE = 1000
@@ -59,11 +60,27 @@ def push(
 
     Members of flows are added `by` a job that ends, given by its number; a push that is no end refuses them.
     """
-    seq = tx.numbers(sum(map(len, batches)))
+    count = sum(map(len, batches))
+    refused = _push(tx, batches, count, loosely, by)
+    for messages, conflicts in zip(batches, refused, strict=True):
+        if conflicts:
+            count_refused(tx, messages, conflicts)
+    tx.tally.left -= count
+    if tx.tally.left <= 0 or tx.now >= tx.tally.until:
+        tx.count_pushed()
+    return refused
+
+
+def _push(
+    tx: Transaction, batches: Sequence[Sequence[Outgoing]], count: int, loosely: bool, by: int | None
+) -> list[dict[str, str]]:
+    """Do all of `push` but add the jobs to the counts."""
+    seq = tx.numbers(count)
     rows: list[tuple[object, ...]] = []
     others: list[tuple[object, ...]] = []  # with a key or limits
-    refused = []
+    refused: list[dict[str, str]] = []
     together = {message.id for messages in batches for message in messages} if loosely else frozenset()
+    pushed = tx.tally.kept
     for messages in batches:
         conflicts: dict[str, str] = {}
         added: set[str] = set()  # chosen ids of this batch
@@ -74,17 +91,15 @@ def push(
                 _insert(tx, rows, others)  # a member may replace one of them
                 rows, others = [], []
                 _join(tx, message, by, loosely, together)
+                pushed[message.topic] = pushed.get(message.topic, 0) + 1
                 continue
             if message.unique or message.chosen:
                 _insert(tx, rows, others)  # first insert the jobs that this message may duplicate or replace
                 rows, others = [], []
-                if _is_known(tx, message):
-                    if message.chosen and message.id not in added:
-                        conflicts[message.id] = message.id
-                    continue
-                holder = take_key(tx, message, loosely, together)
-                if holder:
-                    conflicts[message.id] = holder
+                holder = _in_the_way(tx, message, added, loosely, together)
+                if holder is not None:
+                    if holder:
+                        conflicts[message.id] = holder
                     continue
                 added.add(message.id)
             seq += 1
@@ -96,9 +111,33 @@ def push(
             else:
                 rows.append(row)
             tx.wake.add(message.topic)
+            pushed[message.topic] = pushed.get(message.topic, 0) + 1
         refused.append(conflicts)
     _insert(tx, rows, others)
     return refused
+
+
+def _in_the_way(
+    tx: Transaction, message: Outgoing, added: Collection[str], loosely: bool, together: Collection[str]
+) -> str | None:
+    """Return the id that keeps a message out, or "" if it is passed over in silence; None after it was given its key."""
+    if _is_known(tx, message):
+        return message.id if message.chosen and message.id not in added else ""
+    return take_key(tx, message, loosely, together)
+
+
+def count_pushed(tx: Transaction, messages: Sequence[Outgoing]) -> None:
+    """Count messages that are added in another way."""
+    kept = tx.tally.kept
+    for topic, number in Counter(message.topic for message in messages).items():
+        kept[topic] = kept.get(topic, 0) + number
+    tx.count_pushed()
+
+
+def count_refused(tx: Transaction, messages: Sequence[Outgoing], conflicts: Mapping[str, str]) -> None:
+    """Count messages that are not added."""
+    for topic, number in Counter(message.topic for message in messages if message.id in conflicts).items():
+        tx.add_to(f"{REFUSED}{topic}", number)
 
 
 def _join(tx: Transaction, message: Outgoing, by: int, loosely: bool, together: Collection[str]) -> None:

@@ -10,7 +10,7 @@
 -- ready to reserved without changing job, and settle deletes from reserved and job. Times are Unix seconds of this host.
 
 CREATE TABLE meta (             -- sequence, members: last number used; last_house...: time of housekeeping; readable_by: oldest
-                                -- schema that may write
+                                -- schema that may write; pushed:TOPIC, refused:TOPIC: jobs that pushes added, or did not add
     key   TEXT PRIMARY KEY,
     value NUMERIC NOT NULL
 ) WITHOUT ROWID;

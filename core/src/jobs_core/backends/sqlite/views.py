@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from ..base import Counts, JobRecord, State
 from ..letters import DeadGroup, Fingerprint
 from . import notes, places
+from .connection import PUSHED, REFUSED
 from .members import Phase
 
 _RECORD = """
@@ -64,7 +65,8 @@ SELECT count(*), min(since),
        (SELECT count(*) FROM job WHERE topic = :topic AND dead_at IS NOT NULL),
        (SELECT ready FROM topic_lines WHERE topic = :topic), (SELECT limited FROM topic_lines WHERE topic = :topic),
        (SELECT min(head_since) FROM line WHERE topic = :topic AND filed_under IS NULL),
-       (SELECT count(*) FROM flow_member WHERE topic = :topic AND phase < 2)
+       (SELECT count(*) FROM flow_member WHERE topic = :topic AND phase < 2),
+       (SELECT value FROM meta WHERE key = :pushed), (SELECT value FROM meta WHERE key = :refused)
   FROM ready WHERE topic = :topic
 """
 
@@ -104,13 +106,13 @@ def counts(db: sqlite3.Connection, topics: Sequence[str], now: float) -> dict[st
     reserved = dict(db.execute("SELECT topic, count(*) FROM reserved JOIN job USING (seq) GROUP BY topic").fetchall())
     found = {}
     for topic in topics:
-        ready, since, due, due_since, later, dead, lined, limited, head, waiting = db.execute(
-            _COUNT, {"topic": topic, "now": now}
+        ready, since, due, due_since, later, dead, lined, limited, head, waiting, pushed, refused = db.execute(
+            _COUNT, {"topic": topic, "now": now, "pushed": f"{PUSHED}{topic}", "refused": f"{REFUSED}{topic}"}
         ).fetchone()
         oldest = min((time for time in (since, due_since, head) if time is not None), default=None)
         age = None if oldest is None else max(0.0, now - oldest)
         total = ready + due + (lined or 0)
-        found[topic] = Counts(total, later, reserved.get(topic, 0), dead, age, limited or 0, waiting)
+        found[topic] = Counts(total, later, reserved.get(topic, 0), dead, age, limited or 0, waiting, pushed or 0, refused or 0)
     return found
 
 

@@ -379,6 +379,8 @@ class Housekeeper:
                     topic in self._paused,
                     count.limited,
                     count.waiting,
+                    count.pushed,
+                    count.refused,
                 )
                 for topic, count in counts.items()
             }

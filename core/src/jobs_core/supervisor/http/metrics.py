@@ -133,6 +133,14 @@ def _of_topics(board: Board) -> Iterator[Family]:
         ], "seconds",
     )  # fmt: skip
     yield Family(
+        "jobs_enqueued", "counter", "Jobs that were added to a topic, by any producer, as the backend counts them.",
+        [("_total", (("topic", name),), topic.pushed) for name, topic in topics.items() if topic.pushed is not None],
+    )  # fmt: skip
+    yield Family(
+        "jobs_duplicate_refused", "counter", "Enqueues that added nothing, because of a unique key or a chosen id.",
+        [("_total", (("topic", name),), topic.refused) for name, topic in topics.items() if topic.refused is not None],
+    )  # fmt: skip
+    yield Family(
         "jobs_topic_paused", "gauge", "1 if a topic is paused.",
         [("", (("topic", name),), int(topic.paused)) for name, topic in topics.items()],
     )  # fmt: skip

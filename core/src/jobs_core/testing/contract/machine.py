@@ -15,6 +15,7 @@ import hypothesis.strategies as st
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 from msgspec import UNSET
+from msgspec.structs import replace
 
 from ...backends.base import ENDS, FEATURES, Answer, Backend, Checkpoint, Delivery, Outcome, Outgoing, Settlement, State
 from ...backends.memory import MemoryBackend, forget
@@ -269,7 +270,8 @@ class Exact(RuleBasedStateMachine):
     def nothing_differs(self) -> None:
         if not self.subjects:
             return
-        assert self.subject.counts(TOPICS) == self.model.counts(TOPICS)
+        counts = {topic: replace(each, pushed=None, refused=None) for topic, each in self.subject.counts(TOPICS).items()}
+        assert counts == self.model.counts(TOPICS)
         for job_id in self.ids[-12:]:
             subject, model = self.subject.get(job_id), self.model.get(job_id)
             assert (subject is None) == (model is None), (job_id, subject, model)

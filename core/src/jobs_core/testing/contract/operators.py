@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from ...backends.base import Backend, Heartbeat, Outcome, State
+from ...message import UniqueKey
 from .rig import ERROR, PATIENCE, Rig, RigCase, T, retention
 
 
@@ -60,6 +61,32 @@ class Operators(RigCase):
         assert (counts[T].ready, counts[T].reserved, counts[T].dead) == (3, 1, 1)
         assert counts[T].scheduled == (2 if rig.has("delay") else 0)
         assert (counts["empty"].ready, counts["empty"].oldest_age) == (0, None)
+
+    def test_what_was_ever_pushed_or_refused_is_counted_if_at_all(self, rig: Rig, producer: Backend) -> None:
+        worker = rig.worker()
+        if producer.counts([T])[T].pushed is None:
+            assert producer.counts([T])[T].refused is None
+            return
+        rig.push_many(producer, 1)
+        assert worker.counts([T])[T].pushed == 1, "a rare push is counted at once"
+        for _ in range(99):
+            rig.push_many(producer, 1)
+        assert 100 - 15 <= (worker.counts([T])[T].pushed or 0) <= 100
+        repeated, request = [rig.job(topic=T) for _ in range(16)], rig.request()
+        for _ in range(2):
+            producer.push(repeated, request)
+        refused = 0
+        if rig.has("unique"):
+            key = UniqueKey(f"counted-{rig.name}")
+            for _ in range(3):
+                producer.push([rig.job(topic=T, unique=key)], rig.request())
+            refused = 2
+        rig.drain(worker)
+        producer.close()
+        counts = worker.counts([T, "empty"])
+        assert counts[T].pushed == 100 + 16 + (1 if rig.has("unique") else 0), "settled jobs stay counted"
+        assert counts[T].refused == refused
+        assert (counts["empty"].pushed, counts["empty"].refused) == (0, 0)
 
     def test_the_age_of_the_oldest_ready_job(self, rig: Rig, producer: Backend) -> None:
         rig.push_many(producer, 1, priority=5)

@@ -5,6 +5,7 @@ local FORCED = '\0force' -- follows the id of a job whose worker may be replaced
 local TOPICS, PAUSED, CANCEL = base .. 'topics', base .. 'paused', base .. 'cancel'
 local UNIQUE, UNTIL, FOLLOWERS, META = base .. 'unique', base .. 'unique-until', base .. 'followers', base .. 'meta'
 local CURSORS = base .. 'cursor' -- of resumable jobs
+local PUSHED, REFUSED = base .. 'pushed', base .. 'refused' -- by topic: how many jobs pushes added, and did not add
 local NOTES = base .. 'note' -- what jobs have told
 local READY, LATER, DEAD, INLET, WAKE = base .. 'ready:', base .. 'later:', base .. 'dead:', base .. 'in:', base .. 'wake:'
 local HELD, OWNER = base .. 'held:', base .. 'owner:'

@@ -1,7 +1,8 @@
 -- Count jobs by state. Needs common, lines and members.
 --
 -- ARGV     2 ... topics
--- Result   for each topic {ready, scheduled, reserved, dead, age of the oldest ready job in microseconds or -1, limited, waiting};
+-- Result   for each topic {ready, scheduled, reserved, dead, age of the oldest ready job in microseconds or -1, limited, waiting,
+--          pushed and refused in all};
 --          due jobs and the entries of the inlet count as ready
 -- Cost     O(topics x log of the queues)
 
@@ -35,6 +36,8 @@ for n = 2, #ARGV do
     oldest and math.max(0, now - oldest) or -1,
     limited,
     redis.call('ZCARD', WAITING .. topic),
+    tonumber(redis.call('HGET', PUSHED, topic) or 0),
+    tonumber(redis.call('HGET', REFUSED, topic) or 0),
   }
 end
 return found

@@ -73,6 +73,9 @@ for _, topic in ipairs(redis.call('SMEMBERS', TOPICS)) do
   end
 end
 
+-- Topics that are named after customers must not fill the store: then all counts begin anew.
+if redis.call('HLEN', PUSHED) + redis.call('HLEN', REFUSED) > 10000 then redis.call('DEL', PUSHED, REFUSED) end
+
 local last = tonumber(redis.call('HGET', META, 'housekept') or 0)
 redis.call('HSET', META, 'housekept', whole(now))
 if now - last > tonumber(ARGV[3]) then -- no housekeeping for so long means an outage, in which no owner may lose its lease

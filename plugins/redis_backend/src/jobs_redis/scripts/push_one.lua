@@ -2,7 +2,8 @@
 -- this script uses no other file, and does what order.lua and push_plain.lua do for many messages in the fewest steps.
 --
 -- ARGV     1 time in microseconds, or empty for the server's own clock   2 request   3 milliseconds for which it is
---          remembered   4 topic   5 priority   6 id   7 payload
+--          remembered   4 topic   5 priority   6 id   7 payload   8 ... topics, each with a number by which to raise the count
+--          of what was pushed there; none in most calls, see backend_kit.Tally
 -- Result   empty, or the answer of push.lua if this request was sent to it before
 -- Writes   the first is one that a full Redis refuses, so that all of them happen, or none
 -- Cost     O(log of the queue)
@@ -26,4 +27,5 @@ if redis.call('ZADD', wake, '0', '1') == 1 then -- if there was a token already,
   redis.call('SADD', base .. ':topics', topic)
   if redis.call('SISMEMBER', base .. ':paused', topic) == 1 then redis.call('DEL', wake) end
 end
+for n = 8, #ARGV, 2 do redis.call('HINCRBY', base .. ':pushed', ARGV[n], ARGV[n + 1]) end
 return ''

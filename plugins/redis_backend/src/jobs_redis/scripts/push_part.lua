@@ -50,7 +50,10 @@ for n = 1, count do
     holder = keys[jobs[n].key] or holder_of(jobs[n].key, string.match(extra, '^%d+ (%d)') == '1')
     keys[jobs[n].key] = keys[jobs[n].key] or member_id
   end
-  if holder then conflicts[#conflicts + 1], conflicts[#conflicts + 2] = member_id, holder end
+  if holder then
+    conflicts[#conflicts + 1], conflicts[#conflicts + 2] = member_id, holder
+    redis.call('HINCRBY', REFUSED, jobs[n].topic, 1)
+  end
 end
 if #conflicts > 0 then
   table.insert(conflicts, 1, 'conflict')
@@ -77,6 +80,7 @@ for n = 1, count do
     timed = tonumber(timed)
     take_key(ids[n], job.key, timed, timed > 0 and job.scope == 'q', replaces == '1', false, {}, cancelled_ttl)
   end
+  redis.call('HINCRBY', PUSHED, job.topic, 1)
   its.store_waiting(ids[n], records[n], job, now + n - 1)
   its.add_member(planned, members[n], job)
 end

@@ -10,7 +10,8 @@ local remembered = base .. 'request:' .. ARGV[2]
 if not redis.call('SET', remembered, '', 'NX', 'PX', ARGV[3]) then return redis.call('GET', remembered) end
 
 local MOST = 2000 -- messages whose values unpack() may put on Lua's stack at once
-local JOBS, pushed, at = base .. 'job', whole(now) .. ' ', now
+local JOBS, COUNTS = base .. 'job', base .. 'pushed'
+local pushed, at = whole(now) .. ' ', now
 
 -- Store `count` messages from ARGV[first] on, at the positions from `stands` on; skip ids that the queue has already.
 local function put(ready, head, first, count, stands)
@@ -38,6 +39,7 @@ while ARGV[from] do
   local head = pushed .. priority .. ' ' .. #topic .. ' 0 n|' .. topic -- the head of a record: see parse in common.lua
   from = from + 3
   for first = 0, count - 1, MOST do put(ready, head, from + 2 * first, math.min(MOST, count - first), stands + first) end
+  redis.call('HINCRBY', COUNTS, topic, count)
   from, at = from + 2 * count, at + count
   if redis.call('ZADD', wake, '0', '1') == 1 then -- if there was a token already, the topic is known and not paused
     redis.call('SADD', base .. 'topics', topic)

@@ -40,7 +40,7 @@ local function add(first, count, cancelled_ttl, by)
   local ids = {}
   for n = 0, count - 1 do ids[n + 1] = ARGV[first + 4 * n] end
   local known = call_with('HMGET', JOBS, ids)
-  local seen, conflicts, records, ready, later, touched, lined = {}, {}, {}, {}, {}, {}, {}
+  local seen, conflicts, records, ready, later, touched, lined, pushed = {}, {}, {}, {}, {}, {}, {}, {}
 
   local function gather(queues, topic, at, id)
     local places = queues[topic]
@@ -56,7 +56,10 @@ local function add(first, count, cancelled_ttl, by)
     local topic, tail, extra = ARGV[from + 1], ARGV[from + 2], ARGV[from + 3]
     local chosen = string.find(extra, ' 1%??$') ~= nil
     local there = known[n + 1] or (chosen and not seen[id] and redis.call('EXISTS', base .. 'ended:' .. id) == 1)
-    if there and chosen and not seen[id] then conflicts[#conflicts + 1], conflicts[#conflicts + 2] = id, id end
+    if there and chosen and not seen[id] then
+      conflicts[#conflicts + 1], conflicts[#conflicts + 2] = id, id
+      redis.call('HINCRBY', REFUSED, topic, 1)
+    end
     if not there and not seen[id] then
       seen[id] = true
       local record, delay, holder, key, own, member, take = whole(at) .. ' ' .. tail, 0, nil, '', nil, nil, nil
@@ -86,6 +89,7 @@ local function add(first, count, cancelled_ttl, by)
       end
       if holder then
         conflicts[#conflicts + 1], conflicts[#conflicts + 2] = id, holder
+        redis.call('HINCRBY', REFUSED, topic, 1)
       elseif member then
         flows().join(id, record, member, by, by and by.most or 100000, at, take)
       elseif key ~= '' then
@@ -101,6 +105,7 @@ local function add(first, count, cancelled_ttl, by)
           gather(lined[topic], own, where, id)
         end
       end
+      if not holder then pushed[topic] = (pushed[topic] or 0) + 1 end
       if not holder and not member then touched[topic] = touched[topic] or delay < SOON end
     end
   end
@@ -113,6 +118,7 @@ local function add(first, count, cancelled_ttl, by)
       lines().changed(topic, own, #places / 2)
     end
   end
+  for topic, number in pairs(pushed) do redis.call('HINCRBY', PUSHED, topic, number) end
   for topic, soon in pairs(touched) do
     redis.call('SADD', TOPICS, topic)
     if soon then wake(topic) end
