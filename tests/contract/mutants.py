@@ -263,7 +263,7 @@ def killed_by(mutant: Mutant, case: str = "") -> str:
                 assert count == 1, f"{mutant.name}: what it changes stands {count} times in {mutant.file}"
                 text = text.replace(mutant.old, mutant.new)
             text = text.replace("from ...", "from jobs_core.").replace("from ..base", "from jobs_core.backends.base")
-            for module in ("limits", "flows", "documents", "notes"):
+            for module in ("limits", "flows", "documents", "letters", "notes", "statistics"):
                 text = text.replace(f"from ..{module}", f"from jobs_core.backends.{module}")
             (package / source.name).write_text(text)
         (directory / "test_mutant.py").write_text(CASES)
