@@ -343,8 +343,8 @@ def test_dead_letters_are_listed_retried_and_purged(project, dead):
     assert "Pass --yes to skip this prompt" in said(project.run("dead", "retry", "--topic", "default"), 2)
     assert "1 job is ready again" in said(project.run("dead", "retry", "--topic", "default", "--yes"))
     project.worker("--drain").wait()
-    assert "give ids, or a topic" in said(project.run("dead", "purge"), 2)
-    assert "1 dead letter deleted" in said(project.run("dead", "purge", dead, "--yes"))
+    assert "give ids, or a topic" in said(project.run("dead", "drop"), 2)
+    assert "1 dead letter deleted" in said(project.run("dead", "drop", dead, "--yes"))
     assert said(project.run("dead", "list")) == ""
 
 

@@ -103,14 +103,14 @@ def test_the_attempt_of_a_job_that_has_not_ended_is_the_one_that_runs_or_comes_n
 # -- ids that are not found ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["dead retry", "dead purge --yes", "dead show", "show", "why", "result", "cancel", "stack"])
+@pytest.mark.parametrize("command", ["dead retry", "dead drop --yes", "dead show", "show", "why", "result", "cancel", "stack"])
 def test_every_command_that_takes_ids_names_the_one_that_is_not_found(project, command):
     text = project.here(*command.split(), "nosuch", code=2 if command == "stack" else 1)
     assert "nosuch" in text
 
 
 @pytest.mark.parametrize(
-    ("command", "says"), [("dead retry", "1 job is ready again"), ("dead purge --yes", "1 dead letter deleted")]
+    ("command", "says"), [("dead retry", "1 job is ready again"), ("dead drop --yes", "1 dead letter deleted")]
 )
 def test_ids_that_are_not_dead_letters_are_named_with_their_state(project, command, says):
     dead, waiting = bury(project, FAILED), project.push("note", "x")
@@ -131,7 +131,7 @@ def test_where_single_jobs_cannot_be_looked_up_they_are_named_too(project, monke
 
     monkeypatch.setattr(SqliteBackend, "features", SqliteBackend.features - {"lookup"})
     monkeypatch.setattr(SqliteBackend, "get", unable)
-    for command in (["dead", "retry"], ["dead", "purge", "--yes"]):
+    for command in (["dead", "retry"], ["dead", "drop", "--yes"]):
         assert "jobs: nosuch is not in the dead letters\n" in project.here(*command, "nosuch", code=1)
     assert "nosuch is not among the 1,000 newest dead letters of each topic" in project.here("dead", "show", "nosuch", code=1)
     dead = bury(project, FAILED)

@@ -107,7 +107,7 @@ def test_retry_and_purge_take_one_group_and_leave_the_others(project, monkeypatc
     assert ready == set(many)
     assert "no dead letters in group" in project.here("dead", "retry", "--group", group, "--yes", code=1)
     key_error = fingerprint(letter(kind="KeyError")).id
-    assert "1 dead letter deleted" in project.here("dead", "purge", "--group", key_error, "--yes")
+    assert "1 dead letter deleted" in project.here("dead", "drop", "--group", key_error, "--yes")
     assert project.here("dead", "list") == ""
 
 

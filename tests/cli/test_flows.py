@@ -128,7 +128,7 @@ def test_what_a_flow_refused_is_told_and_not_retried(shop, project):
     shop.end(followups=(refused, needs))
     said = project.here("flow", "show", shop.flow.id)
     assert "which has no members yet" in said
-    assert f"purge the dead letter, which cancels what needs it: `jobsctl dead purge {refused.id}`" in said
+    assert f"purge the dead letter, which cancels what needs it: `jobsctl dead drop {refused.id}`" in said
     assert "flow retry" not in said
     assert f"failed; `jobsctl flow show {shop.flow.id}` says why" in project.here(
         "flow", "retry", shop.flow.id, code=Exit.FAILED
@@ -137,7 +137,7 @@ def test_what_a_flow_refused_is_told_and_not_retried(shop, project):
         "dead", "retry", refused.id, code=1
     )
     assert "its flow refused it, so it cannot be retried" in project.here("why", refused.id)
-    assert "1 dead letter deleted" in project.here("dead", "purge", refused.id, "--yes")
+    assert "1 dead letter deleted" in project.here("dead", "drop", refused.id, "--yes")
     assert shop.backend.get(needs.id).state is State.CANCELLED
 
 
@@ -245,11 +245,11 @@ def test_dead_letters_of_a_cancelled_flow_say_why_they_are_not_retried(shop, pro
     shop.flow.handle.cancel()
     held = f"cannot be retried, because its flow {shop.flow.id} was cancelled"
     said = project.here("dead", "retry", dead, code=Exit.FAILED)
-    assert said == f"0 jobs are ready again\njobs: {dead} {held}; `jobsctl dead purge {dead}` deletes it\n"
+    assert said == f"0 jobs are ready again\njobs: {dead} {held}; `jobsctl dead drop {dead}` deletes it\n"
     assert project.here("dead", "retry", "--topic", "default", "--yes") == (
         f"0 jobs are ready again\njobs: 1 dead letter {held}\n"
     )
-    assert project.here("dead", "purge", dead, "--yes") == "1 dead letter deleted\n"
+    assert project.here("dead", "drop", dead, "--yes") == "1 dead letter deleted\n"
 
 
 def test_why_names_what_a_member_waits_for_and_its_state(shop, project):

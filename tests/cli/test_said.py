@@ -83,7 +83,7 @@ def test_wide_characters_keep_columns_in_line():
     assert lines == ["name     n", "日本語   1", "abc     22"]
 
 
-@pytest.mark.parametrize("command", ["show", "why", "result", "cancel", "dead show", "dead retry", "dead purge --yes"])
+@pytest.mark.parametrize("command", ["show", "why", "result", "cancel", "dead show", "dead retry", "dead drop --yes"])
 def test_the_beginning_of_an_id_is_enough_where_it_is_that_of_one_alone(project: Project, command: str):
     dead = command.startswith("dead")
     made = bury(project, "x")[0] if dead else project.push("note", "x")
@@ -97,7 +97,7 @@ def test_the_beginning_of_an_id_is_enough_where_it_is_that_of_one_alone(project:
     assert "unknown job" in project.here("show", "0000", code=1)
 
 
-@pytest.mark.parametrize("command", ["show", "why", "result", "cancel", "dead show", "dead retry", "dead purge --yes"])
+@pytest.mark.parametrize("command", ["show", "why", "result", "cancel", "dead show", "dead retry", "dead drop --yes"])
 def test_the_beginning_of_several_ids_is_refused_with_those_and_does_nothing(project: Project, command: str):
     ids = bury(project, "x", "y") if command.startswith("dead") else [project.push("note", text) for text in "xy"]
     begin = ids[0][:6]
@@ -204,7 +204,7 @@ def test_every_command_counts_in_good_english(project: Project):
         said.append(project.here("dead", "retry", *ids))
         said.append(project.here("purge", "default", "--yes"))
         bury(project, *"ab"[:number])
-        said.append(project.here("dead", "purge", "--topic", "default", "--yes"))
+        said.append(project.here("dead", "drop", "--topic", "default", "--yes"))
         said.append(project.here("dead", "retry", *(f"0000-{n}" for n in range(number)), code=1))
         (project.root / "lines").write_text('["x"]\n' * number)
         said.append(project.here("push", "tasks.note", "--json", "lines"))
@@ -252,7 +252,7 @@ def test_no_new_line_is_written_out_where_people_read(project: Project, terminal
 @pytest.mark.parametrize(
     "command",
     ["pause defualt", "resume defualt", "purge defualt --yes", "list defualt", "dead list defualt",
-     "dead retry --yes --topic defualt", "dead purge --yes --topic defualt"],
+     "dead retry --yes --topic defualt", "dead drop --yes --topic defualt"],
 )  # fmt: skip
 def test_an_unknown_topic_is_questioned_with_the_nearest_name(project: Project, command: str):
     for _ in range(2):  # also if it was paused by mistake before

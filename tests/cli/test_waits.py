@@ -58,8 +58,9 @@ def slow_backend(monkeypatch: pytest.MonkeyPatch, hurried) -> None:
 
 BACKEND = {
     "list default": 0, "show 0198": 1, "follow 0198": 1, "why 0198": 1, "result 0198": 1, "cancel 0198": 1, "topics": 0,
-    "pause default": 0, "resume default": 0, "purge default --yes": 0, "dead list": 0, "dead groups": 0, "dead show 0198": 1,
-    "dead retry 0198": 1, "dead purge 0198 --yes": 1, "setup": 0, "push tasks.note": 0, "check": 0, "limits": 0, "flows": 0,
+    "pause default": 0, "resume default": 0, "purge default --yes": 0, "dead list": 0, "dead groups": 0,
+    "dead actions": 0, "dead show 0198": 1,
+    "dead retry 0198": 1, "dead drop 0198 --yes": 1, "setup": 0, "push tasks.note": 0, "check": 0, "limits": 0, "flows": 0,
     "stats": 0,
     "machines": 0, "flow show 0198": 1, "flow cancel 0198": 1, "flow retry 0198": 1,
 }  # fmt: skip

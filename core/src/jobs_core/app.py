@@ -625,6 +625,10 @@ class App:
         payload = self._packed(message, True) if self.payloads.packs else self._plain(message)
         return Outgoing(message.id, message.topic, payload)
 
+    def payload_of(self, message: Message) -> bytes:
+        """Return the bytes of a message that takes the place of another: packed if they have to be, and signed."""
+        return self._packed(message, True) if self.payloads.packs else self._plain(message)
+
     def _plain(self, message: Message) -> bytes:
         return encode(message, signer=self._signs, limit=self.config.max_message)
 

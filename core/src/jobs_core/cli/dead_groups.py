@@ -1,11 +1,14 @@
-"""`jobsctl dead groups`, and how `dead retry` and `dead purge` select the dead letters of a group, a topic or a search."""
+"""`jobsctl dead groups`, and how `dead retry` and `dead drop` select the dead letters of a group, a topic or a search."""
 
 from __future__ import annotations
 
 import functools
 import itertools
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 from typing import Any
 
 import click
@@ -17,6 +20,7 @@ from ..escapes import in_one_line
 from ..units import interval, shown_time
 from . import output
 from .common import Context
+from .exits import Exit
 from .formatting import count
 from .jobs import name_of
 from .searching import PAGE, Search, found
@@ -147,27 +151,68 @@ def _some(names: set[str]) -> str:
     return ", ".join(first[:2]) + (f" and {len(first) - 2} more" if len(first) > 2 else "")
 
 
-def in_batches(
-    context: Context, ids: Sequence[str], action: Callable[[Backend, list[str]], int], rate: float | None = None
-) -> int:
+def in_batches(ids: Sequence[str], action: Callable[[list[str]], int], rate: float | None, past: str) -> int:
     """Apply an action to dead letters, a batch at a time, at most `rate` a second; return how many it changed.
 
-    If it is interrupted, no batch is half done: repeating the command continues with the rest.
+    Ctrl-C ends it after the batch that is under way, or in a pause at once; then it says how many were changed, in the words of
+    `past`. A second Ctrl-C ends it anywhere.
     """
     size = BATCH if rate is None else max(1, min(BATCH, int(rate)))
     changed, began = 0, time.monotonic()
-    for start in range(0, len(ids), size):
-        if rate is not None:
-            time.sleep(max(0.0, began + start / rate - time.monotonic()))
-        batch = list(ids[start : start + size])
-        changed += context.operate(functools.partial(_apply, action, batch))
-        if len(ids) > size:
-            output.progress(start + len(batch), len(ids))
+    with _Interrupts() as interrupts:
+        try:
+            for start in range(0, len(ids), size):
+                if rate is not None:
+                    interrupts.sleep(began + start / rate - time.monotonic())
+                interrupts.look()
+                batch = list(ids[start : start + size])
+                changed += action(batch)
+                if len(ids) > size:
+                    output.progress(start + len(batch), len(ids))
+        except KeyboardInterrupt:
+            output.echo(
+                f"\njobs: interrupted: {changed:,} of {count(len(ids), 'dead letter')} {past}, and the others are unchanged: "
+                "repeat the command to continue",
+                err=True,
+            )
+            raise click.exceptions.Exit(Exit.FAILED) from None
     return changed
 
 
-def _apply(action: Callable[[Backend, list[str]], int], batch: list[str], backend: Backend) -> int:
-    return action(backend, batch)
+class _Interrupts:
+    """Puts Ctrl-C off until a batch is done, while it is entered in the main thread."""
+
+    def __init__(self) -> None:
+        self._came = self._pauses = False
+        self._before: Any = None
+
+    def __enter__(self) -> _Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._interrupt)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if self._came or self._pauses:
+            raise KeyboardInterrupt
+        self._came = True
+
+    def look(self) -> None:
+        """Raise KeyboardInterrupt if Ctrl-C was pressed."""
+        if self._came:
+            raise KeyboardInterrupt
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep unless, or until, Ctrl-C is pressed."""
+        self._pauses = True
+        try:
+            self.look()
+            time.sleep(max(0.0, seconds))
+        finally:
+            self._pauses = False
 
 
 class RateType(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions only

@@ -54,7 +54,7 @@ def held_up(flow: FlowStatus, members: Sequence[MemberStatus]) -> Iterator[str]:
         reason = f" ({in_one_line(member.reason)})" if member.reason else ""
         what = f"`jobsctl show {member.id}` has its errors"
         if was_refused(member.id, member.reason):
-            what = f"{GIVE_UP_REFUSED}: `jobsctl dead purge {member.id}`"
+            what = f"{GIVE_UP_REFUSED}: `jobsctl dead drop {member.id}`"
         yield f"{_name(member)} {member.id} is dead{reason}: {what}"
     if (unnamed := flow.dead - len(dead)) > 0:
         yield f"{count(unnamed, 'more member' if dead else 'member')} {'is' if unnamed == 1 else 'are'} dead"

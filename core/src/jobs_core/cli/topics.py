@@ -173,7 +173,7 @@ def resume_command(context: Context, topic: str) -> None:
     default="waiting",
     show_default=True,
     help="The jobs to delete. ready: those that could start, and those that wait for a limit. scheduled: those with a delay. "
-    "waiting: all of these, and members that wait in a flow. For dead letters, use `jobsctl dead purge`.",
+    "waiting: all of these, and members that wait in a flow. For dead letters, use `jobsctl dead drop`.",
 )
 @click.option("--inlet", is_flag=True, help="Delete instead what foreign producers have pushed and no worker has taken in yet.")
 @yes_option

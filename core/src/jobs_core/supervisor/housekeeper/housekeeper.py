@@ -19,6 +19,7 @@ from ... import events
 from ...app import App, set_current_app
 from ...backends.base import Backend, Counts
 from ...boundary import told
+from ...dead_actions import ACTION, DeadActions
 from ...errors import BackendError, BackendUnavailable, NotSupported
 from ...failpoints import failpoint
 from ...limiting import BOTH, define
@@ -96,6 +97,7 @@ class Housekeeper:
         self._ticker = Ticker(app, run_dir / SCHEDULE)
         self._carrier = CarrierThread(app) if app.config.outbox.url else None
         self._machine = Machine(app, run_dir, self._supervisor, channel.send)
+        self._dead_actions = DeadActions(app, self._machine.name)
         self._alerts = TopicAlerts(app.config, app.plugins)
         self._limit_alerts = LimitAlerts(app.config, self._alerts.send)
         before = state.read(run_dir / state.BACKLOG, Backlog)
@@ -204,14 +206,16 @@ class Housekeeper:
             self._next_report = now + REPORT
         if self._statistics.unsent:
             self._statistics.send(self._backend)
+        self._dead_actions.work(self._backend)
         self._tick()
 
     def _look_at_documents(self) -> None:
         """Take over changes of the schedule, and commands to this machine."""
         if "documents" in self._backend.features:
-            versions = self._backend.document_versions([SCHEDULE_KIND, COMMAND])
+            versions = self._backend.document_versions([SCHEDULE_KIND, COMMAND, ACTION])
             self._ticker.refresh(self._backend, versions[SCHEDULE_KIND])
             self._machine.look(self._backend, versions[COMMAND])
+            self._dead_actions.look(self._backend, versions[ACTION])
 
     def _warn_of_risks(self) -> None:
         with contextlib.suppress(BackendError):  # a failure here must not stop the work
@@ -224,7 +228,7 @@ class Housekeeper:
         if pause > 0:
             time.sleep(min(pause, 0.05))
         elif not (self._orders or self._stopping):
-            until = min(self._next_kept, self._next_count) - now
+            until = min(self._next_kept, self._next_count, self._dead_actions.next()) - now
             until = min(until, self._ticker.next(time.time()))
             if until > 0:
                 try:

@@ -1,0 +1,312 @@
+"""Actions on groups of dead letters that go on when the command that started them has ended, or a supervisor is killed.
+
+An action is a document of kind ACTION, signed where there are `signing_keys`. The housekeeper of one machine carries it out: it
+holds the document CLAIM, whose time to live it renews; if it is killed, another one goes on once that has expired. An action
+takes the letters that were dead when it began, oldest first, in batches of up to BATCH. If a batch is killed, its successor
+takes those that are left: letters that were retried are no longer among the dead ones, or died later than the action began, so
+none is retried twice. A document of kind PROGRESS, which stays for KEPT seconds, says how far an action is. To cancel an action
+is to delete its document.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Final, Literal, TypeAlias
+
+import msgspec
+from msgspec import Struct
+
+from . import boundary
+from .amending import amended
+from .app import App
+from .backends.base import Backend, JobRecord, State
+from .backends.documents import ABSENT, all_of
+from .errors import BackendError, BackendUnavailable, JobsError, NotSupported, SignatureError
+from .ids import new_id, new_token
+from .machines import who
+from .sealed import seal, unseal
+
+ACTION: Final = "dead-action"
+PROGRESS: Final = "dead-progress"
+CLAIM: Final = "dead-claim"
+
+BATCH: Final = 100
+"""Most dead letters in one step."""
+
+CLAIMED: Final = 15.0
+"""Seconds for which an action belongs to a machine that is silent."""
+
+KEPT: Final = 7 * 86400.0
+"""Seconds for which it is known how an action ended."""
+
+MOST_GROUPS: Final = 10_000
+"""Most groups of a topic that an action on all of them takes."""
+
+_PAGES = 10
+
+Do: TypeAlias = Literal["retry", "drop"]
+
+PAST: Final[dict[str, str]] = {"retry": "retried", "drop": "dropped"}
+
+logger = logging.getLogger("jobs.housekeeper")
+
+
+class Action(Struct, frozen=True, omit_defaults=True):
+    """What is to be done, and to which dead letters."""
+
+    do: Do
+    topics: list[str]
+    until: float  # broker's clock: letters of jobs that died later stay
+    total: int  # how many there were
+    group: str = ""  # empty: all groups of the topics
+    rate: float | None = None  # most letters a second
+    to: str = ""  # retry: the topic to which they move
+    by: str = ""  # who started it, for people
+
+
+class Progress(Struct, omit_defaults=True):
+    """How far an action is."""
+
+    action: Action
+    done: int = 0
+    kept: int = 0  # letters that stay, because they cannot be retried
+    machine: str = ""  # that carries it out
+    pending: list[str] = []  # ids that are being moved and retried
+    ended: str = ""  # done | failed
+    error: str = ""  # why it failed, or why the last letter stayed
+
+
+class Listed(Struct, frozen=True):
+    """An action, as operators see it."""
+
+    id: str
+    progress: Progress
+    state: str  # waiting | running | done | failed | cancelled
+
+
+def start(app: App, backend: Backend, action: Action) -> str:
+    """Start an action; return its id. Raises NotSupported."""
+    for feature in ("documents", "dead_groups", *(("amend", "move") if action.to else ())):
+        if feature not in backend.features:
+            raise NotSupported(feature, f"{backend.name}://")
+    name = new_id()
+    action = msgspec.structs.replace(action, by=who())
+    backend.put_document(ACTION, name, seal(app.signer, ACTION, name, action), name)
+    return name
+
+
+def listed(app: App, backend: Backend) -> list[Listed]:
+    """Return the actions that have not ended, and those that ended lately, oldest first. Raises NotSupported."""
+    if "documents" not in backend.features:
+        raise NotSupported("documents", f"{backend.name}://")
+    running = {}
+    for document in all_of(backend, ACTION):
+        try:
+            running[document.name] = _read(app, document.name, backend)
+        except SignatureError:
+            continue
+    progress = {document.name: msgspec.json.decode(document.data, type=Progress) for document in all_of(backend, PROGRESS)}
+    found = []
+    for name in sorted(running.keys() | progress.keys()):
+        action, its = running.get(name), progress.get(name)
+        if action is not None and its is None:
+            found.append(Listed(name, Progress(action), "waiting"))
+        elif its is not None:
+            found.append(Listed(name, its, its.ended or ("running" if action is not None else "cancelled")))
+    return found
+
+
+def cancel(backend: Backend, name: str) -> bool:
+    """Cancel an action: the batch that is under way is its last one. Return whether there was one."""
+    return backend.delete_document(ACTION, name, new_token())
+
+
+def _read(app: App, name: str, backend: Backend) -> Action | None:
+    """Return an action; None if it was cancelled or has ended. Raises SignatureError."""
+    document = backend.document(ACTION, name)
+    if document is None:
+        return None
+    try:
+        return msgspec.json.decode(unseal(app.signer, document).body, type=Action)
+    except msgspec.MsgspecError as error:
+        raise SignatureError(f"it is not an action that this release knows: {error}") from None
+
+
+class _Running:
+    """What this process knows of an action that it may carry out."""
+
+    def __init__(self, action: Action) -> None:
+        self.action = action
+        self.progress: Progress | None = None  # once it is claimed
+        self.claim = ABSENT  # version of the claim
+        self.next = 0.0  # monotonic time of the next step
+        self.held: set[str] = set()  # ids that stay
+        self.places = [(topic, action.group) for topic in action.topics if action.group]
+        self.topics = [] if action.group else list(action.topics)
+        self.offset = 0
+
+    def release(self) -> None:
+        self.progress, self.claim = None, ABSENT
+
+
+class DeadActions:
+    """The actions that this machine may carry out. One thread uses it: the housekeeper's."""
+
+    def __init__(self, app: App, machine: str) -> None:
+        self._app = app
+        self._machine = machine
+        self._version = -1
+        self._running: dict[str, _Running] = {}
+
+    def look(self, backend: Backend, version: int) -> None:
+        """Find the actions, if `version`, of their kind, has changed."""
+        if version == self._version:
+            return
+        names = [document.name for document in all_of(backend, ACTION)]
+        for name in self._running.keys() - set(names):
+            del self._running[name]
+        for name in names:
+            if name not in self._running:
+                try:
+                    action = _read(self._app, name, backend)
+                except SignatureError as error:
+                    logger.error("action %s on dead letters is refused: %s", name, error)
+                    continue
+                if action is not None:
+                    self._running[name] = _Running(action)
+        self._version = version
+
+    def next(self) -> float:
+        """Return the monotonic time of the next step; infinite if there is none."""
+        return min((one.next for one in self._running.values()), default=float("inf"))
+
+    def work(self, backend: Backend) -> None:
+        """Do a step of each action whose time has come. Raises BackendUnavailable."""
+        for name, one in list(self._running.items()):
+            if time.monotonic() < one.next:
+                continue
+            try:
+                if self._claim(backend, name, one) and not self._step(backend, name, one):
+                    del self._running[name]
+            except BackendUnavailable:
+                one.release()
+                raise
+            except BackendError as error:
+                self._end(backend, name, one, "failed", boundary.text_of(error))
+                del self._running[name]
+
+    def _claim(self, backend: Backend, name: str, one: _Running) -> bool:
+        """Claim an action, or renew the claim; return whether it is ours."""
+        data = msgspec.json.encode(self._machine)
+        pause = 1 / one.action.rate if one.action.rate else 0.0
+        version = backend.put_document(CLAIM, name, data, new_token(), expected=one.claim, ttl=CLAIMED + pause)
+        if version is None:  # another machine carries it out
+            one.release()
+            one.next = time.monotonic() + CLAIMED / 3
+            return False
+        one.claim = version
+        return True
+
+    def _step(self, backend: Backend, name: str, one: _Running) -> bool:
+        """Do one batch; return whether the action goes on."""
+        if _read(self._app, name, backend) is None:  # it was cancelled
+            backend.delete_document(CLAIM, name, new_token(), expected=one.claim)
+            return False
+        if one.progress is None:
+            one.progress = self._known(backend, name, one.action)
+            if one.progress.ended:
+                self._end(backend, name, one, one.progress.ended, one.progress.error)
+                return False
+        action, progress = one.action, one.progress
+        size = BATCH if action.rate is None else max(1, min(BATCH, int(action.rate)))
+        batch = self._batch(backend, one, size)
+        if batch is None:
+            self._end(backend, name, one, "done", progress.error)
+            return False
+        ids = [record.id for record in batch]
+        if batch and action.to:
+            ids = self._move(backend, name, one, batch)
+        changed = 0
+        if ids:
+            changed = backend.drop(ids) if action.do == "drop" else backend.requeue(ids)
+        if changed < len(ids):
+            topic, group = one.places[0]
+            left = {record.id for record in backend.dead_in_group(topic, group, 2 * BATCH, one.offset)}
+            one.held |= left.intersection(ids)
+            progress.kept = len(one.held)
+        progress.done += changed
+        progress.pending = []
+        self._store(backend, name, progress)
+        one.next = time.monotonic() + (0.0 if action.rate is None else max(len(batch), 1) / action.rate)
+        return True
+
+    def _known(self, backend: Backend, name: str, action: Action) -> Progress:
+        """Return the progress of an action that this machine has claimed, having retried what was pending."""
+        document = backend.document(PROGRESS, name)
+        progress = Progress(action) if document is None else msgspec.json.decode(document.data, type=Progress)
+        progress.machine = self._machine
+        if progress.pending:
+            found = [record for record in map(backend.get, progress.pending) if record is not None]
+            moved = [record.id for record in found if record.state is State.DEAD and record.topic == action.to]
+            progress.done += backend.requeue(moved) if moved else 0
+            progress.pending = []
+        self._store(backend, name, progress)
+        return progress
+
+    def _store(self, backend: Backend, name: str, progress: Progress) -> None:
+        backend.put_document(PROGRESS, name, msgspec.json.encode(progress), new_token(), ttl=KEPT)
+
+    def _batch(self, backend: Backend, one: _Running, size: int) -> list[JobRecord] | None:
+        """Return some letters, perhaps none yet; None once there are none left."""
+        for _ in range(_PAGES):
+            if not one.places:
+                if not one.topics:
+                    return None
+                topic = one.topics.pop(0)
+                one.places = [(topic, group.fingerprint.id) for group in backend.dead_groups([topic], MOST_GROUPS)]
+                continue
+            topic, group = one.places[0]
+            page = backend.dead_in_group(topic, group, size, one.offset)
+            old = [record for record in page if (record.since or 0.0) <= one.action.until]
+            new = [record for record in old if record.id not in one.held]
+            if new:
+                return new
+            if old:  # all of them stay
+                one.offset += len(old)
+            elif one.offset and not all(each.id in one.held for each in backend.dead_in_group(topic, group, one.offset)):
+                one.offset = 0  # others have left since, and those behind them have moved up
+            else:
+                one.places.pop(0)
+                one.offset = 0
+        return []
+
+    def _move(self, backend: Backend, name: str, one: _Running, batch: list[JobRecord]) -> list[str]:
+        """Move letters to the topic of the action; return their ids. If this is killed, its successor retries them."""
+        progress, to = one.progress, one.action.to
+        assert progress is not None
+        progress.pending = [record.id for record in batch]
+        self._store(backend, name, progress)
+        moved = []
+        for record in batch:
+            try:
+                if backend.amend(record.id, record.payload, amended(self._app, record, topic=to), to):
+                    moved.append(record.id)
+                else:  # it has changed
+                    one.held.add(record.id)
+            except BackendUnavailable:
+                raise
+            except JobsError as error:
+                one.held.add(record.id)
+                progress.kept, progress.error = len(one.held), boundary.text_of(error)
+        return moved
+
+    def _end(self, backend: Backend, name: str, one: _Running, ended: str, error: str) -> None:
+        progress = one.progress or self._known(backend, name, one.action)
+        progress.ended, progress.error = ended, error[:200]
+        self._store(backend, name, progress)
+        backend.delete_document(ACTION, name, new_token())
+        backend.delete_document(CLAIM, name, new_token())
+        told = f"{PAST[progress.action.do]} {progress.done:,} of {progress.action.total:,}"
+        level = logging.INFO if ended == "done" else logging.ERROR
+        logger.log(level, "action %s on dead letters is %s: %s%s", name, ended, told, f": {error}" if error else "")

@@ -1,0 +1,170 @@
+"""Actions on dead letters go on when the command has ended or a supervisor is killed; one machine carries out each."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+
+import pytest
+
+from jobs_core import dead_actions
+from jobs_core.app import App
+from jobs_core.backends.base import Outcome, Outgoing, Settlement, State
+from jobs_core.backends.letters import Fingerprint
+from jobs_core.backends.memory import forget
+from jobs_core.config import Config
+from jobs_core.dead_actions import Action, DeadActions
+from jobs_core.ids import new_token
+from jobs_core.message import encode, new_message
+
+from ..support.project import Project, until
+from ..support.supervised import Supervised
+
+CAUSE, OTHER = Fingerprint("abcd1234", "ValueError", "", "no"), Fingerprint("ffff0000", "KeyError", "", "no")
+
+
+def bury(backend, *causes, topic="default"):
+    """Let a job die of each cause; return their ids."""
+    messages = [new_message("tasks.note", topic, [str(number)], {}) for number, _ in enumerate(causes)]
+    backend.push([Outgoing(each.id, topic, encode(each)) for each in messages], new_token())
+    for cause in causes:
+        [held] = backend.reserve([topic], 1, new_token())
+        backend.settle([Settlement(held.id, held.token, Outcome.DEAD, reason="failed", fingerprint=cause)], new_token())
+    return [each.id for each in messages]
+
+
+def actions(project: Project) -> list[dict]:
+    return json.loads(project.here("dead", "actions", "--json"))
+
+
+def test_an_action_goes_on_after_its_supervisor_is_killed(project: Project):
+    project.configure("pools.other.topics = ['other']")
+    backend = project.app().new_backend()
+    backend.open("taker")
+    bury(backend, *[CAUSE] * 30)
+    first = Supervised(project)
+    said = project.here("dead", "retry", "--group", CAUSE.id, "--rate", "5/s", "--background", "--to", "other", "--yes")
+    assert "30 dead letters will be retried" in said
+    until(lambda: 5 <= actions(project)[0]["done"] < 30)
+    first.process.signal(signal.SIGKILL)
+    first.process.wait()
+    assert 0 < backend.counts(["default"])["default"].dead < 30
+    second = Supervised(project)
+    until(lambda: actions(project)[0]["state"] == "done", patience=90)
+    assert backend.browse("default", State.DEAD, 100) == backend.browse("other", State.DEAD, 100) == []
+    project.until_empty("other")
+    assert sorted(project.ledger()) == sorted(f"note {number}" for number in range(30)), "each ran once"
+    second.stop()
+    backend.close()
+
+
+def test_a_cancelled_action_leaves_the_rest(project: Project):
+    backend = project.app().new_backend()
+    backend.open("taker")
+    bury(backend, *[CAUSE] * 20)
+    supervised = Supervised(project)
+    project.here("dead", "drop", "--topic", "default", "--rate", "2/s", "--background", "--yes")
+    [running] = until(lambda: [each for each in actions(project) if each["done"]])
+    assert f"action {running['id']} is cancelled" in project.here("dead", "actions", "--cancel", running["id"][:8])
+    assert actions(project)[0]["state"] == "cancelled"
+    assert "no action that goes on" in project.here("dead", "actions", "--cancel", running["id"], code=1)
+    supervised.stop()
+    assert 0 < backend.counts(["default"])["default"].dead < 20
+    backend.close()
+
+
+# -- steps, on a queue in memory ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def queue():
+    """A queue in memory with its application, and a connection that buries jobs."""
+    url = f"memory://{new_token()}"
+    app = App(Config(backend=url))
+    backend = app.new_backend()
+    backend.open("taker")
+    yield app, backend
+    backend.close()
+    app.close()
+    forget(url)
+
+
+def carry_out(backend, *machines: DeadActions) -> None:
+    deadline = time.monotonic() + 30
+    while dead_actions.listed(machines[0]._app, backend)[-1].state in ("waiting", "running"):
+        assert time.monotonic() < deadline
+        for machine in machines:
+            machine.look(backend, backend.document_versions([dead_actions.ACTION])[dead_actions.ACTION])
+            machine.work(backend)
+
+
+def until_now(backend) -> float:
+    return max(group.last for group in backend.dead_groups(backend.topics(), 100))
+
+
+def test_two_machines_share_no_action(queue):
+    app, backend = queue
+    bury(backend, *[CAUSE] * 250)
+    dead_actions.start(app, backend, Action("retry", ["default"], until_now(backend), 250))
+    carry_out(backend, DeadActions(app, "one"), DeadActions(app, "two"))
+    [listed] = dead_actions.listed(app, backend)
+    assert (listed.state, listed.progress.done) == ("done", 250)
+    assert listed.progress.machine in ("one", "two")
+    assert backend.counts(["default"])["default"].ready == 250
+
+
+def test_letters_of_other_groups_and_later_ones_stay(queue):
+    app, backend = queue
+    bury(backend, CAUSE, OTHER, CAUSE)
+    action = Action("drop", ["default"], until_now(backend), 2, group=CAUSE.id)
+    time.sleep(0.01)
+    [later] = bury(backend, CAUSE)
+    dead_actions.start(app, backend, action)
+    carry_out(backend, DeadActions(app, "one"))
+    assert dead_actions.listed(app, backend)[0].progress.done == 2
+    assert {group.fingerprint.id: group.example for group in backend.dead_groups(["default"], 9)}[CAUSE.id] == later
+    assert len(backend.browse("default", State.DEAD, 9)) == 2
+
+
+def test_a_letter_that_cannot_be_moved_stays_and_the_others_are_retried(queue):
+    app, backend = queue
+    ids = bury(backend, CAUSE, CAUSE, CAUSE)
+    [record] = [each for each in backend.browse("default", State.DEAD, 9) if each.id == ids[1]]
+    assert backend.amend(ids[1], record.payload, b"nonsense")
+    dead_actions.start(app, backend, Action("retry", ["default"], until_now(backend), 3, to="other"))
+    carry_out(backend, DeadActions(app, "one"))
+    [listed] = dead_actions.listed(app, backend)
+    assert (listed.state, listed.progress.done, listed.progress.kept) == ("done", 2, 1)
+    assert "not JSON" in listed.progress.error
+    assert [each.id for each in backend.browse("default", State.DEAD, 9)] == [ids[1]]
+    assert {each.id for each in backend.browse("other", State.READY, 9)} == {ids[0], ids[2]}
+
+
+def test_what_a_killed_machine_had_moved_is_retried_by_its_successor(queue, monkeypatch):
+    app, backend = queue
+    bury(backend, CAUSE, CAUSE)
+    dead_actions.start(app, backend, Action("retry", ["default"], until_now(backend), 2, to="other"))
+    with monkeypatch.context() as killed:
+        killed.setattr(type(backend), "requeue", lambda self, ids: exec("raise KeyboardInterrupt"))
+        with pytest.raises(KeyboardInterrupt):
+            carry_out(backend, DeadActions(app, "one"))
+    assert len(backend.browse("other", State.DEAD, 9)) == 2
+    for document in backend.documents(dead_actions.CLAIM, 9):
+        backend.delete_document(dead_actions.CLAIM, document.name, new_token())  # as if its time were over
+    carry_out(backend, DeadActions(app, "two"))
+    assert len(backend.browse("other", State.READY, 9)) == 2
+    assert dead_actions.listed(app, backend)[0].state == "done"
+
+
+def test_an_action_without_a_signature_is_refused_where_there_are_keys(queue, caplog):
+    app, backend = queue
+    bury(backend, CAUSE)
+    dead_actions.start(app, backend, Action("drop", ["default"], until_now(backend), 1))
+    keyed = App(Config(backend=app.config.backend, signing_keys=["k1:a secret of many letters"]))
+    machine = DeadActions(keyed, "one")
+    machine.look(backend, 1)
+    machine.work(backend)
+    assert "is refused" in caplog.text
+    assert len(backend.browse("default", State.DEAD, 9)) == 1
+    keyed.close()
