@@ -192,7 +192,7 @@ def _command(name: str, command: click.Command) -> list[str]:
         parts += [f"| `{option.replace('|', '/')}` | {text.replace('|', '/')} |" for option, text in rows]
         parts.append("")
     if isinstance(command, click.Group):
-        for sub in command.commands:
+        for sub in (name for name, one in command.commands.items() if not one.hidden):
             parts += _command(f"{name} {sub}", command.commands[sub])
     return parts
 

@@ -128,7 +128,7 @@ def test_what_a_flow_refused_is_told_and_not_retried(shop, project):
     shop.end(followups=(refused, needs))
     said = project.here("flow", "show", shop.flow.id)
     assert "which has no members yet" in said
-    assert f"purge the dead letter, which cancels what needs it: `jobsctl dead drop {refused.id}`" in said
+    assert f"drop the dead letter, which cancels what needs it: `jobsctl dead drop {refused.id}`" in said
     assert "flow retry" not in said
     assert f"failed; `jobsctl flow show {shop.flow.id}` says why" in project.here(
         "flow", "retry", shop.flow.id, code=Exit.FAILED

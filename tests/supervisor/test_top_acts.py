@@ -211,7 +211,7 @@ def test_a_large_group_shows_how_far_it_is_and_ends_with_its_result(project, top
     screen.until("✓ 250 dead letters deleted")
     screen.until("no dead letters")
     screen.press("m")
-    screen.until("jobsctl dead purge --group")
+    screen.until("jobsctl dead drop --group")
     assert project.dead() == []
 
 

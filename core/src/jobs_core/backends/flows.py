@@ -97,7 +97,7 @@ def was_refused(job_id: str, reason: str) -> bool:
 
 
 GIVE_UP_REFUSED: Final = (
-    "its flow refused it, so it cannot be retried: enqueue the job anew, and purge the dead letter, which cancels what needs it"
+    "its flow refused it, so it cannot be retried: enqueue the job anew, and drop the dead letter, which cancels what needs it"
 )
 """What to do about a dead letter that was refused."""
 

@@ -222,7 +222,7 @@ class GroupsView(TableView):
         elif key == "r":
             desk.act(Act(_cause(group), ("dead", "retry", "--group", group.of.id)))  # the command counts the letters, and asks
         elif key == "x":
-            desk.act(Act(_cause(group), ("dead", "purge", "--group", group.of.id)))
+            desk.act(Act(_cause(group), ("dead", "drop", "--group", group.of.id)))
         else:
             return False
         return True
@@ -295,7 +295,7 @@ def action(key: str, record: JobRecord, name: str) -> Act | None:
         return Act(about, ("dead", "retry", "--", record.id), f"Run 1 dead letter again, {job}?")
     if key == "x" and state is State.DEAD:
         about = "Nothing can bring it back."
-        return Act(about, ("dead", "purge", "--yes", "--", record.id), f"Delete 1 dead letter for good, {job}?")
+        return Act(about, ("dead", "drop", "--yes", "--", record.id), f"Delete 1 dead letter for good, {job}?")
     return None
 
 
