@@ -166,7 +166,7 @@ HAVING: dict[str, tuple[str, ...]] = {
     "fairness": ("sqlite://", "redis://", "zmq+tcp://", "postgresql://"),
     "flows": ("sqlite://", "redis://", "zmq+tcp://", "postgresql://"),
     "notes": ("sqlite://", "redis://", "zmq+tcp://", "postgresql://"),
-    "statistics": ("sqlite://", "redis://", "zmq+tcp://"),
+    "statistics": ("sqlite://", "redis://", "zmq+tcp://", "postgresql://"),
     "history": ("sqlite://", "redis://", "zmq+tcp://", "postgresql://"),
     "transactions": ("postgresql://",),
 }

@@ -15,6 +15,7 @@ from jobs_core.testing.contract.machine import Machine
 from jobs_core.testing.contract.operators import Operators
 from jobs_core.testing.contract.pushing import Pushing
 from jobs_core.testing.contract.settling import Settling
+from jobs_core.testing.contract.statistics import StatisticsCases
 from jobs_core.testing.contract.trouble import Trouble
 from jobs_core.testing.contract.uniqueness import Uniqueness
 
@@ -22,8 +23,9 @@ from .helpers import OnRabbitMQ
 
 
 class TestSqliteBeside(
-    OnRabbitMQ, Pushing, Settling, Checkpoints, Uniqueness, Leases, Leaving, Operators, Crashes, Trouble, Machine, DocumentCases
-):
+    OnRabbitMQ, Pushing, Settling, Checkpoints, Uniqueness, Leases, Leaving, Operators, Crashes, Trouble, Machine,
+    DocumentCases, StatisticsCases,
+):  # fmt: skip
     @pytest.fixture
     def results_url(self, tmp_path):
         return f"sqlite:///{tmp_path}/results.db"

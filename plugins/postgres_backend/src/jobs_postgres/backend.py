@@ -36,6 +36,7 @@ from .limits import PostgresLimitCalls
 from .listener import CANCEL, LONGEST_SLEEP, Listener
 from .operators import PostgresOperatorCalls
 from .rows import delivery, facts, holds, stored, token
+from .statistics import PostgresStatisticsCalls
 from .url import Target
 
 _number = itemgetter(0)
@@ -43,13 +44,20 @@ _LOOK = "SELECT ready OR EXISTS (SELECT FROM {s}.flow_left), due FROM {s}.look(%
 _ANSWERS = {"s": Answer.SETTLED, "a": Answer.ALREADY, "-": Answer.STALE}
 
 
-class PostgresBackend(PostgresOperatorCalls, PostgresDocumentCalls, PostgresTransactionCalls, PostgresLimitCalls, BindsKeys):
+class PostgresBackend(
+    PostgresOperatorCalls,
+    PostgresDocumentCalls,
+    PostgresStatisticsCalls,
+    PostgresTransactionCalls,
+    PostgresLimitCalls,
+    BindsKeys,
+):
     """One connection to the server, and for a worker a second one, on which it is notified."""
 
     name = "postgresql"
     features = FEATURES | {
         "checkpoints", "documents", "guards", "notes", "history", "limits", "fairness", "flows", "transactions", "dead_groups",
-        "amend", "move",
+        "amend", "move", "statistics",
     }  # fmt: skip
     wakes_to_cancel = True
 
@@ -372,4 +380,5 @@ class PostgresBackend(PostgresOperatorCalls, PostgresDocumentCalls, PostgresTran
         ((letters, more, woken),) = self._connection.rows(statement, (limit, options.cancelled_ttl, topics, keeps))
         self._wake(woken)
         more = self._keep_letters(limit) or more or unfinished
+        more = self._keep_statistics(limit) or more
         return Housekept(readied, released, dropped + letters, more=more or limit in (readied, released, dropped))

@@ -35,6 +35,7 @@ SCRIPTS = (
     "notes.sql",
     "transactions.sql",
     "letters.sql",
+    "statistics.sql",
 )
 """The functions, and the tables that were added since version 1, where they are missing."""
 
