@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import re
+import signal
+import termios
 
 import pytest
 
@@ -351,6 +353,17 @@ def test_a_backend_that_is_down_is_said_and_its_return_is_noticed(project, tmp_p
         screen.press("q")
         assert screen.wait() == 0
     assert b"Traceback" not in screen.raw
+
+
+def test_keys_work_again_after_ctrl_z_and_fg(project, top):
+    screen = top(project)
+    screen.until("[1 now]")
+    screen.process.send_signal(signal.SIGSTOP)
+    termios.tcsetattr(screen.its, termios.TCSANOW, screen.before)  # as the shell does
+    screen.process.send_signal(signal.SIGCONT)
+    screen.until(lambda: not termios.tcgetattr(screen.its)[3] & termios.ICANON)
+    screen.press("4")
+    screen.until("[4 machines]")
 
 
 def test_quitting_does_not_wait_for_a_backend(project, tmp_path, top):

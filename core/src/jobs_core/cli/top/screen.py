@@ -182,8 +182,8 @@ class Screen:
     def _said(self, width: int) -> list[Line]:
         doer = self._doer
         if doer.doing is not None:
-            last = doer.said[-1:] if doer.said else ["…"]
-            return [Line(clipped(f"running {doer.doing.typed}: {in_one_line(last[0])}", width), DIM)]
+            last = doer.said[-1].removeprefix("jobs: ") if doer.said else "…"
+            return [Line(clipped(f"running {doer.doing.typed}: {in_one_line(last)}", width), DIM)]
         if self._last is None or self._last_seen:
             return []
         good = doer.code == 0

@@ -110,10 +110,18 @@ def keyboard() -> Iterator[Keyboard]:
     def resized(signum: int, frame: FrameType | None) -> None:
         keys.wake()
 
+    def continued(signum: int, frame: FrameType | None) -> None:
+        keys_at_once()  # the shell has set the terminal as it likes it
+        keys.wake()
+
+    def keys_at_once() -> None:
+        tty.setcbreak(sys.stdin.fileno(), termios.TCSADRAIN)  # what was typed in the meantime counts
+
     before = termios.tcgetattr(sys.stdin.fileno())
     handlers = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     handlers[signal.SIGWINCH] = signal.signal(signal.SIGWINCH, resized)
-    tty.setcbreak(sys.stdin.fileno(), termios.TCSADRAIN)  # what was typed in the meantime counts
+    handlers[signal.SIGCONT] = signal.signal(signal.SIGCONT, continued)
+    keys_at_once()
     try:
         yield keys
     finally:

@@ -113,7 +113,7 @@ class TopicsView(TableView):
         if key == "o":
             orders = list(_ORDERS)
             self._order = orders[(orders.index(self._order) + 1) % len(orders)]
-            return True
+            key = "home"
         return super().press(key, desk, height)
 
     def use(self, key: str, row: Row, desk: Desk) -> bool:
