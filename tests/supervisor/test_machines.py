@@ -68,5 +68,29 @@ def test_machines_are_listed_and_obey_commands(project: Project, two):
     assert machines(project).keys() == {"second"}, "a machine that stops is gone at once"
 
 
+def test_a_size_outlasts_reload_and_restart_and_reaches_machines_that_start_later(project: Project):
+    first = Supervised(project)
+
+    def wanted(run_dir: Path) -> tuple[int, bool]:
+        found = read_board(run_dir).supervisor
+        pool = next(pool for pool in found.pools if pool.name == "default") if found else None
+        return (pool.wanted, pool.scaled) if pool else (0, False)
+
+    configured = wanted(first.run_dir)
+    assert project.here("machines", "scale", "default", "2", "--all", "--force").endswith(": done\n")
+    assert wanted(first.run_dir) == (2, True)
+    project.here("reload")
+    until(lambda: wanted(first.run_dir) == (2, True))
+    first.stop()
+    again, later = Supervised(project), Supervised(project, JOBS_RUN_DIR=str(project.root / "second"))
+    for run_dir in (again.run_dir, project.root / "second"):
+        until(lambda run_dir=run_dir: wanted(run_dir) == (2, True))
+    assert "pool default is set to 2 workers on all machines by " in project.run("check").stdout
+    assert project.here("machines", "auto", "default", "--all").count(": done\n") == 2
+    assert wanted(again.run_dir) == wanted(project.root / "second") == configured
+    later.stop()
+    again.stop()
+
+
 def _serving(found: dict[str, dict]) -> dict[str, dict] | None:
     return found if found.keys() == {".jobs", "second"} and {one["state"] for one in found.values()} == {"serving"} else None

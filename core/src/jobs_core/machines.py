@@ -1,4 +1,6 @@
-"""The machines that share a backend, and commands to them: documents of kind `machine` and `command`.
+"""The machines that share a backend, commands to them, and sizes of their pools: documents of kind `machine` and `command`.
+
+The sizes that operators set for pools are documents of kind `pool-size`. They stay until they are reset.
 
 The housekeeper of each supervisor publishes what its machine does every REPORT seconds; a machine that is silent for GONE
 seconds is listed no more. A command is meant for one machine or all, and for one pool of it or all. It says what to do, from a
@@ -11,6 +13,7 @@ import getpass
 import hashlib
 import os
 import socket
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
@@ -20,12 +23,19 @@ from msgspec import Struct
 from .app import App
 from .backends.base import Backend
 from .backends.documents import all_of
-from .errors import NotSupported
+from .errors import NotSupported, SignatureError
 from .ids import new_id
-from .sealed import seal
+from .sealed import seal, unseal
 
 MACHINE: Final = "machine"
 COMMAND: Final = "command"
+SIZE: Final = "pool-size"
+
+EVERYWHERE: Final = "*"
+"""The target that means all machines."""
+
+MOST_WORKERS: Final = 10_000
+"""Most workers that a pool can be set to."""
 
 REPORT: Final = 5.0
 """Seconds between two reports of a machine."""
@@ -56,6 +66,22 @@ class Order(Struct, frozen=True, omit_defaults=True):
     by: str = ""  # who gave it, for people
 
 
+class PoolSize(Struct, frozen=True):
+    """The size that an operator has set for a pool, on one machine or on all."""
+
+    pool: str
+    target: str  # a machine, its host, or EVERYWHERE
+    workers: int
+    by: str = ""
+
+
+class _Size(Struct, frozen=True):
+    """The body of its document."""
+
+    workers: int
+    by: str = ""
+
+
 class PoolReport(Struct, frozen=True):
     """One pool of a machine."""
 
@@ -66,6 +92,7 @@ class PoolReport(Struct, frozen=True):
     max: int
     quiet: bool = False
     last_error: str = ""
+    scaled: bool = False  # an operator has set its size
 
 
 class RunReport(Struct, frozen=True):
@@ -139,6 +166,47 @@ def command(app: App, backend: Backend, order: Order, target: str = "*") -> str:
     order = msgspec.structs.replace(order, by=who())
     backend.put_document(COMMAND, name, seal(app.signer, COMMAND, name, order, target=target, ttl=LIFETIME), name, ttl=LIFETIME)
     return name
+
+
+def sizes(app: App, backend: Backend, refused: Callable[[str, str], object] = lambda name, error: None) -> list[PoolSize]:
+    """Return all sizes that are set for pools; `refused` is told the name of each document that cannot be trusted, and why."""
+    found = []
+    for document in all_of(backend, SIZE):
+        try:
+            sealed = unseal(app.signer, document)
+            target, _, pool = document.name.partition("/")
+            body = msgspec.json.decode(sealed.body, type=_Size)
+        except (SignatureError, msgspec.MsgspecError) as error:
+            refused(document.name, str(error))
+            continue
+        if sealed.target != target or not 0 <= body.workers <= MOST_WORKERS:
+            refused(document.name, f"it is meant for {sealed.target}, and sets {body.workers} workers")
+            continue
+        found.append(PoolSize(pool, target, body.workers, body.by))
+    return found
+
+
+def size_of(found: Sequence[PoolSize], pool: str, machine: str) -> PoolSize | None:
+    """Return the size that holds for a pool of a machine: that of the machine, of its host, or of all; None if none is set."""
+    mine = {size.target: size for size in found if size.pool == pool}
+    return mine.get(machine) or mine.get(machine.rpartition(".")[0]) or mine.get(EVERYWHERE)
+
+
+def set_size(app: App, backend: Backend, pool: str, workers: int | None, targets: Collection[str]) -> None:
+    """Set the size of a pool until it is set again; None resets it. EVERYWHERE also ends the sizes of single machines."""
+    require(backend)
+    ended = [size.target for size in sizes(app, backend) if size.pool == pool] if EVERYWHERE in targets else []
+    for target in targets:
+        name = f"{target}/{pool}"
+        if workers is None:
+            ended.append(target)
+            continue
+        before = backend.document(SIZE, name)
+        data = seal(app.signer, SIZE, name, _Size(workers, who()), replaces=before.version if before else 0, target=target)
+        backend.put_document(SIZE, name, data, new_id())
+    for target in ended:
+        if workers is None or target not in targets:
+            backend.delete_document(SIZE, f"{target}/{pool}", new_id())
 
 
 def who() -> str:

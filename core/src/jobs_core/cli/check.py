@@ -16,6 +16,7 @@ from ..config_sources import Effective
 from ..errors import BackendUnavailable, ConfigError, JobsError, PayloadStoreUnavailable, PluginError
 from ..events import TopicUnserved
 from ..loaders import importing
+from ..machines import EVERYWHERE, sizes
 from ..payloads.store import open_store
 from ..plugins import Plugins
 from ..schedule import entries
@@ -115,6 +116,23 @@ def check_command(context: Context, show_values: bool, import_timeout: float, as
         raise click.exceptions.Exit(checks.code)
 
 
+def _pool_sizes(app: App) -> Iterator[tuple[str, str]]:
+    """Yield the sizes that operators have set for pools of this configuration."""
+    if "documents" not in app.new_backend().features:
+        return
+    refused: list[str] = []
+    found = app.operate(lambda backend: sizes(app, backend, lambda name, error: refused.append(f"{name}: {error}")))
+    for size in found:
+        if size.pool in app.config.pools:
+            everywhere = size.target == EVERYWHERE
+            where, reset = ("all machines", "--all") if everywhere else (size.target, size.target)
+            workers = count(size.workers, "worker")
+            until = f"until `jobsctl machines auto {size.pool} {reset}`"
+            yield output.WARN, f"pool {size.pool} is set to {workers} on {where} by {size.by}, {until}"
+    for one in refused:
+        yield output.WARN, f"the size of a pool in the backend is refused: {one}"
+
+
 def _check_application(checks: _Checks, app: App, import_timeout: float) -> None:
     """Run in a child the checks that need the application, because its import may end the process."""
     module = called = ""
@@ -131,6 +149,7 @@ def _check_application(checks: _Checks, app: App, import_timeout: float) -> None
             inside.run("features", lambda: lacking(app))
         if reachable and loaded:
             inside.run("limits", lambda: problems(app))
+            inside.run("pools", lambda: _pool_sizes(app))
             if app.config.outbox.url:
                 inside.run("outbox", lambda: _outbox(app))
             inside.run("messages", lambda: _messages(app))

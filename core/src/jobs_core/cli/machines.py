@@ -10,7 +10,18 @@ import click
 import msgspec
 
 from ..backends.base import Backend
-from ..machines import REPORT, MachineReport, Order, command, is_meant, reports
+from ..machines import (
+    EVERYWHERE,
+    REPORT,
+    MachineReport,
+    Order,
+    command,
+    is_meant,
+    reports,
+    set_size,
+    size_of,
+    sizes,
+)
 from ..units import format_duration
 from . import output
 from .common import Context, confirm, fail, json_option, pass_context
@@ -73,7 +84,13 @@ def _show(found: MachineReport) -> None:
     if found.last_refusal:
         output.echo(f"last reload refused: {found.last_refusal}")
     pools = [
-        (pool.name, ", ".join(pool.topics), f"{pool.serving}/{pool.wanted}", "quiet" if pool.quiet else "", pool.last_error)
+        (
+            pool.name,
+            ", ".join(pool.topics),
+            f"{pool.serving}/{pool.wanted}{' by hand' if pool.scaled else ''}",
+            "quiet" if pool.quiet else "",
+            pool.last_error,
+        )
         for pool in found.pools
     ]
     output.table(["pool", "topics", "workers", "", "error"], pools)
@@ -124,14 +141,17 @@ def resume_command(context: Context, names: tuple[str, ...], everywhere: bool, p
 @click.option("--force", is_flag=True, help="Allow more workers than the configuration does.")
 @pass_context
 def scale_command(context: Context, pool: str, workers: int, names: tuple[str, ...], everywhere: bool, force: bool) -> None:
-    """Set the number of workers in a pool of each of these machines, until the next reload or restart."""
+    """Set the number of workers in a pool of each of these machines, until `auto` resets it.
+
+    The size outlasts reloads and restarts. With --all, machines that start later take it over, too.
+    """
 
     def check(chosen: Sequence[MachineReport]) -> None:
         most = [each.max for report in chosen for each in report.pools if each.name == pool]
         if most and workers > max(most) and not force:
             confirm(f"Set pool {pool} to {workers:,}, above the configured maximum of {max(most):,}?", False, "--force")
 
-    _give(context, names, everywhere, Order("scale", pool, workers), check)
+    _give(context, names, everywhere, Order("scale", pool, workers), check, stored=True)
 
 
 @machines_command.command("auto")
@@ -140,8 +160,8 @@ def scale_command(context: Context, pool: str, workers: int, names: tuple[str, .
 @all_option
 @pass_context
 def auto_command(context: Context, pool: str, names: tuple[str, ...], everywhere: bool) -> None:
-    """Return a pool of each of these machines to its configured size."""
-    _give(context, names, everywhere, Order("scale", pool))
+    """Return a pool of each of these machines to its configured size, or to the one that is set for all machines."""
+    _give(context, names, everywhere, Order("scale", pool), stored=True)
 
 
 @machines_command.command("reload")
@@ -169,8 +189,13 @@ def _give(
     everywhere: bool,
     order: Order,
     check: Callable[[Sequence[MachineReport]], None] = lambda chosen: None,
+    *,
+    stored: bool = False,
 ) -> None:
-    """Give a command, wait until each machine has reported how it ended, and end with exit code 1 if one did not obey."""
+    """Give a command, wait until each machine has reported how it ended, and end with exit code 1 if one did not obey.
+
+    With `stored`, the size of a pool is stored, too, so that it lasts.
+    """
     if everywhere == bool(names):
         fail("give either the names of machines or --all", Exit.USAGE)
     chosen = context.operate(reports)
@@ -186,9 +211,18 @@ def _give(
     check(chosen)
 
     def give(backend: Backend) -> dict[str, str]:
+        if stored:
+            targets = [EVERYWHERE] if everywhere else [report.name for report in chosen]
+            set_size(context.app, backend, order.pool, order.workers, targets)
         if everywhere:
             return dict.fromkeys((report.name for report in chosen), command(context.app, backend, order))
-        return {report.name: command(context.app, backend, order, report.name) for report in chosen}
+        found = sizes(context.app, backend) if stored else []
+
+        def wanted(report: MachineReport) -> Order:
+            size = size_of(found, order.pool, report.name)
+            return order if size is None else msgspec.structs.replace(order, workers=size.workers)
+
+        return {report.name: command(context.app, backend, wanted(report), report.name) for report in chosen}
 
     waited = context.operate(give)
     ended = context.operate(lambda backend: _await(backend, waited), what="the machines to report")

@@ -34,6 +34,7 @@ from .supervisor import (
     HelperDied,
     MachineNotReported,
     PoolQuiet,
+    PoolSizeRefused,
     Quiet,
     Reloaded,
     Reloading,
@@ -130,4 +131,5 @@ __all__ = [
     "CommandRefused",
     "MachineNotReported",
     "PoolQuiet",
+    "PoolSizeRefused",
 ]

@@ -216,6 +216,18 @@ class CommandRefused(Event, frozen=True):
         return f"command {self.id} in the backend is refused: {self.error}"
 
 
+class PoolSizeRefused(Event, frozen=True):
+    """A document in the backend is no size of a pool that this machine obeys."""
+
+    level: ClassVar[int] = logging.ERROR
+
+    name: str
+    error: str
+
+    def __str__(self) -> str:
+        return f"the size {self.name} of a pool in the backend is refused: {self.error}"
+
+
 class StacksWritten(Event, frozen=True):
     """Every worker was asked for its stacks."""
 

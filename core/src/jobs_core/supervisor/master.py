@@ -230,7 +230,8 @@ class Supervisor:
                 if leases:
                     self._watchdog.backend_answers()
             case Commanded():
-                self._obey(RemoteCommand(message, self._tell_done))
+                # A size of a pool that was stored has no id, and nobody waits for its answer.
+                self._obey(RemoteCommand(message, self._tell_done if message.id else lambda done: None))
 
     def _tell_done(self, done: CommandDone) -> None:
         """Tell the housekeeper how a command ended: after a reload, the next one, since this one may not listen any more.

@@ -23,7 +23,7 @@ from ...dead_actions import ACTION, DeadActions
 from ...errors import BackendError, BackendUnavailable, NotSupported
 from ...failpoints import failpoint
 from ...limiting import BOTH, define
-from ...machines import COMMAND, REPORT
+from ...machines import COMMAND, REPORT, SIZE
 from ...plugins import guarded
 from ...schedule import Ticker
 from ...schedule.stored import KIND as SCHEDULE_KIND
@@ -42,6 +42,7 @@ from .carrier import CarrierThread
 from .flows import members_by_state
 from .limits import LimitAlerts, figures
 from .machine import Machine
+from .pool_sizes import PoolSizes
 from .repair import describe
 from .statistics import StatisticsSender
 from .totals import TotalsFile
@@ -98,6 +99,7 @@ class Housekeeper:
         self._carrier = CarrierThread(app) if app.config.outbox.url else None
         self._machine = Machine(app, run_dir, self._supervisor, channel.send)
         self._dead_actions = DeadActions(app, self._machine.name)
+        self._pool_sizes = PoolSizes(app, self._machine.name, channel.send)
         self._alerts = TopicAlerts(app.config, app.plugins)
         self._limit_alerts = LimitAlerts(app.config, self._alerts.send)
         before = state.read(run_dir / state.BACKLOG, Backlog)
@@ -210,11 +212,12 @@ class Housekeeper:
         self._tick()
 
     def _look_at_documents(self) -> None:
-        """Take over changes of the schedule, and commands to this machine."""
+        """Take over changes of the schedule, commands to this machine, and sizes of its pools."""
         if "documents" in self._backend.features:
-            versions = self._backend.document_versions([SCHEDULE_KIND, COMMAND, ACTION])
+            versions = self._backend.document_versions([SCHEDULE_KIND, COMMAND, SIZE, ACTION])
             self._ticker.refresh(self._backend, versions[SCHEDULE_KIND])
             self._machine.look(self._backend, versions[COMMAND])
+            self._pool_sizes.look(self._backend, versions[SIZE])
             self._dead_actions.look(self._backend, versions[ACTION])
 
     def _warn_of_risks(self) -> None:

@@ -22,6 +22,7 @@ from ...machines import (
     LIFETIME,
     MACHINE,
     MOST_RUNNING,
+    MOST_WORKERS,
     MachineReport,
     Order,
     PoolReport,
@@ -44,7 +45,6 @@ REMEMBERED = 3600.0
 REPORTED = 300.0
 """Seconds for which reports say how a command ended."""
 
-MOST_WORKERS = 10_000
 _LONGEST = 200  # characters of an error in a report
 
 
@@ -239,7 +239,7 @@ def _pools(it: SupervisorState) -> Iterator[PoolReport]:
         workers = [child for child in it.workers if child.pool == pool.name]
         serving = sum(child.state == "serving" for child in workers)
         error = pool.last_error[:_LONGEST] if pool.failures else ""
-        yield PoolReport(pool.name, pool.topics[:20], pool.wanted, serving, pool.max, pool.quiet, error)
+        yield PoolReport(pool.name, pool.topics[:20], pool.wanted, serving, pool.max, pool.quiet, error, pool.scaled)
 
 
 __all__ = ["Machine", "Received"]

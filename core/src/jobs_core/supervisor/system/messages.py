@@ -91,9 +91,9 @@ class Counted(ProcessMessage, frozen=True):
 
 
 class Commanded(ProcessMessage, frozen=True):
-    """The housekeeper has received a command for this machine from the backend."""
+    """The housekeeper has received a command for this machine from the backend, or the size of a pool."""
 
-    id: str
+    id: str  # empty: nobody waits for the answer
     do: str  # quiet | resume | scale | reload | stacks
     pool: str  # empty: all
     workers: int | None  # scale
