@@ -69,6 +69,19 @@ def test_dead_letters_are_shown_and_retried_without_keys(encrypting):
     assert encrypting.ledger() == [f"note {SECRET}"]
 
 
+def test_an_encrypted_dead_letter_is_edited_and_stays_encrypted(encrypting):
+    job_id = encrypting.push("add", "one", 700000002)
+    assert encrypting.worker("--drain").wait() == 0
+    [dead] = encrypting.dead()
+    assert dead.reason == "bad arguments"
+    assert "1 job is ready again" in encrypting.here("dead", "retry", job_id, "--set", "a=700000001")
+    stored = encrypting.app().operate(lambda backend: backend.get(job_id)).payload
+    assert b"700000001" not in stored
+    assert encrypting.worker("--drain").wait() == 0
+    assert not encrypting.dead()
+    assert encrypting.here("result", job_id).strip() == "1400000003"
+
+
 def test_check_shows_no_secret(encrypting):
     for command in (["check", "--show"], ["check", "--show", "--json"]):
         assert "0123456789" not in encrypting.here(*command)

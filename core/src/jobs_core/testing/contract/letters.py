@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -20,6 +20,14 @@ MOST = 100
 def groups(backend: Backend, topic: str = T) -> dict[str, int]:
     """Return the number of letters of each group."""
     return {group.fingerprint.id: group.letters for group in backend.dead_groups([topic], MOST)}
+
+
+def grouped_letters(rig: Rig, backend: Backend, topics: Sequence[str]) -> dict[str, int] | None:
+    """Return how many dead letters of each topic are in groups; None if the backend has none."""
+    if not rig.has("dead_groups", "browse"):
+        return None
+    found = backend.dead_groups(topics, 10_000)
+    return {topic: sum(group.letters for group in found if group.topic == topic) for topic in topics}
 
 
 class LetterCases(RigCase):

@@ -22,6 +22,7 @@ from ...backends.memory import MemoryBackend, forget
 from ...errors import OwnerLost
 from ...ids import new_token
 from ...message import UniqueKey
+from .letters import grouped_letters
 from .rig import ERROR, Rig, RigCase
 
 TOPICS = ["a", "b", "c"]
@@ -272,6 +273,8 @@ class Exact(RuleBasedStateMachine):
             return
         counts = {topic: replace(each, pushed=None, refused=None) for topic, each in self.subject.counts(TOPICS).items()}
         assert counts == self.model.counts(TOPICS)
+        grouped = grouped_letters(self.rig, self.subject, TOPICS)
+        assert grouped in (None, {topic: each.dead for topic, each in counts.items()})
         for job_id in self.ids[-12:]:
             subject, model = self.subject.get(job_id), self.model.get(job_id)
             assert (subject is None) == (model is None), (job_id, subject, model)
