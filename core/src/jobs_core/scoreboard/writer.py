@@ -13,7 +13,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from . import layout
 from .layout import (
@@ -46,12 +46,15 @@ _COUNTERS = struct.Struct("<QQQ")
 _BEAT = struct.Struct("<d")
 _TOO_FAST = len(OUTCOMES) + 2 + 2 * (len(BUCKETS) + 1)
 _FIGURES = _TOO_FAST + 1
-_LONGEST_RUN, _LONGEST_WAIT = _FIGURES, _FIGURES + 1
 EXAMPLE_LASTS = 60.0
 """Seconds after which a faster run with a trace replaces a slower one as the example of its job."""
 _RUN_SUM, _WAIT_SUM = len(OUTCOMES), len(OUTCOMES) + 1
 _RUN_BUCKETS = len(OUTCOMES) + 2
 _WAIT_BUCKETS = _RUN_BUCKETS + len(BUCKETS) + 1
+
+
+_Row: TypeAlias = "tuple[int, list[float], list[float]]"
+"""Number, figures, and longest run and wait of this minute, with a 1 behind them if these are to be shown."""
 
 
 class Scoreboard:
@@ -121,7 +124,7 @@ class FileScoreboard(Scoreboard):
             os.close(descriptor)
         self._shared = layout.entries(slots) - 1
         self._free = list(range(self._shared - 1, -1, -1))  # a stack: few pages are touched if few jobs run
-        self._rows: dict[tuple[str, str], tuple[int, list[float]]] = {}
+        self._rows: dict[tuple[str, str], _Row] = {}
         self._changed: set[tuple[str, str]] = set()
         self._calls: dict[str, list[float]] = {op: [0] * _FIGURES for op in OPS}
         self._called: set[str] = set()
@@ -188,13 +191,13 @@ class FileScoreboard(Scoreboard):
         self._called.add(op)
 
     def note(self, run: Run, outcome: str) -> None:
-        figures = self._count(run.delivery.topic, run.job.name, outcome)
+        _, figures, longest = self._count(run.delivery.topic, run.job.name, outcome)
         if run.started:
             seconds = run.ended - run.started
             figures[_RUN_SUM] += seconds
             figures[_RUN_BUCKETS + bisect_left(BUCKETS, seconds)] += 1
-            if seconds > figures[_LONGEST_RUN]:
-                figures[_LONGEST_RUN] = seconds
+            if seconds > longest[0]:
+                longest[0], longest[2] = seconds, 1
             if run.trace:
                 self._show_example(run, seconds)
             delivery = run.delivery
@@ -202,8 +205,8 @@ class FileScoreboard(Scoreboard):
                 waited = max(0.0, delivery.broker_now - delivery.pushed_at - (run.message.delay or 0.0))
                 figures[_WAIT_SUM] += waited
                 figures[_WAIT_BUCKETS + bisect_left(BUCKETS, waited)] += 1
-                if waited > figures[_LONGEST_WAIT]:
-                    figures[_LONGEST_WAIT] = waited
+                if waited > longest[1]:
+                    longest[1], longest[2] = waited, 1
 
     def _show_example(self, run: Run, seconds: float) -> None:
         """Let the trace of a run stand for its job, if it is the slowest one of the last minute."""
@@ -222,17 +225,17 @@ class FileScoreboard(Scoreboard):
     def note_unrun(self, topic: str, outcome: str) -> None:
         self._count(topic, UNRUN, outcome)
 
-    def _count(self, topic: str, job: str, outcome: str) -> list[float]:
-        """Count one more in the row of a topic and job; return the row's figures."""
+    def _count(self, topic: str, job: str, outcome: str) -> _Row:
+        """Count one more in the row of a topic and job; return the row."""
         key = (topic, job)
         row = self._rows.get(key)
         if row is None:
             row = self._new_row(key)
         row[1][OUTCOMES.index(outcome)] += 1
         self._changed.add(key)
-        return row[1]
+        return row
 
-    def _new_row(self, key: tuple[str, str]) -> tuple[int, list[float]]:
+    def _new_row(self, key: tuple[str, str]) -> _Row:
         """Return a row for a topic and job; those that do not fit into the table share the last one, without names."""
         number = len(self._rows)
         if number > NAMED:
@@ -243,16 +246,18 @@ class FileScoreboard(Scoreboard):
             number, names = ROWS - 1, ("", "")
         offset = layout.HEADER_SIZE + number * ROW_SIZE
         ROW_NAMES.pack_into(self._map, offset, layout.clipped(names[0], 96), layout.clipped(names[1], 200))
-        row = self._rows[key] = number, [0] * (_FIGURES + 2)
+        row = self._rows[key] = number, [0] * _FIGURES, [0, 0, 0]
         return row
 
     def publish(self) -> None:
         for key in self._changed:
-            number, figures = self._rows[key]
+            number, figures, longest = self._rows[key]
             offset = layout.HEADER_SIZE + number * ROW_SIZE
-            ROW_FIGURES.pack_into(self._map, offset + ROW_NAMES.size, *figures[:_FIGURES])
-            run, wait = figures[_LONGEST_RUN], figures[_LONGEST_WAIT]
-            LONGEST.pack_into(self._map, offset + self._longest_at, min(run, MOST_SECONDS), min(wait, MOST_SECONDS))
+            ROW_FIGURES.pack_into(self._map, offset + ROW_NAMES.size, *figures)
+            if longest[2]:
+                longest[2] = 0
+                seconds = min(longest[0], MOST_SECONDS), min(longest[1], MOST_SECONDS)
+                LONGEST.pack_into(self._map, offset + self._longest_at, *seconds)
         self._changed.clear()
 
     def _begin_minute(self, now: float) -> None:
@@ -260,8 +265,8 @@ class FileScoreboard(Scoreboard):
         clock = time.time()
         self._minute_ends = now + 60.0 - clock % 60.0
         self._longest_at = ROW_NAMES.size + ROW_FIGURES.size + EXEMPLAR.size + LONGEST.size * (int(clock) // 60 % 2)
-        for number, figures in self._rows.values():
-            figures[_LONGEST_RUN] = figures[_LONGEST_WAIT] = 0
+        for number, _, longest in self._rows.values():
+            longest[:] = 0, 0, 0
             LONGEST.pack_into(self._map, layout.HEADER_SIZE + number * ROW_SIZE + self._longest_at, 0.0, 0.0)
 
     def phase(self, phase: Phase) -> None:
