@@ -258,7 +258,7 @@ def test_a_job_that_has_ended_tells_nothing_more(make_app, registry):
         left[0].progress(1)
 
 
-@pytest.mark.parametrize("done", [-1, float("nan"), float("inf"), "3"])
+@pytest.mark.parametrize("done", [-1, float("nan"), float("inf"), "3", 10**400], ids=["-1", "nan", "inf", "text", "huge"])
 def test_a_progress_is_a_number(make_app, registry, done):
     app = make_app(Config(topics={"default": Topic(retries=0)}))
 
@@ -269,6 +269,25 @@ def test_a_progress_is_a_number(make_app, registry, done):
     handle = tell.enqueue()
     serve(app)
     assert b"progress: done: expected a number from 0" in record(app, handle.id).errors[-1]
+
+
+class Metres(float):
+    """A number of a library."""
+
+
+@pytest.mark.parametrize("done", [True, 2**80, 10**300, Metres(1.5)], ids=["bool", "big", "bigger", "subclass"])
+def test_every_number_that_is_told_can_be_read(make_app, registry, done):
+    app = make_app(Config(topics={"default": Topic(keep_done=3600)}))
+
+    @job(registry=registry)
+    def tell() -> None:
+        current_job().progress(done, 10**300)
+
+    handle = tell.enqueue()
+    serve(app)
+    told = handle.progress()
+    assert (told.state, told.done, told.total) == (State.DONE, float(done), 1e300)
+    assert "of 1e+300" in str(told)
 
 
 def test_notes_of_encrypted_jobs_are_encrypted(make_app, registry):

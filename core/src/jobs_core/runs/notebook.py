@@ -9,6 +9,7 @@ the arguments of the job are.
 from __future__ import annotations
 
 import logging
+import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
@@ -33,6 +34,8 @@ LONGEST_TEXT: Final = 2000
 """Most characters of a line and of the text of a progress; what is longer loses its end."""
 
 NEVER: Final = float("inf")
+
+_EXACT = 2**53  # the largest int up to which floats have all
 
 logger = logging.getLogger("jobs.worker")
 
@@ -176,13 +179,18 @@ def notebook_of(run: Run) -> Notebook | None:
 def tell_progress(run: Run, done: float, total: float | None, text: str) -> None:
     """Note the progress of a run; see `JobContext.progress`."""
     for name, value in (("done", done), ("total", total)):
-        if value is not None and not (isinstance(value, (int, float)) and 0 <= value < float("inf")):
+        if value is not None and not (isinstance(value, (int, float)) and 0 <= value <= sys.float_info.max):
             raise ValueError(f"progress: {name}: expected a number from 0, got {shown(value)}")
     _require_running(run)
     notebook = notebook_of(run)
     if notebook is not None:
-        notebook.of(run).tell_progress(done, total, str(text))
+        notebook.of(run).tell_progress(_plain(done), None if total is None else _plain(total), str(text))
         notebook.told()
+
+
+def _plain(value: float) -> float:
+    """Return a number that every reader of JSON can read: neither True, nor that of a library, nor an int of 300 digits."""
+    return int(value) if isinstance(value, int) and value <= _EXACT else float(value)
 
 
 def tell_line(run: Run, level: str, text: str) -> None:
