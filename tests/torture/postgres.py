@@ -12,7 +12,7 @@ import psycopg
 from jobs_core.testing.services.postgres import PostgresServer
 
 from ..support.proxy import Proxy
-from . import flows
+from . import flows, limits
 from .stage import LEASE, Row, SetUp, Stage
 from .supervised import Supervision
 from .troubles import flap, freeze_worker, in_turn, kill_busy_workers, kill_worker, lose_packets, lose_reply_to, slow_down
@@ -167,6 +167,7 @@ ROWS: dict[str, Row] = {
     "replies lost": _row(lose_reply, times=20),
     "packets lost in silence": _row(lose_packets(SILENCE)),
     "100 ms and more each way": _row(slow_down),
+    "1,000 limits, every process killed": limits.row(supervised),
     "10,000 flows, every process killed": flows.row(supervised),
 }
 

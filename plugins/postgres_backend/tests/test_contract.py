@@ -12,6 +12,7 @@ from jobs_core.testing import BackendContract
 from jobs_core.testing.contract.fairness import Fairness
 from jobs_core.testing.contract.limits import LimitCases
 from jobs_core.testing.contract.rig import ManualClock, Outage, Rig
+from jobs_core.testing.contract.together import Togetherness
 from jobs_core.testing.services import free_port
 from jobs_postgres.backend import PostgresBackend
 from jobs_postgres.url import parse
@@ -64,7 +65,7 @@ class ServerClock(ManualClock):
         self._connection.close()
 
 
-class TestPostgresByAMovableClock(LimitCases, Fairness):
+class TestPostgresByAMovableClock(LimitCases, Fairness, Togetherness):
     """What limits and turns promise about times that are too long to wait for."""
 
     takes_clock = True

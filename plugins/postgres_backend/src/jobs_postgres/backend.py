@@ -41,6 +41,9 @@ from .url import Target
 
 _number = itemgetter(0)
 _LOOK = "SELECT ready OR EXISTS (SELECT FROM {s}.flow_left), due FROM {s}.look(%s)"
+ENTERED_AT_ONCE = 500
+"""Pushed jobs of a topic that one statement puts into lines, which bounds how long it holds their lock."""
+
 _ANSWERS = {"s": Answer.SETTLED, "a": Answer.ALREADY, "-": Answer.STALE}
 
 
@@ -109,19 +112,33 @@ class PostgresBackend(
     def _push(self, messages: Sequence[Outgoing], request: str, *, loosely: bool) -> Mapping[str, str]:
         if not messages:
             return {}
-        conflicts: Mapping[str, str] = self._connection.function(
-            "push", request, *facts(messages), loosely, self._options.cancelled_ttl
-        )
-        self._wake([message.topic for message in messages])
+        parameters = facts(messages)
+        ttl = self._options.cancelled_ttl
+        conflicts: Mapping[str, str] = self._connection.function("push", request, *parameters, loosely, ttl)
+        self._wake_for(messages, lined=parameters[-1])
         return conflicts
 
     def push_guarded(self, messages: Sequence[Outgoing], request: str, guard: Guard) -> Mapping[str, str] | None:
+        parameters = facts(messages)
         conflicts: Mapping[str, str] | None = self._connection.function(
-            "push_guarded", guard.kind, guard.name, guard.version, request, *facts(messages), self._options.cancelled_ttl
+            "push_guarded", guard.kind, guard.name, guard.version, request, *parameters, self._options.cancelled_ttl
         )
         if conflicts is not None:
-            self._wake([message.topic for message in messages])
+            self._wake_for(messages, lined=parameters[-1])
         return conflicts
+
+    def _wake_for(self, messages: Sequence[Outgoing], *, lined: bool) -> None:
+        """Wake workers for pushed jobs; if one may stand in a line, put them into their lines first, in steps."""
+        topics = [message.topic for message in messages]
+        if not lined:
+            self._wake(topics)
+            return
+        names = sorted({*topics})
+        for _ in range(0, len(topics) + ENTERED_AT_ONCE, ENTERED_AT_ONCE):
+            counts = [topics.count(name) for name in names]
+            names = self._connection.function("enter_pushed", names, counts, ENTERED_AT_ONCE)
+            if not names:
+                break
 
     def bind(self, messages: Sequence[Outgoing]) -> Mapping[str, str]:
         ids, keys = [message.id for message in messages], [stored(message.unique.key) for message in messages if message.unique]

@@ -73,7 +73,7 @@ END $$;
 
 -- Move members to a phase, and note what follows; skip those that have ended for good. Callers proceed later.
 CREATE OR REPLACE FUNCTION {s}.enter(seqs bigint[], phase_ integer, reason_ text, now_ double precision)
-RETURNS void LANGUAGE plpgsql SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
+RETURNS void LANGUAGE plpgsql SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     final_ boolean := phase_ IN (3, 5, 6, 7);
     ended_ boolean := phase_ NOT IN (0, 2);
@@ -190,7 +190,7 @@ END $$;
 
 -- Decide the fate of members that are waiting or stuck.
 CREATE OR REPLACE FUNCTION {s}.decide(seqs bigint[], ttl double precision, now_ double precision)
-RETURNS text[] LANGUAGE plpgsql SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
+RETURNS text[] LANGUAGE plpgsql SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     met record;
     woken text[] := '{}';
@@ -238,7 +238,7 @@ END $$;
 -- Count the end of targets in the rows of the members that are after them, and decide their fate: those up to `cut`, or all.
 CREATE OR REPLACE FUNCTION {s}.tell_members(
     flows bigint[], notes bigint[], ended_ integer, cut bigint, ttl double precision, now_ double precision)
-RETURNS text[] LANGUAGE plpgsql SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
+RETURNS text[] LANGUAGE plpgsql SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     told bigint[];
 BEGIN
@@ -305,7 +305,7 @@ END $$;
 
 -- Remove members of a cancelled flow that are not reserved; give up its dead letters. Returns how many were looked at.
 CREATE OR REPLACE FUNCTION {s}.sweep(w {s}.flow_work, most integer, ttl double precision, now_ double precision)
-RETURNS integer LANGUAGE plpgsql SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
+RETURNS integer LANGUAGE plpgsql SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     looked integer;
     last bigint;
@@ -338,7 +338,7 @@ END $$;
 -- Take one or more of the oldest notes of these flows, for up to `most` members; `decided` is NULL if there was none.
 CREATE OR REPLACE FUNCTION {s}.take_step(
     flows bigint[], most integer, ttl double precision, now_ double precision, OUT decided integer, OUT woken text[])
-LANGUAGE plpgsql SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     w record;
     first {s}.flow_work;
@@ -384,7 +384,7 @@ END $$;
 
 -- Carry on with what follows in flows that the caller has locked, for up to `most` members; note the ends of these flows.
 CREATE OR REPLACE FUNCTION {s}.proceed(flows bigint[], most integer, ttl double precision, now_ double precision)
-RETURNS text[] LANGUAGE plpgsql SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
+RETURNS text[] LANGUAGE plpgsql SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     step record;
     woken text[] := '{}';

@@ -77,6 +77,11 @@ DECLARE
     taken jsonb := '{}';
 BEGIN
     FOREACH each IN ARRAY limits LOOP
+        IF starts_with(each, 'key/') THEN -- has no rate
+            INSERT INTO {s}.limit_state AS t (name, used) VALUES (each, 1) ON CONFLICT (name) DO UPDATE SET used = t.used + 1;
+            taken := taken || jsonb_build_object(each, 0);
+            CONTINUE;
+        END IF;
         SELECT * INTO rules FROM {s}.rules_of(each);
         INSERT INTO {s}.limit_state AS t (name, used, tat) VALUES (each, 1, coalesce(now_ + rules.every, 0))
             ON CONFLICT (name) DO UPDATE SET used = t.used + 1, tat = CASE
@@ -107,10 +112,21 @@ LANGUAGE sql STABLE AS $$
              SELECT s.* FROM {s}.limit_state AS s
               WHERE s.name = each OR s.name > each || ':' AND s.name < each || ';' LIMIT 10000) AS t)),
     defined AS (
-        SELECT DISTINCT d.name FROM {s}.limit_definition AS d WHERE cardinality(names) = 0 OR split_part(d.name, ':', 1) = ANY (names))
-    SELECT coalesce(t.name, d.name), coalesce(t.used, 0), coalesce(t.waiting, 0), r.concurrency, r.every, r.burst,
-           EXISTS (SELECT FROM {s}.limit_definition AS o
-                    WHERE o.override AND o.name IN (coalesce(t.name, d.name), split_part(coalesce(t.name, d.name), ':', 1))),
-           d.name IS NOT NULL, coalesce(t.tat, 0), coalesce(t.closed_until, 0), {s}.now_()
-      FROM states AS t FULL JOIN defined AS d ON d.name = t.name, LATERAL {s}.rules_of(coalesce(t.name, d.name)) AS r
+        SELECT DISTINCT d.name FROM {s}.limit_definition AS d
+         WHERE cardinality(names) = 0 OR split_part(d.name, ':', 1) = ANY (names))
+    SELECT v.name, v.used, v.waiting,
+           CASE WHEN t.topic IS NOT NULL THEN t.max_per_key WHEN o.name IS NOT NULL THEN o.concurrency
+                WHEN p.name IS NOT NULL THEN p.concurrency ELSE d.concurrency END,
+           CASE WHEN t.topic IS NOT NULL THEN NULL WHEN o.name IS NOT NULL THEN o.every
+                WHEN p.name IS NOT NULL THEN p.every ELSE d.every END,
+           CASE WHEN t.topic IS NOT NULL THEN 1 ELSE coalesce(o.burst, p.burst, d.burst) END,
+           o.name IS NOT NULL OR p.name IS NOT NULL, v.defined, v.tat, v.closed_until, {s}.now_()
+      FROM (SELECT coalesce(t.name, d.name) AS name, coalesce(t.used, 0) AS used, coalesce(t.waiting, 0) AS waiting,
+                   d.name IS NOT NULL AS defined, coalesce(t.tat, 0) AS tat, coalesce(t.closed_until, 0) AS closed_until
+              FROM states AS t FULL JOIN defined AS d ON d.name = t.name) AS v
+      LEFT JOIN {s}.limit_definition AS o ON o.override AND o.name = v.name
+      LEFT JOIN {s}.limit_definition AS p ON p.override AND p.name = split_part(v.name, ':', 1)
+      LEFT JOIN {s}.limit_definition AS d ON NOT d.override AND d.name = split_part(v.name, ':', 1)
+      LEFT JOIN {s}.topic_lines AS t ON starts_with(v.name, 'key/') AND t.topic = split_part(substr(v.name, 5), ':', 1)
+            AND t.fair AND t.max_per_key IS NOT NULL
 $$;

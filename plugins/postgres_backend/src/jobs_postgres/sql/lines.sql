@@ -4,6 +4,9 @@
 -- and `limit_change`: so it waits for nobody, and a transaction of a caller that stays open holds nobody up. Lines, limits and
 -- turns are changed only under one lock, by `serve` when it reserves, and by others as said there. They hold it until their
 -- commit, which does not wait for the disk, and meanwhile never wait for a row: so no two steps can wait for one another.
+--
+-- The functions that begin such a step plan without sequential scans, because the planner knows nothing of tables that are new,
+-- or were empty when it looked last.
 
 -- Make jobs ready, which are in no other table: the plain ones at once, the others by sending them to their lines. In a fair
 -- topic, the keys of those that were reserved, but not started, are served next.
@@ -107,7 +110,8 @@ CREATE OR REPLACE FUNCTION {s}.lock_lines() RETURNS void LANGUAGE sql AS $$
 $$;
 
 -- The limits in which a job counts; `fair`: its topic is fair.
-CREATE OR REPLACE FUNCTION {s}.counted(limits text[], topic text, key text, fair boolean) RETURNS text[] LANGUAGE sql IMMUTABLE AS $$
+CREATE OR REPLACE FUNCTION {s}.counted(limits text[], topic text, key text, fair boolean)
+RETURNS text[] LANGUAGE sql IMMUTABLE AS $$
     SELECT CASE WHEN fair THEN limits || ('key/' || topic || ':' || key) ELSE limits END
 $$;
 
@@ -178,7 +182,8 @@ DECLARE
     each text;
 BEGIN
     FOR each IN SELECT name FROM {s}.limit_state
-                 WHERE name = ANY ({s}.counted(limits, topic_, key_, true)) AND waiting > 0 AND name IS DISTINCT FROM except_for LOOP
+                 WHERE name = ANY ({s}.counted(limits, topic_, key_, true)) AND waiting > 0
+                   AND name IS DISTINCT FROM except_for LOOP
         PERFORM {s}.advance(topic_, each, now_);
     END LOOP;
 END $$;
@@ -327,63 +332,66 @@ BEGIN
           FROM gone AS g JOIN {s}.job AS j ON j.seq = g.seq),
     plain AS (
         INSERT INTO {s}.ready SELECT topic_, rank, since, seq FROM jobs WHERE NOT lined),
-    placed AS MATERIALIZED (
-        SELECT jobs.*, CASE WHEN t.fair THEN rank ELSE 0::smallint END AS of_rank, CASE WHEN t.fair THEN key ELSE '' END AS of_key
-          FROM jobs WHERE lined),
-    kinds AS MATERIALIZED (
-        SELECT of_rank, of_key, limits, count(*) AS size, min(p.n) AS first,
-               (array_agg(rank ORDER BY rank, since, seq))[1] AS head_rank,
-               (array_agg(since ORDER BY rank, since, seq))[1] AS head_since,
-               (array_agg(seq ORDER BY rank, since, seq))[1] AS head_seq
-          FROM placed AS p GROUP BY of_rank, of_key, limits),
-    turns AS (
-        SELECT of_rank, of_key, t.turn + row_number() OVER (ORDER BY min(first)) AS turn FROM kinds
-         WHERE t.fair AND of_key <> '' AND NOT EXISTS (
-             SELECT FROM {s}.line AS l WHERE l.topic = topic_ AND l.fair AND l.rank = of_rank AND l.key = of_key)
-         GROUP BY of_rank, of_key),
-    judged AS MATERIALIZED (
-        SELECT k.*, l.id IS NULL AS is_new,
-               CASE WHEN l.id IS NULL THEN (
-                   SELECT r.blocker FROM {s}.first_without_room({s}.counted(k.limits, topic_, of_key, t.fair), now_) AS r)
-               END AS blocker
-          FROM kinds AS k LEFT JOIN {s}.line AS l
-            ON (l.topic, l.fair, l.rank, l.key, l.limits) = (topic_, t.fair, of_rank, of_key, k.limits)),
+    placed AS MATERIALIZED ( -- `nth` in its line
+        SELECT p.*, row_number() OVER (PARTITION BY of_rank, of_key, limits ORDER BY rank, since, seq) AS nth,
+               count(*) OVER (PARTITION BY of_rank, of_key, limits) AS size,
+               min(p.n) OVER (PARTITION BY of_rank, of_key) AS came
+          FROM (SELECT jobs.*, CASE WHEN t.fair THEN rank ELSE 0::smallint END AS of_rank,
+                       CASE WHEN t.fair THEN key ELSE '' END AS of_key
+                  FROM jobs WHERE lined) AS p),
+    located AS MATERIALIZED ( -- windows and lookups, since a join of rows that the planner expects to be few would take n * n steps
+        SELECT p.*, l.id IS NULL AS is_new, l.filed_under,
+               (p.rank, p.since, p.seq) < (l.head_rank, l.head_since, l.head_seq) AS is_better,
+               CASE WHEN p.nth = 1 THEN coalesce(l.id, nextval('{s}.line_id')) END AS id,
+               CASE WHEN p.nth = 1 AND l.id IS NULL THEN (
+                   SELECT r.blocker FROM {s}.first_without_room(
+                              {s}.counted(p.limits, topic_, of_key, t.fair AND t.max_per_key IS NOT NULL), now_) AS r)
+               END AS blocker,
+               t.fair AND p.nth = 1 AND l.id IS NULL AND of_key <> '' AND (
+                   SELECT q.id FROM {s}.line AS q WHERE q.topic = topic_ AND q.fair AND q.rank = of_rank AND q.key = of_key
+                    LIMIT 1) IS NULL AS is_new_key
+          FROM placed AS p LEFT JOIN LATERAL (
+               SELECT * FROM {s}.line AS q
+                WHERE p.nth = 1 AND q.topic = topic_ AND q.fair = t.fair AND q.rank = of_rank AND q.key = of_key
+                  AND q.limits = p.limits
+                LIMIT 1) AS l ON true),
+    heads AS MATERIALIZED (
+        SELECT *, dense_rank() OVER (PARTITION BY is_new_key ORDER BY came) AS place FROM located WHERE nth = 1),
     put AS (
-        INSERT INTO {s}.line AS l (topic, fair, rank, key, limits, size, bounded, filed_under, turn, head_rank, head_since, head_seq)
-        SELECT topic_, t.fair, of_rank, of_key, k.limits, k.size, CASE WHEN is_new THEN {s}.is_bounded(k.limits) ELSE false END,
-               blocker,
+        INSERT INTO {s}.line AS l (
+            id, topic, fair, rank, key, limits, size, bounded, filed_under, turn, head_rank, head_since, head_seq)
+        SELECT h.id, topic_, t.fair, of_rank, of_key, h.limits, h.size,
+               CASE WHEN is_new THEN {s}.is_bounded(h.limits) ELSE false END, blocker,
                CASE WHEN NOT t.fair OR NOT is_new THEN 0
+                    WHEN is_new_key THEN t.turn + place
                     WHEN of_key = '' THEN
                         coalesce((SELECT q.turn FROM {s}.keyless_turn AS q WHERE q.topic = topic_ AND q.rank = of_rank), 0)
-                    ELSE coalesce((SELECT q.turn FROM turns AS q WHERE (q.of_rank, q.of_key) = (k.of_rank, k.of_key)),
-                                  (SELECT q.turn FROM {s}.line AS q
-                                    WHERE q.topic = topic_ AND q.fair AND q.rank = k.of_rank AND q.key = k.of_key LIMIT 1), 0) END,
-               k.head_rank, k.head_since, k.head_seq
-          FROM judged AS k
+                    ELSE (SELECT q.turn FROM {s}.line AS q
+                           WHERE q.topic = topic_ AND q.fair AND q.rank = of_rank AND q.key = of_key LIMIT 1) END,
+               h.rank, h.since, h.seq
+          FROM heads AS h
         ON CONFLICT (topic, fair, rank, key, limits) DO UPDATE SET size = l.size + excluded.size,
             head_rank = CASE WHEN (excluded.head_rank, excluded.head_since, excluded.head_seq)
                                 < (l.head_rank, l.head_since, l.head_seq) THEN excluded.head_rank ELSE l.head_rank END,
             head_since = CASE WHEN (excluded.head_rank, excluded.head_since, excluded.head_seq)
                                  < (l.head_rank, l.head_since, l.head_seq) THEN excluded.head_since ELSE l.head_since END,
             head_seq = CASE WHEN (excluded.head_rank, excluded.head_since, excluded.head_seq)
-                               < (l.head_rank, l.head_since, l.head_seq) THEN excluded.head_seq ELSE l.head_seq END
-        RETURNING l.id, l.rank, l.key, l.limits, l.filed_under, l.head_seq),
+                               < (l.head_rank, l.head_since, l.head_seq) THEN excluded.head_seq ELSE l.head_seq END),
     stand AS (
         INSERT INTO {s}.lined (seq, line, rank, since)
-        SELECT p.seq, put.id, p.rank, p.since FROM placed AS p
-          JOIN put ON (put.rank, put.key, put.limits) = (p.of_rank, p.of_key, p.limits)),
+        SELECT seq, max(id) OVER (PARTITION BY of_rank, of_key, limits), rank, since FROM located),
     unstarted AS (
         SELECT jobs.rank, jobs.key, max(jobs.n) AS last FROM jobs WHERE t.fair AND front GROUP BY jobs.rank, jobs.key)
-    SELECT (SELECT count(*) FROM gone), (SELECT count(*) FROM turns),
-           coalesce(sum(k.size) FILTER (WHERE put.filed_under IS NULL), 0),
-           coalesce(sum(k.size) FILTER (WHERE put.filed_under IS NOT NULL), 0),
-           array_agg(put.id) FILTER (WHERE NOT is_new AND put.filed_under IS NOT NULL AND put.head_seq = k.head_seq),
-           array_agg(put.filed_under) FILTER (WHERE put.filed_under IS NOT NULL),
-           array_agg(k.size) FILTER (WHERE put.filed_under IS NOT NULL),
+    SELECT (SELECT count(*) FROM gone), count(DISTINCT came) FILTER (WHERE is_new_key),
+           coalesce(sum(size) FILTER (WHERE coalesce(filed_under, blocker) IS NULL), 0),
+           coalesce(sum(size) FILTER (WHERE coalesce(filed_under, blocker) IS NOT NULL), 0),
+           array_agg(id) FILTER (WHERE filed_under IS NOT NULL AND is_better),
+           array_agg(coalesce(filed_under, blocker)) FILTER (WHERE coalesce(filed_under, blocker) IS NOT NULL),
+           array_agg(size) FILTER (WHERE coalesce(filed_under, blocker) IS NOT NULL),
            array_agg(DISTINCT blocker),
            (SELECT array_agg(rank ORDER BY last) FROM unstarted), (SELECT array_agg(key ORDER BY last) FROM unstarted)
       INTO count_, keys, opened, closed, better, filed, sizes, later, ranks, fronts
-      FROM put JOIN judged AS k ON (put.rank, put.key, put.limits) = (k.of_rank, k.of_key, k.limits);
+      FROM heads;
     UPDATE {s}.topic_lines SET ready = ready + opened, limited = limited + closed, turn = turn + keys WHERE topic = topic_;
     IF filed IS NOT NULL THEN
         INSERT INTO {s}.limit_state AS s (name, waiting)
@@ -463,7 +471,8 @@ DECLARE
     front_ bigint;
     closed bigint[];
 BEGIN
-    UPDATE {s}.topic_lines SET front = front - cardinality(keys) WHERE topic = topic_ RETURNING front + cardinality(keys) INTO front_;
+    UPDATE {s}.topic_lines SET front = front - cardinality(keys) WHERE topic = topic_
+        RETURNING front + cardinality(keys) INTO front_;
     INSERT INTO {s}.keyless_turn SELECT topic_, f.rank, front_ - f.n FROM unnest(ranks, keys) WITH ORDINALITY AS f (rank, key, n)
          WHERE f.key = ''
         ON CONFLICT (topic, rank) DO UPDATE SET turn = excluded.turn;
@@ -490,7 +499,8 @@ BEGIN
 END $$;
 
 -- Store definitions of limits (name: concurrency, interval, burst) and rules of topics (topic: fair, most per key).
-CREATE OR REPLACE FUNCTION {s}.define_limits(limits jsonb, topics jsonb) RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION {s}.define_limits(limits jsonb, topics jsonb) RETURNS void
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     now_ double precision := {s}.now_();
     d record;
@@ -521,7 +531,8 @@ END $$;
 
 -- Override the definition of a limit or of one value; without a `burst_`, reset it, and end closures by jobs.
 CREATE OR REPLACE FUNCTION {s}.override_limit(name_ text, concurrency_ integer, every_ double precision, burst_ integer)
-RETURNS void LANGUAGE plpgsql AS $$
+RETURNS void
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     now_ double precision := {s}.now_();
 BEGIN
@@ -543,7 +554,8 @@ END $$;
 
 -- Do what settlements and removals have left in the inboxes, as a statement of its own, which does not wait for the disk: if
 -- it is lost, whoever reserves or keeps house does it.
-CREATE OR REPLACE FUNCTION {s}.tidy_lines() RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION {s}.tidy_lines() RETURNS void
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
 BEGIN
     IF EXISTS (SELECT FROM {s}.limit_change) OR EXISTS (SELECT FROM {s}.leaving) THEN
         PERFORM set_config('synchronous_commit', 'off', true);
@@ -552,8 +564,35 @@ BEGIN
     END IF;
 END $$;
 
--- The same as a part of housekeeping, for all topics; forget what is not needed any more. Returns whether there is more to do.
-CREATE OR REPLACE FUNCTION {s}.keep_lines(most integer) RETURNS boolean LANGUAGE plpgsql AS $$
+-- Put pushed jobs into their lines, `most` of each topic, and wake workers for those that may start. Returns the topics of which
+-- there may be more. Losing it in a crash of the server loses nothing: whoever reserves or keeps house does it.
+CREATE OR REPLACE FUNCTION {s}.enter_pushed(topics text[], counts integer[], most integer) RETURNS text[] LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
+DECLARE
+    now_ double precision;
+    more text[] := '{}';
+BEGIN
+    IF NOT EXISTS (SELECT FROM {s}.entering WHERE topic = ANY (topics)) THEN
+        PERFORM {s}.wake_after(topics, counts); -- they have a key, and their topics are not fair
+        RETURN more;
+    END IF;
+    PERFORM set_config('synchronous_commit', 'off', true);
+    PERFORM {s}.lock_lines();
+    now_ := {s}.now_();
+    PERFORM {s}.apply_changes(now_);
+    FOR n IN 1 .. cardinality(topics) LOOP
+        IF {s}.enter_lines(topics[n], most, now_) THEN
+            more := more || topics[n];
+        END IF;
+        IF EXISTS (SELECT FROM {s}.line WHERE topic = topics[n] AND filed_under IS NULL)
+            OR EXISTS (SELECT FROM {s}.ready WHERE topic = topics[n]) THEN
+            PERFORM {s}.wake(topics[n : n], counts[n]);
+        END IF;
+    END LOOP;
+    RETURN more;
+END $$;
+
+-- The same as `tidy_lines` as a part of housekeeping, for all topics; forget what is not needed any more. Returns whether there is more to do.
+CREATE OR REPLACE FUNCTION {s}.keep_lines(most integer) RETURNS boolean LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     now_ double precision;
     t text;

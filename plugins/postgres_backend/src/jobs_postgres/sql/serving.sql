@@ -38,7 +38,7 @@ END $$;
 CREATE OR REPLACE FUNCTION {s}.serve(
     topic_ text, most integer, startable integer, owner_ text, request_ text, now_ double precision,
     OUT taken bigint[], OUT may_take integer, OUT passed_over boolean)
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET enable_seqscan = off SET jit = off AS $$
 DECLARE
     rules record;
     plain_limits text[] := '{}';
@@ -67,7 +67,7 @@ BEGIN
     may_take := startable;
     PERFORM {s}.lock_lines();
     PERFORM {s}.apply_changes(now_);
-    more := {s}.enter_lines(topic_, 1000, now_);
+    more := {s}.enter_lines(topic_, 500, now_); -- as ENTERED_AT_ONCE
     more := {s}.look_again(topic_, 100, now_) OR more;
     SELECT fair, max_per_key, turn INTO rules FROM {s}.topic_lines WHERE topic = topic_;
     rules.fair := coalesce(rules.fair, false);
@@ -135,7 +135,7 @@ BEGIN
             CONTINUE;
         END IF;
         named := {s}.counted(best.limits, topic_, best.key, rules.fair);
-        SELECT * INTO room FROM {s}.first_without_room(named, now_);
+        SELECT * INTO room FROM {s}.first_without_room(CASE WHEN rules.fair AND NOT all_bounded THEN best.limits ELSE named END, now_);
         IF room.blocker IS NOT NULL THEN
             looks := looks - 1;
             PERFORM {s}.close_line(best.id, room.blocker, room.at, now_);
@@ -242,7 +242,7 @@ BEGIN
         IF NOT FOUND THEN
             RETURN false;
         END IF;
-        SELECT * INTO room FROM {s}.first_without_room({s}.counted(l.limits, topic_, l.key, fair_), now_);
+        SELECT * INTO room FROM {s}.first_without_room({s}.counted(l.limits, topic_, l.key, all_bounded), now_);
         IF room.blocker IS NULL THEN
             RETURN true;
         END IF;
