@@ -39,6 +39,11 @@ def forget(tx: Transaction, seqs: str) -> None:
         _count(tx, topic, group, -letters)
 
 
+def number(tx: Transaction, topic: str) -> int:
+    """Return how many dead letters of a topic are counted."""
+    return int(tx.first("SELECT coalesce(sum(letters), 0) FROM dead_group WHERE topic = ?", (topic,)))
+
+
 def _count(tx: Transaction, topic: str, group: str, letters: int) -> None:
     tx.db.execute(
         "INSERT INTO dead_group VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET letters = letters + excluded.letters",

@@ -76,12 +76,14 @@ def make_dead(
         (tx.now, reason, errors, counted, seq),
     )
     letters.bury(tx, seq, topic, tx.now, of or letters.of_errors(reason, errors))
-    drop_letters(
-        tx,
-        f"SELECT seq FROM job WHERE topic = ? AND dead_at IS NOT NULL AND {DISPENSABLE} "
-        "ORDER BY dead_at DESC, seq DESC LIMIT 100 OFFSET ?",
-        (topic, tx.options.retention(topic).dead_max),
-    )
+    most = tx.options.retention(topic).dead_max
+    if letters.number(tx, topic) > most:  # the query looks at as many letters as are kept
+        drop_letters(
+            tx,
+            f"SELECT seq FROM job WHERE topic = ? AND dead_at IS NOT NULL AND {DISPENSABLE} "
+            "ORDER BY dead_at DESC, seq DESC LIMIT 100 OFFSET ?",
+            (topic, most),
+        )
 
 
 def drop_letters(tx: Transaction, seqs: str, parameters: Sequence[object]) -> list[int]:
