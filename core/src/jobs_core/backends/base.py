@@ -672,6 +672,15 @@ class Operable:
         Called by: `jobsctl setup`. Atomicity: may be repeated. Blocks: until done. Raises: BackendError, BackendUnavailable.
         """
 
+    def setup_sql(self, producer: str = "", worker: str = "") -> str:
+        """Return the SQL that `setup` executes, with the rights of two roles if they are named; empty if it needs none.
+
+        `producer` may enqueue alone, `worker` may do all but `setup`.
+
+        Called by: `jobsctl setup --sql`, on a backend that need not be open. Atomicity: none. Blocks: never. Raises: nothing.
+        """
+        return ""
+
     def _lacks(self, feature: str) -> NotSupported:
         return NotSupported(feature, f"{self.name}://")
 

@@ -97,9 +97,24 @@ def _topics_of(module: str) -> list[str]:
 
 
 @click.command("setup")
+@click.option("--sql", "as_sql", is_flag=True, help="Print the SQL instead of executing it.")
+@click.option("--producer", metavar="ROLE", help="With --sql: a role that may enqueue, and nothing else.")
+@click.option("--worker", metavar="ROLE", help="With --sql: a role that may do everything but set up.")
 @pass_context
-def setup_command(context: Context) -> None:
-    """Create what the backend needs, so that workers need no permission to do so, and define limits and fair topics in it."""
+def setup_command(context: Context, as_sql: bool, producer: str | None, worker: str | None) -> None:
+    """Create what the backend needs, so that workers need no permission to do so, and define limits and fair topics in it.
+
+    For people who do not let tools touch their database, --sql prints what this would execute: for PostgreSQL.
+    """
+    if as_sql:
+        backend = context.app.new_backend()
+        text = backend.setup_sql(producer or "", worker or "")
+        if not text:
+            fail(f"{backend.name}:// is not set up by SQL: call `jobsctl setup`", Exit.USAGE)
+        output.script(text)
+        return
+    if producer or worker:
+        fail("--producer and --worker print rights: they belong to --sql", Exit.USAGE)
 
     def set_up(backend: Backend) -> None:
         backend.setup()

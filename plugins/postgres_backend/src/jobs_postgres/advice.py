@@ -60,7 +60,7 @@ def _access(target: Target, connection: ServerConnection) -> Iterator[str]:
             f"{remote[0]} is reached without a verified certificate: add sslmode=verify-full and sslrootcert=FILE (or system)"
         )
     if remote and connection.value("SELECT rolsuper FROM pg_roles WHERE rolname = current_user"):
-        yield 'jobs connects as a superuser: make a user of its own; see "Backends" in the documentation'
+        yield 'jobs connects as a superuser: make a user of its own; see "PostgreSQL" in the documentation'
 
 
 def _bloat(connection: ServerConnection) -> Iterator[str]:

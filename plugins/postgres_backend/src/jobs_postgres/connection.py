@@ -25,6 +25,7 @@ CONNECT_TIMEOUT = 5
 
 SCHEMA_VERSION = 2
 SCRIPTS = (
+    "schema.sql",
     "lines_schema.sql",
     "flows_schema.sql",
     "functions.sql",
@@ -195,15 +196,18 @@ class ServerConnection:
         """Make the tables if they are missing, and the functions; any number of processes may do so at once."""
         with self.translated(), self._alive().transaction():
             self.raw.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"jobs setup {self.target.schema}",))
-            if self.version() is None:
-                self.raw.execute(self.script("schema.sql").encode())
-            for name in SCRIPTS:
-                self.raw.execute(self.script(name).encode())
-            self.raw.execute(f"UPDATE {self.schema}.meta SET value = {SCHEMA_VERSION} WHERE key = 'schema'".encode())
+            for statements in self.scripts():
+                self.raw.execute(statements.encode())
 
-    def script(self, name: str) -> str:
-        """Return the SQL of a file for this schema."""
-        return (files(__package__) / "sql" / name).read_text(encoding="utf-8").replace("{s}", self.schema)
+    def scripts(self) -> list[str]:
+        """Return the SQL that makes the tables that are missing, and all functions."""
+        version = f"UPDATE {self.schema}.meta SET value = {SCHEMA_VERSION} WHERE key = 'schema';\n"
+        return [*map(self.script, SCRIPTS), version]
+
+    def script(self, name: str, role: str = "") -> str:
+        """Return the SQL of a file for this schema, and for a role that it names."""
+        text = (files(__package__) / "sql" / name).read_text(encoding="utf-8").replace("{s}", self.schema)
+        return text.replace("{role}", sql.Identifier(role).as_string(None)) if role else text
 
 
 def _unanswered(error: Exception) -> bool:

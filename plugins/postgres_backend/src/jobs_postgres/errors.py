@@ -19,7 +19,7 @@ _FIXES = {
     "3F000": "the tables of jobs are missing: run `jobsctl setup` as a user that may create them",
     "42P01": "the tables of jobs are missing: run `jobsctl setup` as a user that may create them",
     "42883": "the functions of jobs are missing or of another release: run `jobsctl setup`",
-    "42501": 'the user lacks a right: see "Backends" in the documentation for those that jobs needs',
+    "42501": "the user lacks a right: `jobsctl setup --sql --worker ROLE` prints those that it needs",
     "25006": "this server is read-only: it is a standby, or the URL names the wrong server",
 }
 _AT_CONNECTING = {  # the client gives no code for these

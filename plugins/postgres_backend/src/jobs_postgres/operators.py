@@ -205,6 +205,11 @@ class PostgresOperatorCalls(PostgresFlowCalls, PostgresNoteCalls, PostgresLetter
 
         return self._wait_for(job_id, look, timeout)
 
+    def setup_sql(self, producer: str = "", worker: str = "") -> str:
+        roles = [("producer.sql", producer), ("worker.sql", worker)]
+        grants = [self._connection.script(name, role) for name, role in roles if role]
+        return "\n".join(["BEGIN;\n", *self._connection.scripts(), *grants, "COMMIT;"])
+
     def setup(self) -> None:
         if self._connection.connected:
             self._connection.setup()

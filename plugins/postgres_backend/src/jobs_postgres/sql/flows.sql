@@ -653,7 +653,7 @@ END $$;
 
 -- Begin to add a part: lock its flow, and return what `place_facts` does, or why there is nothing to add.
 CREATE OR REPLACE FUNCTION {s}.begin_part(request_ text, id_ text, number integer, messages jsonb, ids text[], labels text[])
-RETURNS jsonb LANGUAGE plpgsql AS $$
+RETURNS jsonb LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     f {s}.flow;
     conflicts_ jsonb;
@@ -685,7 +685,7 @@ END $$;
 CREATE OR REPLACE FUNCTION {s}.end_part(
     flow_ bigint, new_ bigint[], part jsonb, keyed jsonb, members jsonb, payloads bytea[], groups jsonb, edges jsonb, takers jsonb,
     at_once bigint[], ttl double precision)
-RETURNS text[] LANGUAGE plpgsql AS $$
+RETURNS text[] LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     now_ double precision := {s}.now_();
     last boolean := (part ->> 'last')::boolean;

@@ -20,7 +20,7 @@ END $$;
 
 -- The same, as a statement of its own after a push: losing it in a crash of the server loses nothing, so it does not wait for
 -- the disk. Only the commit of the push makes its jobs visible, so that a worker that falls asleep meanwhile sees them.
-CREATE OR REPLACE FUNCTION {s}.wake_after(topics text[], counts integer[]) RETURNS void LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION {s}.wake_after(topics text[], counts integer[]) RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     n integer;
 BEGIN
@@ -136,7 +136,7 @@ END $$;
 CREATE OR REPLACE FUNCTION {s}.push(
     request_ text, messages jsonb, payloads bytea[], plain boolean, lined boolean, loosely boolean,
     cancelled_ttl double precision)
-RETURNS jsonb LANGUAGE plpgsql AS $$
+RETURNS jsonb LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     now_ double precision := {s}.now_();
     conflicts_ jsonb := '{}';

@@ -8,12 +8,12 @@
 
 CREATE SCHEMA IF NOT EXISTS {s};
 
-CREATE TABLE {s}.meta (key text PRIMARY KEY, value double precision NOT NULL);
-INSERT INTO {s}.meta VALUES ('schema', 1), ('last_housekeep', 0);
+CREATE TABLE IF NOT EXISTS {s}.meta (key text PRIMARY KEY, value double precision NOT NULL);
+INSERT INTO {s}.meta VALUES ('schema', 1), ('last_housekeep', 0) ON CONFLICT DO NOTHING;
 
-CREATE SEQUENCE {s}.arrival;           -- order of arrival
+CREATE SEQUENCE IF NOT EXISTS {s}.arrival;           -- order of arrival
 
-CREATE TABLE {s}.job (
+CREATE TABLE IF NOT EXISTS {s}.job (
     seq          bigint           PRIMARY KEY,
     id           text COLLATE "C" NOT NULL UNIQUE,
     topic        text COLLATE "C" NOT NULL,
@@ -31,7 +31,7 @@ CREATE TABLE {s}.job (
     payload      bytea            NOT NULL
 );
 
-CREATE TABLE {s}.ready (               -- in order of service: by priority, then by the time at which they became ready
+CREATE TABLE IF NOT EXISTS {s}.ready (               -- in order of service: by priority, then by the time at which they became ready
     topic text COLLATE "C" NOT NULL,
     rank  smallint         NOT NULL,
     since double precision NOT NULL,
@@ -39,7 +39,7 @@ CREATE TABLE {s}.ready (               -- in order of service: by priority, then
     PRIMARY KEY (topic, rank, since, seq)
 );
 
-CREATE TABLE {s}.scheduled (
+CREATE TABLE IF NOT EXISTS {s}.scheduled (
     topic text COLLATE "C" NOT NULL,
     due   double precision NOT NULL,
     seq   bigint           NOT NULL UNIQUE,
@@ -47,7 +47,7 @@ CREATE TABLE {s}.scheduled (
     PRIMARY KEY (topic, due, seq)
 );
 
-CREATE TABLE {s}.reserved (            -- a token is seq and request: a request reserves a job once, and is never repeated
+CREATE TABLE IF NOT EXISTS {s}.reserved (            -- a token is seq and request: a request reserves a job once, and is never repeated
     seq     bigint           PRIMARY KEY,
     at      double precision NOT NULL,
     owner   text COLLATE "C" NOT NULL,
@@ -55,7 +55,7 @@ CREATE TABLE {s}.reserved (            -- a token is seq and request: a request 
     topic   text COLLATE "C" NOT NULL
 );
 
-CREATE TABLE {s}.dead (
+CREATE TABLE IF NOT EXISTS {s}.dead (
     topic  text COLLATE "C" NOT NULL,
     at     double precision NOT NULL,
     seq    bigint           NOT NULL UNIQUE,
@@ -63,30 +63,30 @@ CREATE TABLE {s}.dead (
     PRIMARY KEY (topic, at, seq)
 );
 
-CREATE TABLE {s}.owner (
+CREATE TABLE IF NOT EXISTS {s}.owner (
     id          text COLLATE "C" PRIMARY KEY,
     lease_until double precision NOT NULL
 );
 
-CREATE TABLE {s}.settled (             -- the answer to the last settle request of each owner
+CREATE TABLE IF NOT EXISTS {s}.settled (             -- the answer to the last settle request of each owner
     owner   text COLLATE "C" NOT NULL,
     request text COLLATE "C" NOT NULL,
     answers text             NOT NULL, -- a letter for each settlement: s if it was settled
     PRIMARY KEY (owner, request)
 );
 
-CREATE TABLE {s}.cancel (              -- reserved jobs that are to be cancelled
+CREATE TABLE IF NOT EXISTS {s}.cancel (              -- reserved jobs that are to be cancelled
     seq    bigint           PRIMARY KEY,
     id     text             NOT NULL,
     forced boolean          NOT NULL
 );
 
-CREATE TABLE {s}.checkpoint (          -- the cursors of resumable jobs
+CREATE TABLE IF NOT EXISTS {s}.checkpoint (          -- the cursors of resumable jobs
     seq    bigint PRIMARY KEY,
     cursor bytea  NOT NULL
 );
 
-CREATE TABLE {s}.ended (               -- results, and records of cancelled jobs
+CREATE TABLE IF NOT EXISTS {s}.ended (               -- results, and records of cancelled jobs
     id     text COLLATE "C" PRIMARY KEY,
     topic  text             NOT NULL,
     state  text             NOT NULL,
@@ -94,9 +94,9 @@ CREATE TABLE {s}.ended (               -- results, and records of cancelled jobs
     until  double precision NOT NULL,
     result bytea
 );
-CREATE INDEX ended_until ON {s}.ended (until);
+CREATE INDEX IF NOT EXISTS ended_until ON {s}.ended (until);
 
-CREATE TABLE {s}.unique_key (
+CREATE TABLE IF NOT EXISTS {s}.unique_key (
     key    text COLLATE "C" PRIMARY KEY,
     job_id text    NOT NULL,
     scope  text    NOT NULL,           -- queued, done, or time
@@ -104,22 +104,22 @@ CREATE TABLE {s}.unique_key (
     until  double precision            -- scope time: when it ends; queued: when jobs that replace each other must be due
 );
 
-CREATE TABLE {s}.push_request (        -- pushes of the dedup window
+CREATE TABLE IF NOT EXISTS {s}.push_request (        -- pushes of the dedup window
     request   text COLLATE "C" PRIMARY KEY,
     at        double precision NOT NULL,
     conflicts jsonb            NOT NULL
 );
-CREATE INDEX push_request_at ON {s}.push_request (at);
+CREATE INDEX IF NOT EXISTS push_request_at ON {s}.push_request (at);
 
-CREATE TABLE {s}.paused (topic text COLLATE "C" PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS {s}.paused (topic text COLLATE "C" PRIMARY KEY);
 
-CREATE TABLE {s}.sleeper (             -- workers that wait for jobs of a topic, and the channels to which they listen
+CREATE TABLE IF NOT EXISTS {s}.sleeper (             -- workers that wait for jobs of a topic, and the channels to which they listen
     topic   text COLLATE "C" NOT NULL,
     channel text COLLATE "C" NOT NULL,
     PRIMARY KEY (topic, channel)
 );
 
-CREATE TABLE {s}.waiter (              -- processes that wait for the end of a job
+CREATE TABLE IF NOT EXISTS {s}.waiter (              -- processes that wait for the end of a job
     id      text COLLATE "C" NOT NULL,
     channel text COLLATE "C" NOT NULL,
     at      double precision NOT NULL,
@@ -133,7 +133,7 @@ ALTER TABLE {s}.reserved SET (autovacuum_vacuum_scale_factor = 0.01, autovacuum_
 ALTER TABLE {s}.settled SET (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_cost_delay = 0);
 ALTER TABLE {s}.push_request SET (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_cost_delay = 0);
 
-CREATE TABLE {s}.document (
+CREATE TABLE IF NOT EXISTS {s}.document (
     kind       text COLLATE "C" NOT NULL,
     name       text COLLATE "C" NOT NULL,
     data       bytea            NOT NULL,
@@ -142,6 +142,6 @@ CREATE TABLE {s}.document (
     until      double precision,       -- when it expires
     PRIMARY KEY (kind, name)
 );
-CREATE INDEX document_until ON {s}.document (until) WHERE until IS NOT NULL;
+CREATE INDEX IF NOT EXISTS document_until ON {s}.document (until) WHERE until IS NOT NULL;
 
-CREATE TABLE {s}.document_kind (kind text COLLATE "C" PRIMARY KEY, version bigint NOT NULL);
+CREATE TABLE IF NOT EXISTS {s}.document_kind (kind text COLLATE "C" PRIMARY KEY, version bigint NOT NULL);

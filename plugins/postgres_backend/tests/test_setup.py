@@ -1,0 +1,131 @@
+"""`jobsctl setup`: tables that somebody else creates, and roles with fewer rights."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+
+import psycopg
+import pytest
+from tests.support.project import Project
+
+from jobs_core import App, Config, Flow, set_current_app
+from jobs_core.backends.base import BackendOptions, State
+from jobs_core.errors import BackendError
+from jobs_core.job import job
+from jobs_core.registry import Registry
+from jobs_postgres.backend import PostgresBackend
+from jobs_postgres.url import parse
+
+registry = Registry()
+
+
+@job(registry=registry, name="tasks.note")
+def note(text: str = "x") -> None: ...
+
+
+@pytest.fixture
+def project(tmp_path, postgres_url):
+    made = Project(tmp_path / "project")
+    made.configure(backend=f'backend = "{postgres_url}"')
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def roles(postgres_server, schema):
+    """A producer and a worker, without any right."""
+    names = f"{schema}_web", f"{schema}-worker"
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        for name in names:
+            connection.execute(f'CREATE ROLE "{name}" LOGIN'.encode())
+    yield names
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        for name in names:
+            connection.execute(f'DROP OWNED BY "{name}"; DROP ROLE "{name}"'.encode())
+
+
+@contextlib.contextmanager
+def application(server, schema, role):
+    app = App(Config(backend=f"{server.url_of(role, 'postgres')}?schema={schema}"), registry=registry)
+    set_current_app(app)
+    try:
+        yield app
+    finally:
+        set_current_app(None)
+        app.close()
+
+
+def test_the_printed_sql_is_all_that_a_database_needs_and_may_be_repeated(project, postgres_server, schema, roles):
+    producer, worker = roles
+    text = project.here("setup", "--sql", "--producer", producer, "--worker", worker)
+    for _ in range(2):
+        with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+            connection.execute(text.encode())
+    with application(postgres_server, schema, producer) as app:
+        app.enqueue(note.call("one by one"))
+        app.enqueue(note.using(unique="only").call("unique"))
+        with Flow() as flow:
+            first = flow.add(note.call("first"))
+            flow.add(note.call("then"), after=first)
+        with psycopg.connect(postgres_server.url_of(producer, "postgres")) as connection:
+            app.enqueue(note.using(transaction=connection).call("in a transaction"))
+            with Flow(transaction=connection) as flow:
+                flow.add(note.call("in a flow"))
+        with pytest.raises(BackendError, match="lacks a right"):
+            app.operate(lambda backend: backend.browse("default", State.READY, 10))
+        with pytest.raises(BackendError, match="lacks a right"):
+            app.operate(lambda backend: backend.purge("default", State.READY))
+    url = f"{postgres_server.url_of(worker, 'postgres')}?schema={schema}"
+    done = project.run("worker", "--drain", JOBS_BACKEND=url)
+    assert done.returncode == 0, done.stderr
+    assert sorted(line.removeprefix("note ") for line in project.ledger()) == [
+        "first", "in a flow", "in a transaction", "one by one", "then", "unique",
+    ]  # fmt: skip
+    with psycopg.connect(postgres_server.url) as connection:
+        owners = "SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = %s"
+        assert connection.execute(owners.encode(), (schema,)).fetchall() == [("jobs",)]
+
+
+def test_setup_and_the_printed_sql_make_the_same(project, postgres_server, schema):
+    def made(name):
+        with psycopg.connect(postgres_server.url) as connection:
+            columns = "SELECT table_name, column_name, data_type FROM information_schema.columns WHERE table_schema = %s"
+            functions = "SELECT proname, prosecdef FROM pg_proc WHERE pronamespace = %s::regnamespace"
+            rows = connection.execute(columns.encode(), (name,)).fetchall()
+            return sorted([*rows, *connection.execute(functions.encode(), (f'"{name}"',)).fetchall()])
+
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        connection.execute(project.here("setup", "--sql").encode())
+        printed = made(schema)
+        connection.execute(f'DROP SCHEMA "{schema}" CASCADE'.encode())
+    project.here("setup")
+    assert made(schema) == printed
+
+
+def test_nobody_else_may_enqueue(postgres_server, schema, roles):
+    backend = PostgresBackend(parse(f"{postgres_server.url}?schema={schema}", "jobs"), BackendOptions())
+    backend.open(None)
+    backend.close()
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        connection.execute(f'GRANT USAGE ON SCHEMA "{schema}" TO PUBLIC'.encode())
+    with application(postgres_server, schema, roles[0]) as app, pytest.raises(BackendError, match="lacks a right"):
+        app.enqueue(note.call())
+
+
+def test_wrong_use_of_setup_is_explained(project):
+    assert "belong to --sql" in project.here("setup", "--worker", "x", code=2)
+    project.configure()
+    assert "is not set up by SQL" in project.here("setup", "--sql", code=2)
+
+
+def test_psql_takes_the_printed_sql(project, postgres_server):
+    """In the form in which people review and run it."""
+    text = project.here("setup", "--sql")
+    from jobs_core.testing.services.postgres import programs
+
+    psql = programs() / "psql"
+    done = subprocess.run(
+        [psql, "-X", "-q", "-v", "ON_ERROR_STOP=1", postgres_server.url], input=text, text=True, capture_output=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
