@@ -244,6 +244,7 @@ def test_dead_letters_of_a_cancelled_flow_say_why_they_are_not_retried(shop, pro
     dead = shop.end(Outcome.DEAD, reason="failed", error=b"{}")
     shop.flow.handle.cancel()
     held = f"cannot be retried, because its flow {shop.flow.id} was cancelled"
+    assert f"its flow was cancelled, so it cannot run again: `jobsctl dead drop {dead}` deletes it" in project.here("why", dead)
     said = project.here("dead", "retry", dead, code=Exit.FAILED)
     assert said == f"0 jobs are ready again\njobs: {dead} {held}; `jobsctl dead drop {dead}` deletes it\n"
     assert project.here("dead", "retry", "--topic", "default", "--yes") == (

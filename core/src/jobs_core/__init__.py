@@ -49,6 +49,7 @@ from .version import __version__ as __version__
 
 if TYPE_CHECKING:
     from .flows import Chain, Flow, FlowHandle, FlowMember, FlowStatus, Group, WorkHandle, chain, ended, group
+    from .following import JobProgress
 
 __all__ = [
     # Defining and enqueuing jobs
@@ -57,6 +58,7 @@ __all__ = [
     "Injected",
     "JobFunction",
     "JobHandle",
+    "JobProgress",
     "RetryRule",
     "State",
     "Unique",
@@ -132,6 +134,11 @@ if not TYPE_CHECKING:  # a type checker would believe that every name exists
 
             found = globals()[name] = getattr(flows, name)
             return found
+        if name == "JobProgress":  # likewise: most follow no job
+            from .following import JobProgress
+
+            globals()[name] = JobProgress
+            return JobProgress
         from .foreign import package_attribute
 
         raise package_attribute(name)

@@ -15,8 +15,16 @@ from .backends.base import JobRecord, State
 INTERVAL: Final = 0.5
 """Seconds between two looks at a job that is followed: workers send what jobs tell as often."""
 
+LONGEST_INTERVAL: Final = 2.0
+"""The same at most: while a job waits and nothing changes, each interval is longer by a quarter."""
+
 ENDED: Final = frozenset({State.DONE, State.DEAD, State.CANCELLED, State.UNKNOWN})
 """States after which nothing is told, unless an operator retries a dead letter."""
+
+
+def longer(pause: float, state: State) -> float:
+    """Return the seconds until the next look at a job in this state, after one that has found nothing new."""
+    return INTERVAL if state is State.RESERVED else min(LONGEST_INTERVAL, pause * 1.25)
 
 
 class Source(Protocol):
@@ -38,7 +46,7 @@ class JobProgress(Struct, frozen=True, eq=False):
     """What a job last told with `current_job().progress()`; None and "" where it told nothing.
 
     Iterate over it, with `for` or `async for`, to get this progress and each later one until the job has ended, the end
-    included. The job is looked at twice a second.
+    included. The job is looked at twice a second, and less often while it waits, every 2 s at least.
     """
 
     id: str
@@ -63,25 +71,25 @@ class JobProgress(Struct, frozen=True, eq=False):
         return " ".join(filter(None, (shown_progress(self.done, self.total), self.text))) or self.state.value
 
     def __iter__(self) -> Iterator[JobProgress]:
-        now = self
+        now, pause = self, INTERVAL
         yield now
         while not now.ended:
-            time.sleep(INTERVAL)
-            later = self._source.progress(self.id)
+            time.sleep(pause)
+            later, pause = self._source.progress(self.id), longer(pause, now.state)
             if now.changed(later):
-                now = now.then(later)
+                now, pause = now.then(later), INTERVAL
                 yield now
 
     async def __aiter__(self) -> AsyncIterator[JobProgress]:
         import asyncio  # late: half of this package's import time
 
-        now = self
+        now, pause = self, INTERVAL
         yield now
         while not now.ended:
-            await asyncio.sleep(INTERVAL)
-            later = await self._source.aprogress(self.id)
+            await asyncio.sleep(pause)
+            later, pause = await self._source.aprogress(self.id), longer(pause, now.state)
             if now.changed(later):
-                now = now.then(later)
+                now, pause = now.then(later), INTERVAL
                 yield now
 
     def changed(self, later: JobProgress) -> bool:

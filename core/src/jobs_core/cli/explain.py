@@ -58,6 +58,8 @@ def _state(app: App, backend: Backend, record: JobRecord, here: Here) -> Iterato
         again = f"`jobsctl dead retry {record.id}` runs it again"
         if was_refused(record.id, record.reason):
             again = GIVE_UP_REFUSED
+        elif record.member is not None and _is_cancelled(backend, record.member.flow):
+            again = f"its flow was cancelled, so it cannot run again: `jobsctl dead drop {record.id}` deletes it"
         yield f"it has been dead since {when(record.since)}: {record.reason}; {again}"
     elif record.state is State.RESERVED:
         runs = list(here.of_running(record.id))
@@ -68,6 +70,11 @@ def _state(app: App, backend: Backend, record: JobRecord, here: Here) -> Iterato
         yield from waits(app.config, backend, record, here)
     if record.state in QUEUED_OR_RUNNING:
         yield from _cannot_run(app, record)
+
+
+def _is_cancelled(backend: Backend, flow_id: str) -> bool:
+    flow = backend.flow(flow_id) if "flows" in backend.features else None
+    return flow is not None and flow.state == "cancelled"
 
 
 def _cannot_run(app: App, record: JobRecord) -> Iterator[str]:

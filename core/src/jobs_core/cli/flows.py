@@ -110,7 +110,8 @@ def cancel_command(context: Context, job_id: str, finale: bool) -> None:
     flow = context.operate(lambda backend: find(backend, job_id))
     if not FlowHandle(context, flow.id).cancel(finale=finale):  # type: ignore[arg-type]  # it operates as an application does
         fail(f"flow {flow.id} has ended: it is {flow.state}")
-    output.echo(f"{flow.id} cancelled" + ("; its finale still runs" if finale else ""))
+    but = '; its finale still runs, but not members with when="done" that wait for a cancelled one'
+    output.echo(f"{flow.id} cancelled{but if finale else ''}")
 
 
 @flow_command.command("retry")

@@ -12,7 +12,7 @@ import msgspec
 from ..backends.base import JobRecord, State
 from ..backends.notes import NONE
 from ..errors import NotSupported
-from ..following import ENDED, INTERVAL
+from ..following import ENDED, INTERVAL, longer
 from ..units import shown_time
 from . import output, timeline
 from .common import Context, fail, json_option, pass_context
@@ -41,7 +41,8 @@ UNSEEN = (
 def follow_command(context: Context, job_id: str, longest: float, as_json: bool) -> None:
     """Show the states, failed attempts, progress and log lines of a job as they come, until the job has ended.
 
-    The job is read from the backend twice a second. The exit code is 0 if the job is done or has left the backend, else 1.
+    The job is read from the backend twice a second, and less often while it waits, every 2 s at least. The exit code is 0 if
+    the job is done or has left the backend, else 1.
     """
     record = context.find(job_id)
     job_id = record.id
@@ -49,17 +50,19 @@ def follow_command(context: Context, job_id: str, longest: float, as_json: bool)
         raise NotSupported("notes", context.app.backend_url.partition("://")[0] + "://")
     page = _Page(context, as_json)
     deadline = time.monotonic() + longest if longest else float("inf")
+    pause = INTERVAL
     while True:
         page.show(record)
         if record.state in ENDED:
             raise click.exceptions.Exit(Exit.FINE if record.state is State.DONE else Exit.FAILED)
         if time.monotonic() >= deadline:
             fail(f"job {job_id} has not ended: it is {record.state.value}; repeat the command to follow it further")
-        time.sleep(min(INTERVAL, max(0.0, deadline - time.monotonic())))
+        time.sleep(min(pause, max(0.0, deadline - time.monotonic())))
         found = context.operate(lambda backend: backend.get(job_id))
         if found is None:
             page.gone(job_id)
             raise click.exceptions.Exit(Exit.FINE)
+        pause = longer(pause, found.state) if found.state is record.state else INTERVAL
         record = found
 
 
