@@ -74,7 +74,7 @@ def call(tmp_path, monkeypatch, plugins, capfd):
     monkeypatch.setattr(contract, "run_cases", lambda *args: 0)
     monkeypatch.setattr(contract, "measure", lambda url: [])
     monkeypatch.setattr(diagnose, "said", lambda arguments: "")
-    monkeypatch.setattr(top.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(top.command.time, "sleep", lambda seconds: None)
     for name in [name for name in os.environ if name.startswith("JOBS_")]:
         monkeypatch.delenv(name)
 
