@@ -26,6 +26,7 @@ from .backends.documents import all_of
 from .errors import NotSupported, SignatureError
 from .ids import new_id
 from .sealed import seal, unseal
+from .units import count
 
 MACHINE: Final = "machine"
 COMMAND: Final = "command"
@@ -180,7 +181,7 @@ def sizes(app: App, backend: Backend, refused: Callable[[str, str], object] = la
             refused(document.name, str(error))
             continue
         if sealed.target != target or not 0 <= body.workers <= MOST_WORKERS:
-            refused(document.name, f"it is meant for {sealed.target}, and sets {body.workers} workers")
+            refused(document.name, f"it is meant for {sealed.target}, and sets {count(body.workers, 'worker')}")
             continue
         found.append(PoolSize(pool, target, body.workers, body.by))
     return found

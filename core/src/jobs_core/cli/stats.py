@@ -18,7 +18,7 @@ from ..backends.statistics import DAY, FIVE_MINUTES, HOURS_KEPT, JOBS_KEPT, MINU
 from ..escapes import one_line
 from ..scoreboard.layout import BUCKETS
 from ..statistics import Durations, Line, Span, Statistics, Tally, of_jobs, of_topics
-from ..units import format_duration
+from ..units import count, format_duration
 from . import output
 from .common import Context, fail, json_option, pass_context
 from .exits import Exit
@@ -149,7 +149,7 @@ class _Page:
             output.echo(f"no machine reported from {_moment(begin)} to {_moment(end)} ({format_duration(end - begin)})")
         if len(gaps) > MOST_GAPS:
             rest = sum(end - begin for begin, end in gaps[MOST_GAPS:])
-            output.echo(f"nor in {len(gaps) - MOST_GAPS} more times, {format_duration(rest)} together")
+            output.echo(f"nor {count(len(gaps) - MOST_GAPS, 'more time')}, {format_duration(rest)} together")
 
     def topics(self, lines: Mapping[str, Line]) -> None:
         """Show the table of topics, and a sparkline for each."""
