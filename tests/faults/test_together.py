@@ -9,10 +9,11 @@ import pytest
 
 from jobs_core.backends.flows import FlowStatus
 from jobs_core.backends.sqlite.backend import SqliteBackend
+from jobs_postgres.backend import PostgresBackend
 from jobs_redis.backend import RedisBackend
 from jobs_zeromq.backend import ZeromqBackend
 
-from ..torture import flows, limits, redis, sqlite, zeromq
+from ..torture import flows, limits, postgres, redis, sqlite, zeromq
 from ..torture.stage import endure
 from ..torture.supervised import Run
 
@@ -20,6 +21,7 @@ SET_UPS = {
     "sqlite": (sqlite.supervised, SqliteBackend),
     "redis": (redis.supervised, RedisBackend),
     "zeromq": (zeromq.supervised, ZeromqBackend),
+    "postgres": (postgres.supervised, PostgresBackend),
 }
 
 
