@@ -28,9 +28,18 @@ class Place:
     def __init__(self, path, keys=()):
         self.path, self.url, self.now = path, f"memory://{new_token()}", 1_800_000_000.0
         self.app = App(Config(backend=self.url, signing_keys=list(keys)), plugins=Plugins(), registry=Registry())
+        self.told: list[Commanded] = []
+        self.open()
+
+    def open(self):
         self.backend = self.app.new_backend(clock=lambda: self.now)
         self.backend.open(None)
-        self.told: list[Commanded] = []
+
+    def lose(self):
+        """Let the backend forget everything, as a Redis without persistence does that restarts."""
+        self.backend.close()
+        forget(self.url)
+        self.open()
 
     def machine(self, name="one", supervisor=0):
         run_dir = self.path / name
@@ -108,6 +117,37 @@ def test_a_command_that_was_given_while_the_housekeeper_restarted_is_carried_out
     name = place.give(Order("quiet"))
     place.machine()
     assert [each.id for each in place.told] == [name]
+
+
+@pytest.mark.parametrize("restarted", [False, True], ids=["the same housekeeper", "another housekeeper"])
+def test_a_command_is_carried_out_when_the_backend_has_come_back_empty(place, restarted):
+    machine = place.machine()
+    for _ in range(3):
+        place.give(Order("quiet"))
+    place.look(machine)
+    place.lose()
+    name = place.give(Order("resume"))
+    if restarted:
+        place.machine()
+    else:
+        place.look(machine)
+    assert [each.do for each in place.told] == ["quiet", "quiet", "quiet", "resume"]
+    assert place.told[-1].id == name
+
+
+def test_a_command_is_carried_out_once_when_the_backend_has_come_back_older(place, caplog):
+    machine = place.machine()
+    old = place.give(Order("quiet"))
+    data = place.backend.document(COMMAND, old).data
+    for _ in range(3):
+        place.give(Order("resume"))
+    place.look(machine)
+    place.lose()
+    place.backend.put_document(COMMAND, old, data, new_token())
+    new = place.give(Order("stacks"))
+    place.look(machine)
+    assert [each.id for each in place.told][4:] == [new]
+    assert "refused" not in caplog.text
 
 
 def test_a_command_expires(place):

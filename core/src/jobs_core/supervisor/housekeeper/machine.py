@@ -152,8 +152,11 @@ class Machine:
         if version == self._version:
             return
         received = self._known(version)
+        again = received.seen > version  # the backend has come back empty, or older, and counts from there
+        if again:
+            received.seen = 0
         for document in sorted(all_of(backend, COMMAND), key=lambda document: document.version):
-            if document.version > received.seen:
+            if document.version > received.seen and not (again and document.name in received.done):
                 received.seen = document.version
                 self._receive(received, document)
         self._version = version
