@@ -12,6 +12,7 @@ import pytest
 
 from jobs_core.backends.base import Outcome, Settlement
 from jobs_core.ids import new_token
+from jobs_rabbitmq.consumer import Consumer
 
 from .helpers import TOPIC, jobs
 
@@ -121,4 +122,40 @@ def test_a_worker_leaves_no_trace_in_a_queue_that_does_not_tell_its_length(conne
         suspended.join()
     rest = list(left(rabbitmq_url))
     assert len(rest) == 1000 - len(found)
+    assert not any(again for _, again in rest)
+
+
+def test_no_acknowledgement_overtakes_the_end_of_a_subscription(connect, rabbitmq_node, rabbitmq_url, monkeypatch):
+    cancel = Consumer._cancel
+    standstills: list[threading.Timer] = []
+
+    def cancel_in_a_standstill(self, tags):
+        if tags := list(tags):
+            rabbitmq_node.signal(signal.SIGSTOP)
+            standstills.append(threading.Timer(STANDSTILL / 3, rabbitmq_node.signal, [signal.SIGCONT]))
+            standstills[-1].start()
+        cancel(self, tags)
+
+    monkeypatch.setattr(Consumer, "_cancel", cancel_in_a_standstill)
+    connect().push(jobs(1000), new_token())
+    worker = connect("w")
+    consumer = worker._taking()
+    unconfirmed: list[set[str]] = []
+    send = consumer._channel.acknowledge
+
+    def watched(tags, up_to=0):
+        unconfirmed.append(set(consumer._cancelled))
+        send(tags, up_to=up_to)
+
+    monkeypatch.setattr(consumer._channel, "acknowledge", watched)
+    worker.expect(300)
+    for _ in range(3):
+        run(worker, 100)
+    worker.close()
+    assert standstills
+    for standstill in standstills:
+        standstill.join()
+    assert not any(unconfirmed)
+    rest = list(left(rabbitmq_url))
+    assert len(rest) == 700
     assert not any(again for _, again in rest)

@@ -388,10 +388,16 @@ class Consumer:
     # -- acknowledging -------------------------------------------------------------------------------
 
     def acknowledge(self, messages: Iterable[BrokerMessage]) -> None:
-        """Acknowledge the messages of this connection; return when the kernel has the acknowledgements to send."""
+        """Acknowledge the messages of this connection; return when the kernel has the acknowledgements to send.
+
+        pika sends the next cancel when the last one is confirmed. An acknowledgement that overtook one would make room for
+        messages that come to a cancelled consumer, see `_until_delivered`.
+        """
         tags = {message.tag for message in messages if message.generation == self.generation}
         if not tags:
             return
+        if self._cancelled:
+            self.connection.wait_for(lambda: not self._cancelled)
         last = 0
         for tag in self._unacknowledged:  # in order of arrival
             if tag not in tags:
