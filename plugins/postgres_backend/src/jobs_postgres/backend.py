@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
 from jobs_core.backends.base import (
-    ENDS,
     FEATURES,
     Answer,
     BackendOptions,
@@ -24,18 +22,17 @@ from jobs_core.backends.base import (
     Settlement,
 )
 from jobs_core.backends.documents import Guard
-from jobs_core.backends.flows import SLICE
 from jobs_core.errors import BackendError, OwnerLost
 
 from .advice import advice
 from .connection import ServerConnection
 from .documents import PostgresDocumentCalls
 from .enlisting import PostgresTransactionCalls
-from .joining import DEAD, DONE, GONE
 from .limits import PostgresLimitCalls
 from .listener import CANCEL, LONGEST_SLEEP, Listener
 from .operators import PostgresOperatorCalls
 from .rows import delivery, facts, holds, stored, token
+from .settling import PostgresSettleCalls
 from .statistics import PostgresStatisticsCalls
 from .url import Target
 
@@ -49,6 +46,7 @@ _ANSWERS = {"s": Answer.SETTLED, "a": Answer.ALREADY, "-": Answer.STALE}
 
 class PostgresBackend(
     PostgresOperatorCalls,
+    PostgresSettleCalls,
     PostgresDocumentCalls,
     PostgresStatisticsCalls,
     PostgresTransactionCalls,
@@ -68,6 +66,7 @@ class PostgresBackend(
         super().__init__(ServerConnection(target), options)
         PostgresTransactionCalls.__init__(self, target)
         self._owner = ""
+        self._topics = set()
         self._listener: Listener | None = None
         self._asleep: frozenset[str] = frozenset()  # topics for which this worker is noted as waiting
         self._asked = ""  # the last reserve request, if it is not answered
@@ -149,6 +148,7 @@ class PostgresBackend(
 
     def reserve(self, topics: Sequence[str], limit: int, request: str) -> list[Delivery]:
         again, self._asked = request == self._asked, request
+        self._topics.update(topics)
         parameters = (self._owner, self._options.lease, list(topics), limit, request, again, self.startable)
         statement = self._connection.call("reserve", 7)
         found, carries_on = self._deliveries(statement, parameters, request)
@@ -162,6 +162,7 @@ class PostgresBackend(
         parameters = (self._owner, self._options.lease, list(job_ids), request, again)
         found, _ = self._deliveries(self._connection.call("take_over", 5), parameters, request)
         self._connection.function("tidy_lines")  # of those that others had reserved
+        self._topics.update(delivery.topic for delivery in found)
         return found
 
     def _deliveries(self, statement: str, parameters: Sequence[Any], request: str) -> tuple[list[Delivery], bool]:
@@ -252,7 +253,7 @@ class PostgresBackend(
                 name, more = ("settle_done", ()) if ran is None else ("settle_holding", (ran,))
                 answers = self._connection.function(name, *done, *more)
         else:
-            answers = self._settle_each(settlements, request, again)
+            answers = self._settle_batch(settlements, request, again)
         if limited:
             self._connection.function("tidy_lines")
         self._settled, self._settling = request, ""
@@ -269,77 +270,6 @@ class PostgresBackend(
             ((answers, woken),) = self._connection.rows(statement, (*parameters, ran))
         self._wake(woken)
         return str(answers)
-
-    def _settle_each(self, settlements: Sequence[Settlement], request: str, again: bool) -> str:
-        """Settle a batch with other outcomes than plain acknowledgements, in one transaction; return its answers."""
-        topics: list[str] = []
-
-        def settle() -> str:
-            topics.clear()
-            known = self._connection.function("settling", self._owner, request, self._settled, again, len(settlements))
-            if known is not None:
-                return str(known)
-            answers = ""
-            members = [seq for seq, _ in (token(settlement.token) for settlement in settlements) if seq < -1]
-            flows = self._connection.function("lock_flows", members) if members else None
-            for settlement in settlements:
-                answers += "s" if self._settle_one(settlement, topics) else "-"
-            insert = "WITH new AS (INSERT INTO {s}.settled VALUES (%s, %s, %s)) SELECT 1"
-            self._connection.value(self._connection.sql(insert), (self._owner, request, answers))
-            if flows:
-                proceed = self._connection.sql("SELECT {s}.proceed(%s, %s, %s, {s}.now_())")
-                topics.extend(self._connection.value(proceed, (flows, SLICE, self._options.cancelled_ttl)))
-            return answers
-
-        found = self._connection.transaction(settle)
-        self._wake(topics)
-        return found
-
-    def _settle_one(self, settlement: Settlement, topics: list[str]) -> bool:
-        """Settle one job; add the topics of the jobs that are ready then."""
-        seq, asked = token(settlement.token)
-        outcome = settlement.outcome
-        topic = self._connection.rows(self._connection.sql("SELECT topic FROM {s}.reserved WHERE seq = %s"), (seq,))
-        if not topic:
-            return False
-        if settlement.notes or settlement.timeline:
-            self._tell_end(settlement, topic[0][0])
-        counted = int(settlement.counts and outcome is Outcome.DEAD)
-        settled: str | None = self._connection.function(
-            "settle_one", self._owner, seq, asked, outcome.value, settlement.after, counted,
-            settlement.reason or outcome.value, settlement.error, settlement.result, settlement.result_ttl, settlement.cursor,
-            None if settlement.limits is None else list(settlement.limits), settlement.ran, self._options.cancelled_ttl,
-            self._options.retention(topic[0][0]).dead_max,
-        )  # fmt: skip
-        if settled and settlement.fingerprint is not None:
-            self._name_letters([(seq, settlement.fingerprint)])
-        if settled and settlement.close_limits:
-            self._connection.function(
-                "close_limits",
-                [limit for limit, _ in settlement.close_limits],
-                [seconds for _, seconds in settlement.close_limits],
-            )
-        if settled and settlement.followups and outcome in ENDS:
-            self._push_followups(settlement.followups, seq, topics)
-        if settled and seq < 0 and settled != "queued":
-            phase = {"done": DONE, "dead": DEAD, "cancelled": GONE}[settled]
-            reason = settlement.reason or outcome.value if phase == DEAD else None
-            end = self._connection.sql("SELECT {s}.end_member(%s, %s, %s, %s, {s}.now_())")
-            self._connection.value(end, (seq, phase, reason, settlement.result if phase == DONE else None))
-        if settled == "queued":
-            topics.append(topic[0][0])
-        return settled is not None
-
-    def _push_followups(self, messages: Sequence[Outgoing], by: int, topics: list[str]) -> None:
-        """Push what a job adds at its end, in order; add the topics of the jobs that may be ready."""
-        for are_members, some in itertools.groupby(messages, key=lambda message: message.member is not None):
-            group = list(some)
-            if are_members:
-                for message in group:
-                    self._join(message, by, topics)
-            else:
-                self._connection.function("push", None, *facts(group), False, self._options.cancelled_ttl)
-                topics += [message.topic for message in group]
 
     def checkpoint(self, checkpoints: Sequence[Checkpoint]) -> None:
         tokens = [token(each.token) for each in checkpoints]

@@ -34,6 +34,7 @@ SCRIPTS = (
     "serving.sql",
     "flows.sql",
     "notes.sql",
+    "settling.sql",
     "transactions.sql",
     "letters.sql",
     "statistics.sql",

@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from jobs_core.backends.base import Backend, BackendOptions, JobRecord, Outcome, Settlement, State
+from jobs_core.backends.base import Backend, BackendOptions, JobRecord, State
 from jobs_core.backends.notes import Note, Notes
 
 from .connection import ServerConnection
 from .rows import token
-
-_TELLING = (Outcome.DONE, Outcome.DEAD, Outcome.EXPIRED, Outcome.RELEASE, Outcome.RETRY, Outcome.DEFER)
-"""Outcomes after which something is kept of what a job has told."""
 
 _DONE = """
 SELECT id, topic, at, payload, -rank, attempt, redeliveries, crashes, deferrals, pushed_at, errors, key, limits, cursor,
@@ -40,19 +37,6 @@ class PostgresNoteCalls(Backend):
             "tell_notes", self._owner, [seq for seq, _ in tokens], [asked for _, asked in tokens],
             [note.progress for note in notes], [note.first for note in notes], [len(note.lines) for note in notes],
             [line for note in notes for line in note.lines],
-        )  # fmt: skip
-
-    def _tell_end(self, settlement: Settlement, topic: str) -> None:
-        """Store what a settlement tells, in the transaction that settles the job afterwards."""
-        note, outcome = settlement.notes, settlement.outcome
-        done = outcome is Outcome.DONE
-        if outcome not in _TELLING or not (settlement.timeline or (note is not None and not done)):
-            return
-        seq, asked = token(settlement.token)
-        self._connection.function(
-            "tell_end", self._owner, seq, asked, note.progress if note else None, list(note.lines) if note else None,
-            note.first if note else 0, settlement.timeline or None, settlement.result_ttl if done else None,
-            self._options.retention(topic).done_max,
         )  # fmt: skip
 
     def _kept(self, job_id: str) -> JobRecord | None:

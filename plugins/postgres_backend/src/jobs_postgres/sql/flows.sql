@@ -8,10 +8,16 @@
 -- gone). Work: the phase in which a target has ended; 0 takes a death back; -1 judges all groups, -2 sweeps a cancelled flow.
 -- Functions that may make jobs ready return the topics of these, for the caller to wake workers after the commit.
 
-CREATE OR REPLACE FUNCTION {s}.lock_flows(seqs bigint[]) RETURNS bigint[] LANGUAGE sql AS $$
+CREATE OR REPLACE FUNCTION {s}.lock_flows(seqs bigint[]) RETURNS bigint[] LANGUAGE sql SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
     SELECT array_agg(n) FROM (
         SELECT n FROM {s}.flow WHERE n IN (SELECT flow FROM {s}.flow_member WHERE seq = ANY (seqs)) ORDER BY n FOR UPDATE) AS f
 $$;
+
+-- End this transaction if its client, which may be frozen, sends nothing for five seconds: others wait for its locks.
+CREATE OR REPLACE FUNCTION {s}.limit_idleness() RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM set_config('idle_in_transaction_session_timeout', '5s', true);
+END $$;
 
 -- The members among jobs; NULL if there are none.
 CREATE OR REPLACE FUNCTION {s}.members_of(seqs bigint[]) RETURNS bigint[] LANGUAGE sql IMMUTABLE AS $$
@@ -471,7 +477,7 @@ END $$;
 -- The flows of members that were just reserved, whether they must not start, and the results that they take, as many as fit
 -- into `most` bytes. A cancellation that is being decided is waited for: so either it sees the reservation, or is seen here.
 CREATE OR REPLACE FUNCTION {s}.deliver_members(seqs bigint[], most bigint)
-RETURNS TABLE (seq bigint, flow text, barred boolean, ids text[], results bytea[]) LANGUAGE plpgsql AS $$
+RETURNS TABLE (seq bigint, flow text, barred boolean, ids text[], results bytea[]) LANGUAGE plpgsql SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
 #variable_conflict use_column
 BEGIN
     PERFORM pg_advisory_xact_lock_shared({s}.cancellation_lock(f.flow)) FROM (
@@ -512,7 +518,7 @@ END $$;
 
 -- What is known of the members and stages that new members name, with numbers for `count_` members, and for a flow, two groups
 -- and as many as there are labels. The caller has locked the flow, if there is one.
-CREATE OR REPLACE FUNCTION {s}.place_facts(flow_ bigint, ids text[], labels text[], count_ integer) RETURNS jsonb LANGUAGE sql AS $$
+CREATE OR REPLACE FUNCTION {s}.place_facts(flow_ bigint, ids text[], labels text[], count_ integer) RETURNS jsonb LANGUAGE sql SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
     SELECT jsonb_build_object(
         'flow', (SELECT jsonb_build_array(f.n, f.id, f.open_until IS NULL, f.cancelled, f.body, f.opening, b.ended)
                    FROM {s}.flow AS f JOIN {s}.flow_group AS b ON b.n = f.body WHERE f.n = flow_),
@@ -625,7 +631,7 @@ BEGIN
 END $$;
 
 -- For each message that a part would not add, its id and the id that is in its way; locks the unique keys.
-CREATE OR REPLACE FUNCTION {s}.part_conflicts(messages jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION {s}.part_conflicts(messages jsonb) RETURNS jsonb LANGUAGE plpgsql SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
 DECLARE
     now_ double precision := {s}.now_();
     found_ jsonb;
@@ -662,6 +668,7 @@ BEGIN
     IF NOT FOUND THEN
         RETURN jsonb_build_object('answer', (SELECT conflicts FROM {s}.push_request WHERE request = request_));
     END IF;
+    PERFORM {s}.limit_idleness();
     PERFORM pg_advisory_xact_lock(hashtextextended('{s} flow ' || id_, 0));
     SELECT * INTO f FROM {s}.flow WHERE id = id_ FOR UPDATE;
     IF NOT FOUND AND number > 0 THEN
@@ -719,7 +726,7 @@ END $$;
 -- -- operators ------------------------------------------------------------------------------------------
 
 -- Decide that a flow, whose row is locked, is cancelled; return the owners of running members, who are to be told.
-CREATE OR REPLACE FUNCTION {s}.decide_cancellation(flow_ bigint, refuses_ text, finale_ boolean) RETURNS text[] LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION {s}.decide_cancellation(flow_ bigint, refuses_ text, finale_ boolean) RETURNS text[] LANGUAGE plpgsql SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off AS $$
 DECLARE
     f {s}.flow;
     running bigint[];

@@ -321,7 +321,7 @@ RETURNS TABLE (
     seq bigint, id text, topic text, payload bytea, attempt integer, redeliveries integer, crashes integer,
     deferrals integer, pushed_at double precision, unique_key text, key text, limits text[], cursor_ bytea,
     now_ double precision, holds boolean)
-LANGUAGE plpgsql AS $$
+LANGUAGE plpgsql SET enable_seqscan = off AS $$ -- rows by their ctid, however few there are in the statistics
 #variable_conflict use_column
 DECLARE
     clock double precision := {s}.now_();
@@ -495,7 +495,7 @@ BEGIN
     RETURN answer;
 END $$;
 
--- Settle one reservation in a transaction of the client; return what became of the job, NULL if it was none of this owner.
+-- Settle one reservation; return what became of the job, NULL if it was none of this owner.
 CREATE OR REPLACE FUNCTION {s}.settle_one(
     owner_ text, seq_ bigint, request_ text, outcome text, after_ double precision, counted integer, reason text, error bytea,
     result bytea, ttl double precision, cursor_ bytea, new_limits text[], ran boolean, cancelled_ttl double precision,
