@@ -290,6 +290,19 @@ def test_every_number_that_is_told_can_be_read(make_app, registry, done):
     assert "of 1e+300" in str(told)
 
 
+def test_a_progress_may_be_a_text_alone(make_app, registry):
+    app = make_app(Config(topics={"default": Topic(keep_done=3600)}))
+
+    @job(registry=registry)
+    def tell() -> None:
+        current_job().progress(None, text="nearly there")  # type: ignore[arg-type]
+
+    handle = tell.enqueue()
+    serve(app)
+    told = handle.progress()
+    assert (told.state, told.done, told.total, told.text) == (State.DONE, None, None, "nearly there")
+
+
 def test_notes_of_encrypted_jobs_are_encrypted(make_app, registry):
     app = make_app(Config(encryption_keys=["k1:0123456789abcdef0123456789abcdef"], topics=KEPT))
 

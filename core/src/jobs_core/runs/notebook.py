@@ -53,7 +53,7 @@ class RunNotes:
         self._taken: Note | None = None  # not answered yet
         self._sent = 0  # lines that the backend has stored
 
-    def tell_progress(self, done: float, total: float | None, text: str) -> None:
+    def tell_progress(self, done: float | None, total: float | None, text: str) -> None:
         facts = {"at": broker_time(self.run), "done": done, "total": total, "text": boundary.storable(text, LONGEST_TEXT)}
         self._progress = self._packed({key: value for key, value in facts.items() if value not in (None, "")})
 
@@ -184,12 +184,14 @@ def tell_progress(run: Run, done: float, total: float | None, text: str) -> None
     _require_running(run)
     notebook = notebook_of(run)
     if notebook is not None:
-        notebook.of(run).tell_progress(_plain(done), None if total is None else _plain(total), str(text))
+        notebook.of(run).tell_progress(_plain(done), _plain(total), str(text))
         notebook.told()
 
 
-def _plain(value: float) -> float:
+def _plain(value: float | None) -> float | None:
     """Return a number that every reader of JSON can read: neither True, nor that of a library, nor an int of 300 digits."""
+    if value is None:
+        return None
     return int(value) if isinstance(value, int) and value <= _EXACT else float(value)
 
 
