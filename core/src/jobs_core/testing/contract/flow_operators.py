@@ -119,9 +119,9 @@ class FlowOperators(RigCase):
             return
         flow, worker = FlowRig(rig), rig.worker()
         first = flow.add()
-        second = flow.add(after(first), delay=rig.lease / 2)
+        second = flow.add(after(first), delay=2 * rig.lease)
         flow.push()
-        rig.live_through(rig.lease, worker)
+        rig.live_through(2.5 * rig.lease, worker)
         run(rig, worker, 1)
         assert flow.state(second) is State.SCHEDULED
         assert flow.status().active == 1
