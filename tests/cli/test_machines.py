@@ -18,6 +18,7 @@ from jobs_core.plugins import Plugins
 from jobs_core.registry import Registry
 from jobs_core.sealed import unseal
 
+from ..support.board import FakeBoard
 from .test_commands import said
 
 
@@ -64,6 +65,36 @@ def test_machines_are_listed_and_one_is_shown(project, backend):
         assert part in shown
     (one, _) = json.loads(said(project.run("machines", "list", "--json")))
     assert one["pools"][1]["quiet"]
+
+
+def test_status_of_all_shows_the_machines_too_whether_or_not_one_runs_here(project, backend):
+    report(backend, "web1.aaaaaa")
+    text = project.here("status", "--all", code=3)
+    assert "not running in" in text
+    assert project.here("machines").split("\t")[:-1] == text.partition("Machines\n")[2].split("\t")[:-1], "the same table"
+    found = json.loads(said(project.run("status", "--all", "--json"), 3))
+    assert (found["running"], [one["name"] for one in found["machines"]]) == (False, ["web1.aaaaaa"])
+    board = FakeBoard(project.root / ".jobs")
+    with board.held():
+        assert "web1.aaaaaa\tserving" in project.here("status", "--all")
+        found = json.loads(said(project.run("status", "--all", "--json")))
+        assert "web1.aaaaaa" not in project.here("status")
+        assert "machines" not in json.loads(project.here("status", "--json"))
+    board.close()
+    assert (found["running"], found["machines"][0]["pools"][0]["name"]) == (True, "mail")
+
+
+@pytest.mark.parametrize("url", ["sqlite:////nowhere/queue.db", "memory://"])
+def test_status_of_all_says_that_the_machines_are_unknown_and_ends_as_without(project, url):
+    board = FakeBoard(project.root / ".jobs")
+    with board.held():
+        text = project.here("status", "--all", JOBS_BACKEND=url)
+        found = json.loads(said(project.run("status", "--all", "--json", JOBS_BACKEND=url)))
+    board.close()
+    assert "is serving" in text
+    assert "Machines\n! they are unknown: " in text
+    assert (found["running"], found["machines"]) == (True, None)
+    assert found["machines_error"]
 
 
 def test_a_host_alone_shows_all_supervisors_on_it(project, backend):

@@ -62,14 +62,14 @@ BACKEND = {
     "dead actions": 0, "dead show 0198": 1,
     "dead retry 0198": 1, "dead drop 0198 --yes": 1, "setup": 0, "push tasks.note": 0, "check": 0, "limits": 0, "flows": 0,
     "stats": 0,
-    "machines": 0, "flow show 0198": 1, "flow cancel 0198": 1, "flow retry 0198": 1,
+    "machines": 0, "status --all": 3, "flow show 0198": 1, "flow cancel 0198": 1, "flow retry 0198": 1,
 }  # fmt: skip
 APPLICATION = {"push tasks.note": 0, "run tasks.note": None, "check": 0, "schedule": 0, "why 0198": 1, "worker --drain": 0}
 PLUGINS = {"plugins": None, "--help": 0, "topics": 0}
 SUPERVISOR = {"quiet": 0, "scale default 2": 0, "reload": 0, "exit": 0, "stop": 0}
 TESTED_ELSEWHERE = {"outbox"}  # needs PostgreSQL: plugins/postgres_backend/tests/test_outbox.py
 TESTED_BELOW = {"start", "restart", "contract", "alert", "payloads"}
-NEVER_WAIT = {"help", "init", "completion", "systemd", "status", "top", "stack"}
+NEVER_WAIT = {"help", "init", "completion", "systemd", "top", "stack"}
 """Commands that read files of this machine and ask no process; `top` is a page that changes."""
 SPEAK_ANYWAY = {"demo", "diagnose"}
 """Commands that report each step."""

@@ -56,6 +56,11 @@ def list_command(context: Context, as_json: bool) -> None:
     if as_json:
         output.json([msgspec.to_builtins(report) for report in found])
         return
+    list_machines(found)
+
+
+def list_machines(found: Sequence[MachineReport]) -> None:
+    """Print machines as a table."""
     columns = ["machine", "state", "version", "generation", "workers", "jobs", "memory", "done", "failed", "crashed", "seen"]
     output.table(columns, map(_row, found), empty="no machine has reported within 30 s: `jobsctl start` starts one")
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NoReturn
 
 import click
 import msgspec
 
+from ..errors import JobsError
 from ..escapes import in_one_line, one_line
+from ..machines import reports
 from ..scoreboard.state import Board, read_board
 from ..supervisor import pidfile
 from . import output
@@ -23,15 +27,22 @@ MOST_NOTES = 5
 
 @click.command("status")
 @click.option(
-    "--all", "-a", "everything", is_flag=True, help="Show every worker, topic and running job, not only the notable ones."
+    "--all",
+    "-a",
+    "everything",
+    is_flag=True,
+    help="Show every worker, topic and running job, not only the notable ones, and all machines that share the backend.",
 )
 @json_option
 @pass_context
 def status_command(context: Context, everything: bool, as_json: bool) -> None:
-    """Show workers, topics and running jobs, problems first. Exit code 3 if nothing is running.
+    """Show workers, topics and running jobs, problems first. Exit code 3 if nothing is running on this machine.
 
     It asks neither the supervisor nor the backend, so it works when they do not answer. Jobs are counted since the first
     start in this run directory; `failed` counts attempts that were retried or ended in the dead letters.
+
+    Only with --all, it asks the backend, for all machines, as `jobsctl machines` does. If the backend does not answer, it says
+    so; the rest and the exit code do not depend on that.
     """
     try:
         place = context.place
@@ -40,32 +51,70 @@ def status_command(context: Context, everything: bool, as_json: bool) -> None:
             output.json({"running": True if error.pid else None, "pid": error.pid, "user": error.user})
         raise
     directory = place.run_dir
-    board = here(directory, as_json, most_entries=10**6 if everything else 20)
+    more = _machines(context) if everything and as_json else {}
+    try:
+        board = here(directory, as_json, most_entries=10**6 if everything else 20, more=more)
+    except click.exceptions.Exit:  # there is no more to show of this machine
+        if everything and not as_json:
+            _list_machines(context)
+        raise
     view = Overview(
         board,
         width=shutil.get_terminal_size().columns if output.on_terminal() else 200,
         most=None if everything else MOST,
     )
     if as_json:
-        output.json({"running": True, "run_dir": str(directory), "configuration_error": place.trouble, **document(view)})
+        facts = {"running": True, "run_dir": str(directory), "configuration_error": place.trouble}
+        output.json({**facts, **document(view), **more})
         return
     show(view)
     if it := view.board.supervisor:
         output.echo(f"\nrun directory {directory}, backend {it.backend}")
         output.echo(f"log {it.log or f'on standard error of process {it.pid}'}")
+    if everything:
+        _list_machines(context)
 
 
-def here(directory: Path, as_json: bool = False, *, most_entries: int = 20) -> Board:
-    """Return the board of this run directory; end the command if nothing is running, or the supervisor is only starting."""
+def _machines(context: Context) -> dict[str, Any]:
+    """Return the reports of the machines as data; `machines` is None, and `machines_error` the reason, if they are unknown."""
+    try:
+        return {"machines": msgspec.to_builtins(context.operate(reports))}
+    except JobsError as error:
+        return {"machines": None, "machines_error": str(error)}
+
+
+def _list_machines(context: Context) -> None:
+    from .machines import list_machines  # late: the module has all commands to machines
+
+    output.styled("\nMachines", bold=True)
+    try:
+        list_machines(context.operate(reports))
+    except JobsError as error:
+        output.styled(f"{output.WARN} they are unknown: {one_line(str(error))}", fg="yellow")
+
+
+def here(
+    directory: Path, as_json: bool = False, *, most_entries: int = 20, more: Mapping[str, Any] = MappingProxyType({})
+) -> Board:
+    """Return the board of this run directory; end the command if nothing is running, or the supervisor is only starting.
+
+    `more` is added to what is printed as JSON then.
+    """
     pid = pidfile.running(directory)
     if pid is None:
-        output.echo('{"running": false}' if as_json else f"not running in {directory}; `jobsctl start` starts it")
-        raise click.exceptions.Exit(Exit.NOT_RUNNING)
+        _end({"running": False, **more}, as_json, f"not running in {directory}; `jobsctl start` starts it", Exit.NOT_RUNNING)
     board = read_board(directory, most_entries=most_entries)
     if board.supervisor is None or board.supervisor.pid != pid:  # the file belongs to an earlier supervisor
-        output.echo(f'{{"running": true, "pid": {pid}, "state": "starting"}}' if as_json else f"starting up as process {pid}")
-        raise click.exceptions.Exit(Exit.FINE)
+        _end({"running": True, "pid": pid, "state": "starting", **more}, as_json, f"starting up as process {pid}", Exit.FINE)
     return board
+
+
+def _end(facts: Mapping[str, Any], as_json: bool, text: str, code: Exit) -> NoReturn:
+    if as_json:
+        output.json(facts)
+    else:
+        output.echo(text)
+    raise click.exceptions.Exit(code)
 
 
 def show(view: Overview) -> None:
