@@ -106,6 +106,7 @@ def test_retry_and_purge_take_one_group_and_leave_the_others(project, monkeypatc
     ready = {line.split("\t")[0] for line in project.here("list", "default").splitlines()}
     assert ready == set(many)
     assert "no dead letters in group" in project.here("dead", "retry", "--group", group, "--yes", code=1)
+    assert "`jobsctl dead groups` lists the groups" in project.here("dead", "list", "--group", group)
     key_error = fingerprint(letter(kind="KeyError")).id
     assert "1 dead letter deleted" in project.here("dead", "drop", "--group", key_error, "--yes")
     assert project.here("dead", "list") == ""

@@ -297,8 +297,8 @@ def test_status_marks_dead_letters_without_an_alarm(project: Project):
         text = project.here("status")
         found = json.loads(project.here("status", "--json"))
     board.close()
-    assert "! topic email: 3 dead letters, see `jobsctl dead list email`" in text
-    assert "! topic mail: 1 dead letter, see `jobsctl dead list mail`" in text
+    assert "! topic email: 3 dead letters, see `jobsctl dead groups email`" in text
+    assert "! topic mail: 1 dead letter, see `jobsctl dead groups mail`" in text
     assert re.search(r"\nemail +1 .* dead letters, not served here|\nemail +1 .* dead letters", text)
     assert not re.search(r"\ndefault +1 .*dead", text.split("Topics")[1])
     assert found["troubles"] == []

@@ -113,7 +113,7 @@ def test_everything_is_shown(project, board):
     with board.held():
         assert project.here("status").endswith("\nlog /var/log/jobs.log\n")
     assert [line for line in text.splitlines() if "! " in line] == [
-        "! topic email: 2 dead letters, see `jobsctl dead list email`"
+        "! topic email: 2 dead letters, see `jobsctl dead groups email`"
     ]
     assert "\x1b" not in text
     assert max(map(len, text.splitlines())) <= 80 + len(str(project.root))

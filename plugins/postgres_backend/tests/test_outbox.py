@@ -276,6 +276,7 @@ def test_operators_see_retry_and_delete_what_is_in_the_outbox(project, postgres_
     assert "`jobsctl outbox` lists them" in project.here("check", code=None)
     assert "1 job will be tried at once" in project.here("outbox", "retry", stuck.id)
     assert "0 jobs deleted" in project.here("outbox", "drop", "--yes", "unknown", code=1)
+    assert "1 id not found: `jobsctl outbox` lists" in project.here("outbox", "retry", "unknown", code=1)
     assert "1 job deleted" in project.here("outbox", "drop", "--yes", stuck.id)
     assert "the outbox is empty" in project.here("outbox")
     app.close()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import subprocess
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -85,6 +87,26 @@ def test_the_printed_sql_is_all_that_a_database_needs_and_may_be_repeated(projec
     with psycopg.connect(postgres_server.url) as connection:
         owners = "SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = %s"
         assert connection.execute(owners.encode(), (schema,)).fetchall() == [("jobs",)]
+
+
+def test_the_documented_rights_suffice_to_enqueue_in_a_transaction(postgres_server, schema, roles):
+    page = (Path(__file__).parents[3] / "docs" / "transactions.md").read_text(encoding="utf-8")
+    [rights] = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
+    backend = PostgresBackend(parse(f"{postgres_server.url}?schema={schema}", "jobs"), BackendOptions())
+    backend.open(None)
+    backend.close()
+    ours = (
+        rights.replace("SCHEMA jobs", f'SCHEMA "{schema}"')
+        .replace("jobs.", f'"{schema}".')
+        .replace("shop_web", f'"{roles[0]}"')
+    )
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        connection.execute(ours.encode())
+    with application(postgres_server, schema, roles[0]) as app:
+        with psycopg.connect(postgres_server.url_of(roles[0], "postgres")) as connection:
+            app.enqueue(note.using(transaction=connection).call("in a transaction"))
+        with pytest.raises(BackendError, match="--producer ROLE"):
+            app.enqueue(note.call("by itself"))
 
 
 def test_setup_and_the_printed_sql_make_the_same(project, postgres_server, schema):

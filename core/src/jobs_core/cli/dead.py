@@ -13,7 +13,7 @@ from ..units import shown_time
 from . import output
 from .common import Context, fail, json_option, pass_context
 from .dead_groups import groups, letters, show_groups
-from .dead_retry import actions_command, alias, doubt_topic, drop_dead, retry_dead
+from .dead_retry import actions_command, alias, doubt_topic, drop_dead, no_letters_in, retry_dead
 from .explain import MOST_DEAD, dead_letter
 from .jobs import as_data, name_of, show
 from .searching import Search, search_options
@@ -37,6 +37,8 @@ def list_dead(context: Context, topic: str | None, limit: int, group: str | None
     doubt_topic(context, topic)
     if group or search.given:
         records = list(itertools.islice(letters(context, topic, search, group), limit))
+        if group and not records:
+            output.echo(f"jobs: {no_letters_in(group)}", err=True)
     else:
         records = context.operate(lambda backend: _dead(backend, topic, limit))
     if as_json:

@@ -227,8 +227,13 @@ def _selected(context: Context, chosen: Selection) -> list[str]:
         return list(_ids_of(context, topic))
     ids = [record.id for record in letters(context, topic, search, group)]
     if group and not ids:
-        fail(f"no dead letters in group {group}: `jobsctl dead groups` lists the groups")
+        fail(no_letters_in(group))
     return ids
+
+
+def no_letters_in(group: str) -> str:
+    """Return the message for a group that has no dead letters, perhaps mistyped."""
+    return f"no dead letters in group {group}: `jobsctl dead groups` lists the groups"
 
 
 def _ids_of(context: Context, topic: str) -> Iterator[str]:

@@ -129,4 +129,5 @@ def _next(seconds: float) -> str:
 
 def _end(found: int, asked: int) -> None:
     if found < asked:
+        output.echo(f"jobs: {count(asked - found, 'id')} not found: `jobsctl outbox` lists the refused jobs", err=True)
         raise click.exceptions.Exit(Exit.FAILED)

@@ -129,7 +129,7 @@ class Overview:
         """Return notes that are not urgent, about dead letters."""
         topics = self.board.backlog.topics if self.board.backlog else {}
         return [
-            f"topic {name}: {count(topic.dead, 'dead letter')}, see `jobsctl dead list {name}`"
+            f"topic {name}: {count(topic.dead, 'dead letter')}, see `jobsctl dead groups {name}`"
             for name, topic in topics.items()
             if topic.dead
         ]

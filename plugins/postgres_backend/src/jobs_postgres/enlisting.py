@@ -30,7 +30,8 @@ _PLACE = """
 _MISSING = {
     "3F000": "its database has no tables of jobs in the schema {schema} (`{setup}` creates them)",
     "42883": "its database has no tables of jobs in the schema {schema}, or those of another release (`{setup}` creates them)",
-    "42501": "its role may not enqueue: grant it USAGE of the schema {schema}, and EXECUTE of this function",
+    "42501": "its role may not enqueue: grant it USAGE of the schema {schema}, and EXECUTE of the functions that it needs "
+    '(see "Enqueue inside your own transaction" in the documentation)',
 }
 
 

@@ -19,7 +19,8 @@ _FIXES = {
     "3F000": "the tables of jobs are missing: run `jobsctl setup` as a user that may create them",
     "42P01": "the tables of jobs are missing: run `jobsctl setup` as a user that may create them",
     "42883": "the functions of jobs are missing or of another release: run `jobsctl setup`",
-    "42501": "the user lacks a right: `jobsctl setup --sql --worker ROLE` prints those that it needs",
+    "42501": "the user lacks a right: `jobsctl setup --sql` prints the rights of roles that enqueue (`--producer ROLE`), "
+    "and of roles for workers and jobsctl (`--worker ROLE`)",
     "25006": "this server is read-only: it is a standby, or the URL names the wrong server",
 }
 _AT_CONNECTING = {  # the client gives no code for these
@@ -32,7 +33,7 @@ _PASSING = frozenset({"25006"})
 
 def translated(error: Exception, where: str) -> BackendError:
     """Convert an error of the client to one of the core; `where` names the server without its secrets."""
-    text = one_line(str(error))
+    text = one_line(" ".join(str(error).split()))  # the client's messages have several lines
     code = getattr(error, "sqlstate", None) or next(
         (code for said, code in _AT_CONNECTING.items() if re.search(said, text)), ""
     )

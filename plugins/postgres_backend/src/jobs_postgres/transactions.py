@@ -98,7 +98,7 @@ def _check_dialect(dialect: Any) -> None:
 def _check(connection: Any) -> None:
     """Raise TransactionError if what is done on a connection would not belong to a transaction, or cannot be committed."""
     if connection.closed:
-        raise TransactionError("transaction: its connection is closed")
+        raise TransactionError("transaction: its connection is closed: enqueue while the transaction is open")
     status = connection.info.transaction_status
     if status == TransactionStatus.INERROR:
         raise TransactionError(
