@@ -348,12 +348,12 @@ def test_dead_letters_are_listed_retried_and_purged(project, dead):
     assert said(project.run("dead", "list")) == ""
 
 
-def test_purge_asks_and_deletes_waiting_jobs(project, dead):
+def test_purge_asks_and_deletes_queued_jobs(project, dead):
     project.push("note", "x")
     project.push("note", "x", delay=60.0)
     assert "Pass --yes to skip this prompt" in said(project.run("purge", "default"), 2)
     assert "1 job deleted" in said(project.run("purge", "default", "--state", "scheduled", "--yes"))
-    assert "1 job deleted" in said(project.run("purge", "default", "--yes"))
+    assert "1 job deleted" in said(project.run("purge", "default", "--state", "all", "--yes"))
     counts = json.loads(project.run("topics", "--json").stdout)["default"]
     assert (counts["ready"], counts["scheduled"], counts["dead"]) == (0, 0, 1)
 

@@ -278,11 +278,23 @@ def test_list_show_and_topics_know_waiting_jobs(shop, project):
     assert project.here("purge", "default", "--yes").endswith("6 jobs deleted\n")
 
 
+def test_waiting_means_the_same_jobs_to_list_and_to_purge(shop, project):
+    assert len(json.loads(project.here("list", "default", "--state", "waiting", "--json"))) == 5
+    assert project.here("purge", "default", "--state", "waiting", "--yes").endswith("5 jobs deleted\n")
+    counts = json.loads(project.here("topics", "--json"))["default"]
+    assert (counts["ready"], counts["waiting"]) == (1, 0)
+
+
 def test_backends_without_flows_say_so(project, monkeypatch):
     monkeypatch.setattr(SqliteBackend, "features", SqliteBackend.features - {"flows"})
     for call in ("flow", "flows"):
         monkeypatch.setattr(SqliteBackend, call, getattr(Operable, call))
-    for line in (["flows"], ["flow", "show", "0198"], ["list", "default", "--state", "waiting"]):
+    for line in (
+        ["flows"],
+        ["flow", "show", "0198"],
+        ["list", "default", "--state", "waiting"],
+        ["purge", "default", "--state", "waiting", "--yes"],
+    ):
         assert "does not support flows" in project.here(*line, code=Exit.FAILED)
 
 

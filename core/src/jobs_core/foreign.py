@@ -503,7 +503,7 @@ COMMANDS: Final = _table(
     ("autoscale pool_grow pool_shrink concurrency grow", _command("the number of workers in a pool is set by", "scale default 4")),
     ("config settings doctor validate configtest", _command("the configuration is checked and shown by", "check --show")),
     ("new scaffold", _command("a configuration is written by", "init")),
-    ("flush clear empty", _command("the waiting jobs of a topic are deleted by", "purge email")),
+    ("flush clear empty", _command("the queued jobs of a topic are deleted by", "purge email")),
 )  # fmt: skip
 """Commands of `jobsctl`."""
 

@@ -74,7 +74,7 @@ GROUPS = {
         "limits": ("limits", "Show and override limits on concurrency and rate."),
         "pause": ("topics", "Let no worker reserve jobs of a topic."),
         "resume": ("topics", "Resume a paused topic."),
-        "purge": ("topics", "Delete all waiting jobs of a topic."),
+        "purge": ("topics", "Delete all queued jobs of a topic."),
         "payloads": ("payloads", "Look after the payload store."),
         "outbox": ("outbox", "Look after jobs in the database of the application."),
         "dead": ("dead", "List, group, show, retry and delete dead letters."),

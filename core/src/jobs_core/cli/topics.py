@@ -12,6 +12,7 @@ import click
 import msgspec
 
 from ..backends.base import Backend, Counts, State
+from ..errors import NotSupported
 from ..scoreboard.state import read_board
 from ..scoreboard.view import TAKING
 from ..supervisor.pidfile import OfAnotherUser, running
@@ -169,17 +170,17 @@ def resume_command(context: Context, topic: str) -> None:
 @topic_argument
 @click.option(
     "--state",
-    type=click.Choice(["ready", "scheduled", "waiting"]),
-    default="waiting",
+    type=click.Choice(["all", "ready", "scheduled", "waiting"]),
+    default="all",
     show_default=True,
     help="The jobs to delete. ready: those that could start, and those that wait for a limit. scheduled: those with a delay. "
-    "waiting: all of these, and members that wait in a flow. For dead letters, use `jobsctl dead drop`.",
+    "waiting: members of flows that wait for others. all: all of these. For dead letters, use `jobsctl dead drop`.",
 )
 @click.option("--inlet", is_flag=True, help="Delete instead what foreign producers have pushed and no worker has taken in yet.")
 @yes_option
 @pass_context
 def purge_command(context: Context, topic: str, state: str, inlet: bool, yes: bool) -> None:
-    """Delete the waiting jobs of TOPIC for good. Running ones are left alone."""
+    """Delete the queued jobs of TOPIC for good. Running ones are left alone."""
     if reason := context.operate(lambda backend: doubt(context, backend, topic)):
         output.echo(f"jobs: {reason}", err=True)
     if inlet:
@@ -187,11 +188,14 @@ def purge_command(context: Context, topic: str, state: str, inlet: bool, yes: bo
         entries = context.operate(lambda backend: backend.purge_inlet(topic))
         output.echo(f"{count(entries, 'entry', 'entries')} deleted")
         return
-    confirm(f"Delete all {state} jobs of {topic} for good?", yes)
+    confirm(f"Delete all {'queued' if state == 'all' else state} jobs of {topic} for good?", yes)
 
     def purge(backend: Backend) -> int:
-        members = [State.WAITING] if State.WAITING in backend.queued_states else []  # first: the others' end makes some ready
-        states = [*members, State.READY, State.SCHEDULED] if state == "waiting" else [State(state)]
+        has_flows = State.WAITING in backend.queued_states
+        if state == State.WAITING.value and not has_flows:
+            raise NotSupported("flows", f"{backend.name}://")
+        members = [State.WAITING] if has_flows else []  # first: the others' end makes some ready
+        states = [*members, State.READY, State.SCHEDULED] if state == "all" else [State(state)]
         return sum(backend.purge(topic, each) for each in states)
 
     deleted = context.operate(purge)
