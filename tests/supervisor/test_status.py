@@ -119,6 +119,15 @@ def test_everything_is_shown(project, board):
     assert max(map(len, text.splitlines())) <= 80 + len(str(project.root))
 
 
+def test_counts_from_before_the_backend_fell_silent_show_their_age(project, board):
+    board.backlog.topics = {"email": TopicState(3, 0, 0, 0, 4.0)}
+    board.backlog.answers, board.backlog.answered_at = False, time.time() - 95
+    board.write()
+    with board.held():
+        text = status(project)
+    assert " ".join(rows(text, "Topics")[-1]) == "counted 1 m ago"
+
+
 def test_json_has_it_all_for_a_script(project, board):
     board.worker("h-1", done=5, failed=1).begin(run("tasks.send", "email", ago=10, job_id=ID, timeout=3))
     board.backlog.topics = {"email": TopicState(3, 4, 1, 2, 75.0, paused=True)}

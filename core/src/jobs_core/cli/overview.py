@@ -302,7 +302,7 @@ class Overview:
             )
             for name, topic in shown
         ]
-        old = self.now - backlog.at
+        old = self.now - min(backlog.at, backlog.answered_at or backlog.at)  # `at` advances while the backend is silent, too
         notes = [f"and {len(rest)} more"] if rest else []
         notes += [f"counted {age(old)} ago"] if old > STALE else []
         return Sheet("Topics", ["topic", *states, "oldest", ""], rows, "; ".join(notes))
