@@ -114,6 +114,75 @@ def test_two_machines_share_no_action(queue):
     assert backend.counts(["default"])["default"].ready == 250
 
 
+@pytest.mark.parametrize(
+    "action",
+    [
+        Action("retry", ["default"], 2e9, 1, rate=1e-320),
+        Action("retry", ["default"], 2e9, 1, rate=-1.0),
+        Action("retry", ["\0"], 2e9, 1, group=CAUSE.id),
+        Action("retry", ["default"], 2e9, 1, to="../x"),
+    ],
+    ids=["rate", "negative rate", "topic", "target"],
+)
+def test_an_action_that_makes_no_sense_is_refused_once_and_stops_no_other(queue, action, caplog):
+    app, backend = queue
+    bury(backend, CAUSE)
+    name = dead_actions.start(app, backend, action)
+    dead_actions.start(app, backend, Action("drop", ["default"], until_now(backend), 1))
+    carry_out(backend, machine := DeadActions(app, "one"))
+    machine.look(backend, -2)  # whatever has changed
+    assert backend.counts(["default"])["default"].dead == 0
+    assert "../x" not in backend.topics()
+    assert caplog.text.count(f"action {name} on dead letters is refused") == (not action.group)
+
+
+def test_an_unforeseen_error_fails_an_action_and_stops_no_other(queue, monkeypatch):
+    app, backend = queue
+    bury(backend, CAUSE, OTHER)
+    for cause in (CAUSE, OTHER):
+        dead_actions.start(app, backend, Action("drop", ["default"], until_now(backend), 1, group=cause.id))
+    drop, calls = backend.drop, []
+
+    def fail_once(ids):
+        calls.append(ids)
+        if len(calls) == 1:
+            raise ZeroDivisionError("unforeseen")
+        return drop(ids)
+
+    monkeypatch.setattr(backend, "drop", fail_once)
+    carry_out(backend, DeadActions(app, "one"))
+    assert sorted((each.state, each.progress.error) for each in dead_actions.listed(app, backend)) == [
+        ("done", ""),
+        ("failed", "unforeseen"),
+    ]
+
+
+def test_a_progress_that_cannot_be_read_hides_no_action(queue):
+    app, backend = queue
+    bury(backend, CAUSE)
+    name = dead_actions.start(app, backend, Action("drop", ["default"], until_now(backend), 1))
+    for broken, data in {name: b"{}", "other": b"\xff"}.items():
+        backend.put_document(dead_actions.PROGRESS, broken, data, new_token())
+    assert [each.id for each in dead_actions.listed(app, backend)] == [name]
+    carry_out(backend, DeadActions(app, "one"))
+    assert [(each.id, each.state) for each in dead_actions.listed(app, backend)] == [(name, "done")]
+
+
+def test_an_action_that_is_replaced_without_the_keys_stops_no_housekeeper(queue):
+    app, backend = queue
+    signing = App(Config(backend=app.config.backend, signing_keys=["a:0123456789012345678901234567890123"]))
+    bury(backend, CAUSE, CAUSE)
+    name = dead_actions.start(signing, backend, Action("drop", ["default"], until_now(backend), 2, rate=1.0))
+    machine = DeadActions(signing, "one")
+    machine.look(backend, 1)
+    backend.put_document(dead_actions.ACTION, name, b"{}", new_token())
+    machine.work(backend)
+    machine.look(backend, 2)
+    machine.work(backend)
+    assert backend.counts(["default"])["default"].dead == 2
+    signing.close()
+
+
 def test_letters_of_other_groups_and_later_ones_stay(queue):
     app, backend = queue
     bury(backend, CAUSE, OTHER, CAUSE)

@@ -21,11 +21,12 @@ from . import boundary
 from .amending import amended
 from .app import App
 from .backends.base import Backend, JobRecord, State
-from .backends.documents import ABSENT, all_of
-from .errors import BackendError, BackendUnavailable, JobsError, NotSupported, SignatureError
+from .backends.documents import ABSENT, Document, all_of
+from .errors import BackendUnavailable, JobsError, NotSupported, SignatureError
 from .ids import new_id, new_token
 from .machines import who
 from .sealed import seal, unseal
+from .topics import topic_error
 
 ACTION: Final = "dead-action"
 PROGRESS: Final = "dead-progress"
@@ -42,6 +43,10 @@ KEPT: Final = 7 * 86400.0
 
 MOST_GROUPS: Final = 10_000
 """Most groups of a topic that an action on all of them takes."""
+
+SLOWEST: Final = 1e-6
+FASTEST: Final = 1e9
+"""Rates of an action, in letters a second: what is outside is no rate that anybody chose."""
 
 _PAGES = 10
 
@@ -106,7 +111,8 @@ def listed(app: App, backend: Backend) -> list[Listed]:
             running[document.name] = _read(app, document.name, backend)
         except SignatureError:
             continue
-    progress = {document.name: msgspec.json.decode(document.data, type=Progress) for document in all_of(backend, PROGRESS)}
+    told = {document.name: _told(document) for document in all_of(backend, PROGRESS)}
+    progress = {name: its for name, its in told.items() if its is not None}
     found = []
     for name in sorted(running.keys() | progress.keys()):
         action, its = running.get(name), progress.get(name)
@@ -115,6 +121,14 @@ def listed(app: App, backend: Backend) -> list[Listed]:
         elif its is not None:
             found.append(Listed(name, its, its.ended or ("running" if action is not None else "cancelled")))
     return found
+
+
+def _told(document: Document | None) -> Progress | None:
+    """Return the progress that a document tells; None if there is none, or it cannot be read."""
+    try:
+        return None if document is None else msgspec.json.decode(document.data, type=Progress)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None
 
 
 def cancel(backend: Backend, name: str) -> bool:
@@ -128,9 +142,14 @@ def _read(app: App, name: str, backend: Backend) -> Action | None:
     if document is None:
         return None
     try:
-        return msgspec.json.decode(unseal(app.signer, document).body, type=Action)
+        action = msgspec.json.decode(unseal(app.signer, document).body, type=Action)
     except msgspec.MsgspecError as error:
         raise SignatureError(f"it is not an action that this release knows: {error}") from None
+    if action.rate is not None and not SLOWEST <= action.rate <= FASTEST:
+        raise SignatureError(f"its rate is {action.rate:g} a second, not {SLOWEST:g} to {FASTEST:g}")
+    if action.to and (reason := topic_error(action.to)):
+        raise SignatureError(f"its target: {reason}")
+    return action
 
 
 class _Running:
@@ -158,20 +177,23 @@ class DeadActions:
         self._machine = machine
         self._version = -1
         self._running: dict[str, _Running] = {}
+        self._refused: dict[str, int] = {}  # id → the version that was refused, and logged
 
     def look(self, backend: Backend, version: int) -> None:
         """Find the actions, if `version`, of their kind, has changed."""
         if version == self._version:
             return
-        names = [document.name for document in all_of(backend, ACTION)]
-        for name in self._running.keys() - set(names):
+        found = {document.name: document.version for document in all_of(backend, ACTION)}
+        for name in self._running.keys() - found.keys():
             del self._running[name]
-        for name in names:
-            if name not in self._running:
+        self._refused = {name: its for name, its in self._refused.items() if found.get(name) == its}
+        for name, its in found.items():
+            if name not in self._running and name not in self._refused:
                 try:
                     action = _read(self._app, name, backend)
                 except SignatureError as error:
                     logger.error("action %s on dead letters is refused: %s", name, error)
+                    self._refused[name] = its
                     continue
                 if action is not None:
                     self._running[name] = _Running(action)
@@ -192,9 +214,9 @@ class DeadActions:
             except BackendUnavailable:
                 one.release()
                 raise
-            except BackendError as error:
-                self._end(backend, name, one, "failed", boundary.text_of(error))
+            except Exception as error:  # whatever is wrong with an action, it must not end the housekeepers of all machines
                 del self._running[name]
+                self._end(backend, name, one, "failed", boundary.text_of(error))
 
     def _claim(self, backend: Backend, name: str, one: _Running) -> bool:
         """Claim an action, or renew the claim; return whether it is ours."""
@@ -243,8 +265,7 @@ class DeadActions:
 
     def _known(self, backend: Backend, name: str, action: Action) -> Progress:
         """Return the progress of an action that this machine has claimed, having retried what was pending."""
-        document = backend.document(PROGRESS, name)
-        progress = Progress(action) if document is None else msgspec.json.decode(document.data, type=Progress)
+        progress = _told(backend.document(PROGRESS, name)) or Progress(action)
         progress.machine = self._machine
         if progress.pending:
             found = [record for record in map(backend.get, progress.pending) if record is not None]

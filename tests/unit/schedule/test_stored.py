@@ -339,6 +339,44 @@ def test_with_keys_what_is_not_signed_is_refused_and_logged(signed, forgery, cap
     signed.schedule.remove(name)
 
 
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"every": 1e308},
+        {"every": -1e308},
+        {"every": 5, "tz": "../nowhere"},
+        {"cron": "* * * * * * *"},
+        {"every": 5, "kwargs": {"\u202e": 1}},
+        {"every": 5, "topic": "../x"},
+    ],
+    ids=["too seldom", "negative", "zone", "cron", "arguments", "topic"],
+)
+def test_an_entry_that_makes_no_sense_ends_no_housekeeper_and_can_be_removed(shop, entry, caplog):
+    data = seal(shop.app.signer, KIND, "odd", {"job": "shop.tell", **entry})
+    shop.backend.put_document(KIND, "odd", data, new_token())
+    shop.look()
+    shop.now += 60
+    shop.look()
+    assert shop.pushed() == [("minute", 60)], "the others go on"
+    assert "schedule odd has a document in the backend that is refused" in caplog.text
+    for stored in shop.schedule.stored():
+        assert stored.entry.after(0) is not None
+    shop.schedule.remove("odd")
+
+
+def test_an_unforeseen_error_in_an_entry_ends_no_housekeeper(shop, monkeypatch, caplog):
+    def fail(app, entry):
+        raise ZeroDivisionError("unforeseen")
+
+    shop.schedule.add("odd", shop.tell.call("x"), every=60)
+    monkeypatch.setattr("jobs_core.schedule.stored.problems_of", fail)
+    shop.look()
+    shop.now += 60
+    shop.look()
+    assert shop.pushed() == [("minute", 60)]
+    assert "unforeseen" in caplog.text
+
+
 def test_an_older_signed_document_is_refused_by_machines_that_saw_the_newer_one(signed, caplog):
     signed.schedule.pause("minute")
     paused = signed.backend.document(KIND, "minute").data

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import msgspec
 from msgspec import UNSET, Struct
 
-from .. import events
+from .. import boundary, events
 from ..app import current_app
 from ..backends.base import Backend
 from ..backends.documents import ABSENT, Document, all_of, check
@@ -28,6 +28,7 @@ from ..sealed import seal, unseal
 from ..units import seconds as seconds_of
 from ..units import shown
 from .entries import Entry, entries, problems_of
+from .times import zone
 
 if TYPE_CHECKING:
     from ..app import App
@@ -89,8 +90,8 @@ class Known:
         for document in documents:
             try:
                 found[document.name] = self._read(document)
-            except (SignatureError, ScheduleError) as error:
-                self._refuse(document, str(error))
+            except Exception as error:  # whatever is wrong with a document, it must not end the housekeepers of all machines
+                self._refuse(document, boundary.text_of(error))
                 if isinstance(error, SignatureError) and document.name in self.stored:
                     found[document.name] = self.stored[document.name]  # what held before holds on
         self._issued = {name: stored.issued_at for name, stored in found.items()}
@@ -123,14 +124,13 @@ def read_document(app: App, document: Document) -> Stored:
         said = msgspec.json.decode(sealed.body, type=StoredEntry)
     except msgspec.MsgspecError as error:
         raise ScheduleError(f"it does not describe an entry: {error}") from None
-    return Stored(
-        document.name,
-        document.version,
-        int(document.changed_at * 1000),
-        sealed.issued_at,
-        said,
-        _entry(document.name, said) if said.job else None,
-    )
+    entry = _entry(document.name, said) if said.job else None
+    if entry is not None:
+        try:
+            _ = entry.after, zone(entry.tz)
+        except ValueError as error:
+            raise ScheduleError(f"{entry.where}: {error}") from None
+    return Stored(document.name, document.version, int(document.changed_at * 1000), sealed.issued_at, said, entry)
 
 
 def _entry(name: str, said: StoredEntry) -> Entry:

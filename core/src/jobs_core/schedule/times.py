@@ -21,6 +21,9 @@ It never returns an earlier tick for a later time.
 SHORTEST = 1000
 """Shortest interval, in milliseconds."""
 
+LONGEST = 1e9
+"""Longest interval, in seconds: that of durations in the configuration."""
+
 _NICKNAMES = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
@@ -33,8 +36,10 @@ _NICKNAMES = {
 
 
 def by_interval(every: float) -> Times:
-    """Tick at the multiples of `every` seconds since 1970; raise ValueError if it is too short."""
-    step = round(every * 1000)
+    """Tick at the multiples of `every` seconds since 1970; raise ValueError if it is too short or too long."""
+    if not every <= LONGEST:
+        raise ValueError(f"every {every:g} s is too seldom, the longest is {LONGEST:g} s")
+    step = round(max(every, 0.0) * 1000)
     if step < SHORTEST:
         raise ValueError(f"every {every:g} s is too often, the shortest is 1s: let one job do several in a row")
     return lambda at: (at // step + 1) * step
