@@ -28,7 +28,7 @@ def dead_command() -> None:
 @dead_command.command("list")
 @click.argument("topic", required=False, type=TOPIC)
 @click.option("--limit", type=LIMIT, default=50, show_default=True, help="List at most this many of a topic.")
-@click.option("--group", type=TEXT, help="Only dead letters of this group (see `jobsctl dead groups`).")
+@click.option("--group", metavar="GROUP", type=TEXT, help="Only dead letters of this group (see `jobsctl dead groups`).")
 @search_options
 @json_option
 @pass_context

@@ -48,7 +48,8 @@ def _selecting(command: F) -> F:
     command = click.option(
         "--rate", type=RATE, metavar="RATE", help='At most this many dead letters in a period, such as "10/s".'
     )(command)
-    command = click.option("--group", type=TEXT, help="Every dead letter of this group (see `jobsctl dead groups`).")(command)
+    group_help = "Every dead letter of this group (see `jobsctl dead groups`)."
+    command = click.option("--group", metavar="GROUP", type=TEXT, help=group_help)(command)
     return click.option("--topic", type=TOPIC, help="Every dead letter of this topic, instead of ids.")(command)
 
 

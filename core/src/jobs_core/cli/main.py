@@ -76,7 +76,7 @@ GROUPS = {
         "resume": ("topics", "Resume a paused topic."),
         "purge": ("topics", "Delete all queued jobs of a topic."),
         "payloads": ("payloads", "Look after the payload store."),
-        "outbox": ("outbox", "Look after jobs in the database of the application."),
+        "outbox": ("outbox", "Show and repair jobs in the database of the application."),
         "dead": ("dead", "List, group, show, retry and delete dead letters."),
     },
     "Plugin authors": {

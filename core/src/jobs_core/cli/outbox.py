@@ -13,7 +13,7 @@ from ..errors import ConfigError
 from ..supervisor.housekeeper.carrier import Carrier
 from ..units import count, format_duration
 from . import output
-from .common import Context, fail, json_option, pass_context
+from .common import Context, confirm, fail, json_option, pass_context, yes_option
 from .exits import Exit
 from .groups import DefaultsToList
 from .types import LIMIT
@@ -22,7 +22,7 @@ from .waiting import waiting
 
 @click.group("outbox", cls=DefaultsToList)
 def outbox_command() -> None:
-    """Look after jobs that are to be carried to the queue; `jobsctl outbox` alone shows them."""
+    """Show and repair jobs that wait in the database of the application; `jobsctl outbox` alone lists them."""
 
 
 @outbox_command.command("list")
@@ -48,7 +48,7 @@ def list_command(context: Context, most: int, as_json: bool) -> None:
 @click.argument("job_ids", nargs=-1, required=True, metavar="ID...")
 @pass_context
 def retry_command(context: Context, job_ids: tuple[str, ...]) -> None:
-    """Let refused jobs be tried at once."""
+    """Try refused jobs at once."""
     with _opened(context) as outbox:
         found = outbox.retry(job_ids)
     output.echo(f"{count(found, 'job')} will be tried at once")
@@ -57,12 +57,11 @@ def retry_command(context: Context, job_ids: tuple[str, ...]) -> None:
 
 @outbox_command.command("drop")
 @click.argument("job_ids", nargs=-1, required=True, metavar="ID...")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@yes_option
 @pass_context
 def drop_command(context: Context, job_ids: tuple[str, ...], yes: bool) -> None:
     """Delete jobs from the outbox: they are never enqueued."""
-    if not yes:
-        click.confirm(f"Delete {count(len(job_ids), 'job')} from the outbox? They will never run", abort=True)
+    confirm(f"Delete {count(len(job_ids), 'job')} from the outbox, never to be enqueued?", yes)
     with _opened(context) as outbox:
         found = outbox.drop(job_ids)
     output.echo(f"{count(found, 'job')} deleted")

@@ -93,8 +93,8 @@ def search_options(command: F) -> F:
         ),
         click.option("--error", type=TEXT, help="Only jobs whose reason or last error contains this text."),
         click.option("--text", type=TEXT, help="Only jobs whose arguments, as JSON, contain this text."),
-        click.option("--key", type=TEXT, help="Only jobs with this key."),
-        click.option("--job", type=TEXT, help="Only jobs of this name; without a module, of any module."),
+        click.option("--key", metavar="KEY", type=TEXT, help="Only jobs with this key."),
+        click.option("--job", metavar="NAME", type=TEXT, help="Only jobs of this name; without a module, of any module."),
     ):
         option(searching)
     return searching  # type: ignore[return-value]
