@@ -115,6 +115,7 @@ def test_without_machines_nothing_is_listed_and_no_command_is_given(project, bac
         done = project.run("machines", *arguments)
         assert done.returncode == 1
         assert "has reported within 30 s" in done.stderr
+        assert "`jobsctl status` on the machine" in done.stderr
     assert given(backend) == []
 
 

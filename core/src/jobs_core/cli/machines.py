@@ -211,7 +211,7 @@ def _give(
     if not chosen:
         fail(
             f"no machine {f'with a pool {order.pool} ' if order.pool else ''}has reported within 30 s: "
-            "`jobsctl machines` lists those that have"
+            "`jobsctl machines` lists those that have, `jobsctl status` on the machine says what is wrong there"
         )
     check(chosen)
 
@@ -261,6 +261,9 @@ def _chosen(found: Sequence[MachineReport], names: Sequence[str]) -> list[Machin
     for name in names:
         those = [report for report in found if is_meant(name, report.name) and name != "*"]
         if not those:
-            fail(f"no machine {name} has reported within 30 s: `jobsctl machines` lists those that have")
+            fail(
+                f"no machine {name} has reported within 30 s: `jobsctl machines` lists those that have, "
+                "`jobsctl status` on the machine says what is wrong there"
+            )
         chosen.update((report.name, report) for report in those)
     return list(chosen.values())
