@@ -846,8 +846,9 @@ class Backend(Operable, abc.ABC):
     def wait(self, topics: Sequence[str], timeout: float) -> bool:
         """Sleep until jobs may be ready or a scheduled job is due (True), or until `interrupt` or `timeout` (False).
 
-        Without topics it only keeps the connection alive, because the courier never sleeps anywhere else.
-        Called by: couriers. Atomicity: none needed. Blocks: up to `timeout` seconds, without polling.
+        Without topics it only keeps the connection alive, because the courier never sleeps anywhere else. Housekeepers, which
+        open with no owner, wait without topics as well.
+        Called by: couriers, housekeepers. Atomicity: none needed. Blocks: up to `timeout` seconds, without polling.
         Raises: BackendUnavailable.
         """
 

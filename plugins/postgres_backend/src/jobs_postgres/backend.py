@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
+from jobs_core.backend_kit import SelfPipe
 from jobs_core.backends.base import (
     FEATURES,
     Answer,
@@ -67,7 +68,8 @@ class PostgresBackend(
         PostgresTransactionCalls.__init__(self, target)
         self._owner = ""
         self._topics = set()
-        self._listener: Listener | None = None
+        self._listener: Listener | None = None  # of a worker
+        self._interrupts: SelfPipe | None = None  # of all others, such as housekeepers: they wait for nothing but an interrupt
         self._asleep: frozenset[str] = frozenset()  # topics for which this worker is noted as waiting
         self._asked = ""  # the last reserve request, if it is not answered
         self._settled = self._settling = ""  # the last settle request that is answered, and the one that is not
@@ -80,6 +82,8 @@ class PostgresBackend(
                 self._listener = Listener(self._target, owner)
                 self._listener.connect()
                 self._connection.function("register", owner, self._options.lease)
+            elif self._interrupts is None:
+                self._interrupts = SelfPipe()
         except BaseException:
             self._disconnect()
             raise
@@ -187,7 +191,10 @@ class PostgresBackend(
     def wait(self, topics: Sequence[str], timeout: float) -> bool:
         listener = self._listener
         if listener is None:
-            raise BackendError(f"{self._target.shown}: only a worker waits for jobs")
+            if topics or self._interrupts is None:
+                raise BackendError(f"{self._target.shown}: only a worker waits for jobs")
+            self._interrupts.wait(timeout)
+            return False
         if not topics:
             self._hear(listener.sleep(timeout)[0])
             return False
@@ -228,9 +235,11 @@ class PostgresBackend(
         return advice(self._target, self._connection)
 
     def interrupt(self) -> None:
-        listener = self._listener
+        listener, interrupts = self._listener, self._interrupts
         if listener is not None:
             listener.interrupt()
+        elif interrupts is not None:
+            interrupts.wake()
 
     # -- settle ------------------------------------------------------------------------------------
 

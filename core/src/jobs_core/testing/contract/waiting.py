@@ -85,6 +85,15 @@ class Waiting(RigCase):
                 worker.interrupt()
                 assert future.result(PATIENCE) is False
 
+    def test_a_housekeeper_sleeps_too_though_it_owns_no_jobs(self, rig: Rig) -> None:
+        keeper = rig.producer()
+        assert keeper.wait([], 0.1) is False
+        with ThreadPoolExecutor(1) as pool:
+            future = pool.submit(keeper.wait, [], PATIENCE * 3)
+            time.sleep(0.05)  # let the wait begin; one that begins later ends, too
+            keeper.interrupt()
+            assert future.result(PATIENCE) is False
+
     def test_an_interrupt_before_a_wait_ends_it_at_once(self, rig: Rig) -> None:
         worker = rig.worker()
         worker.interrupt()
