@@ -58,6 +58,44 @@ def application(server, schema, role):
         app.close()
 
 
+def test_what_producers_without_rights_and_open_transactions_push_is_counted_and_nobody_waits(
+    project, postgres_server, schema, roles
+):
+    producer, _ = roles
+    text = project.here("setup", "--sql", "--producer", producer)
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        connection.execute(text.encode())
+    reader = PostgresBackend(parse(f"{postgres_server.url}?schema={schema}", "jobs"), BackendOptions())
+    reader.open(None)
+
+    def counted():
+        found = reader.counts(["default"])["default"]
+        return found.pushed, found.refused
+
+    url = postgres_server.url_of(producer, "postgres")
+    with application(postgres_server, schema, producer) as app:
+        with psycopg.connect(url) as one, psycopg.connect(url) as other:
+            for connection in (one, other):
+                app.enqueue(note.using(transaction=connection, unique=f"{id(connection)}").call("in a transaction"))
+            app.enqueue_many([note.call(str(n)) for n in range(3)])
+            reader.housekeep(10)
+            assert counted() == (3, 0), "of open transactions nothing"
+            one.rollback()
+        assert counted() == (4, 0)
+        app.enqueue(note.using(unique=f"{id(other)}").call("again"))
+        with Flow() as flow:
+            flow.add(note.call("in a flow"))
+        for n in range(40):
+            app.enqueue(note.call(f"one by one {n}"))
+    for _ in range(2):
+        reader.housekeep(10)
+        assert counted() == (45, 1), "all at the latest when the producer disconnects"
+    with psycopg.connect(postgres_server.url) as connection:
+        (left,) = connection.execute(f'SELECT count(*) FROM "{schema}".pushed'.encode()).fetchone() or (None,)
+    assert left == 0
+    reader.close()
+
+
 def test_the_printed_sql_is_all_that_a_database_needs_and_may_be_repeated(project, postgres_server, schema, roles):
     producer, worker = roles
     text = project.here("setup", "--sql", "--producer", producer, "--worker", worker)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from operator import itemgetter
@@ -27,6 +28,7 @@ from jobs_core.errors import BackendError, OwnerLost
 
 from .advice import advice
 from .connection import ServerConnection
+from .counting import Counting
 from .documents import PostgresDocumentCalls
 from .enlisting import PostgresTransactionCalls
 from .limits import PostgresLimitCalls
@@ -41,6 +43,9 @@ _number = itemgetter(0)
 _LOOK = "SELECT ready OR EXISTS (SELECT FROM {s}.flow_left), due FROM {s}.look(%s)"
 ENTERED_AT_ONCE = 500
 """Pushed jobs of a topic that one statement puts into lines, which bounds how long it holds their lock."""
+
+COUNTED_AT_ONCE = 10_000
+"""Rows of counts that one statement adds up."""
 
 _ANSWERS = {"s": Answer.SETTLED, "a": Answer.ALREADY, "-": Answer.STALE}
 
@@ -70,6 +75,7 @@ class PostgresBackend(
         self._topics = set()
         self._listener: Listener | None = None  # of a worker
         self._interrupts: SelfPipe | None = None  # of all others, such as housekeepers: they wait for nothing but an interrupt
+        self._counting = Counting()
         self._asleep: frozenset[str] = frozenset()  # topics for which this worker is noted as waiting
         self._asked = ""  # the last reserve request, if it is not answered
         self._settled = self._settling = ""  # the last settle request that is answered, and the one that is not
@@ -91,6 +97,10 @@ class PostgresBackend(
 
     def close(self) -> None:
         owner, self._owner = self._owner, ""
+        counting, self._counting = self._counting, Counting()
+        if counting.kept and self._connection.connected:
+            with contextlib.suppress(BackendError):
+                self._connection.function("count_pushed", json.dumps(counting.kept))
         if owner and self._connection.connected:
             with contextlib.suppress(BackendError):
                 self._release(owner, [], [], b"", crash=False)
@@ -115,18 +125,22 @@ class PostgresBackend(
     def _push(self, messages: Sequence[Outgoing], request: str, *, loosely: bool) -> Mapping[str, str]:
         if not messages:
             return {}
-        parameters = facts(messages)
+        counts = self._counting.due(messages)
+        parameters = facts(messages, counts=counts)
         ttl = self._options.cancelled_ttl
         conflicts: Mapping[str, str] = self._connection.function("push", request, *parameters, loosely, ttl)
+        self._counting.pushed(messages, counts)
         self._wake_for(messages, lined=parameters[-1])
         return conflicts
 
     def push_guarded(self, messages: Sequence[Outgoing], request: str, guard: Guard) -> Mapping[str, str] | None:
-        parameters = facts(messages)
+        counts = self._counting.due(messages)
+        parameters = facts(messages, counts=counts)
         conflicts: Mapping[str, str] | None = self._connection.function(
             "push_guarded", guard.kind, guard.name, guard.version, request, *parameters, self._options.cancelled_ttl
         )
         if conflicts is not None:
+            self._counting.pushed(messages, counts)
             self._wake_for(messages, lined=parameters[-1])
         return conflicts
 
@@ -337,4 +351,5 @@ class PostgresBackend(
         self._wake(woken)
         more = self._keep_letters(limit) or more or unfinished
         more = self._keep_statistics(limit) or more
+        more = self._connection.function("keep_counts", COUNTED_AT_ONCE) or more
         return Housekept(readied, released, dropped + letters, more=more or limit in (readied, released, dropped))

@@ -28,6 +28,7 @@ SCRIPTS = (
     "schema.sql",
     "lines_schema.sql",
     "flows_schema.sql",
+    "counts.sql",
     "functions.sql",
     "limits.sql",
     "lines.sql",

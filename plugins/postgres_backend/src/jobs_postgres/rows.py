@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -18,11 +18,13 @@ HOLDS = "h"
 _encode = msgspec.json.Encoder().encode
 
 
-def facts(messages: Sequence[Outgoing], *, members: bool = False) -> tuple[str, list[bytes], bool, bool]:
+def facts(
+    messages: Sequence[Outgoing], *, members: bool = False, counts: Mapping[str, int] | None = None
+) -> tuple[str, list[bytes], bool, bool]:
     """Return the facts of messages as JSON, and their payloads.
 
-    And whether none has a unique key or a chosen id, and whether one has a key or limits. Raises BackendError for members
-    of flows, unless they are expected.
+    And whether none has a unique key or a chosen id, and whether one has a key or limits. The facts of the first message have
+    what is to be added to the counts. Raises BackendError for members of flows, unless they are expected.
     """
     plain, lined = True, False
     rows = []
@@ -38,6 +40,8 @@ def facts(messages: Sequence[Outgoing], *, members: bool = False) -> tuple[str, 
         if message.member is not None and not members:
             raise misplaced(message.id, message.member)
         rows.append(row)
+    if counts:
+        rows[0]["n"] = counts
     return _encode(rows).decode(), [message.payload for message in messages], plain, lined
 
 

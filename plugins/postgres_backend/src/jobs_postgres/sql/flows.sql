@@ -552,6 +552,7 @@ BEGIN
            seq bigint, id text, topic text, stage bigint, finale boolean, awaits integer, stuck integer, failed boolean,
            lost smallint, if_failed boolean, delay double precision, place text, inputs text[], seal bigint);
     GET DIAGNOSTICS added = ROW_COUNT;
+    INSERT INTO {s}.pushed SELECT m.topic, count(*), 0 FROM jsonb_to_recordset(members) AS m (topic text) GROUP BY 1;
     INSERT INTO {s}.flow_edge SELECT (e ->> 0)::bigint, (e ->> 1)::bigint, (e ->> 2)::boolean FROM jsonb_array_elements(edges) AS e;
     INSERT INTO {s}.flow_group AS g (n, flow, label, finale, live, seal)
     SELECT c.n, flow_, c.label, c.finale, c.live, c.seal
@@ -683,6 +684,8 @@ BEGIN
     conflicts_ := {s}.part_conflicts(messages);
     IF conflicts_ <> '{}' THEN
         UPDATE {s}.push_request SET conflicts = conflicts_ WHERE request = request_;
+        INSERT INTO {s}.pushed SELECT m ->> 't', 0, count(*) FROM jsonb_array_elements(messages) AS m
+         WHERE conflicts_ ? (m ->> 'i') GROUP BY 1;
         RETURN jsonb_build_object('answer', conflicts_);
     END IF;
     RETURN {s}.place_facts(f.n, ids, labels, jsonb_array_length(messages));

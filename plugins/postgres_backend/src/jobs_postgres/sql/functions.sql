@@ -132,7 +132,8 @@ END $$;
 -- -- push -----------------------------------------------------------------------------------------------
 
 -- Store messages: their facts as a JSON array of objects, and their payloads in the same order. Returns the conflicts by id.
--- `plain`: none has a unique key or a chosen id; `lined`: one has limits or a key.
+-- `plain`: none has a unique key or a chosen id; `lined`: one has limits or a key. The first message may have numbers by topic as
+-- `n`: what to add to the counts. They include a single plain message with a request; others are counted here.
 CREATE OR REPLACE FUNCTION {s}.push(
     request_ text, messages jsonb, payloads bytea[], plain boolean, lined boolean, loosely boolean,
     cancelled_ttl double precision)
@@ -147,7 +148,13 @@ BEGIN
             RETURN (SELECT conflicts FROM {s}.push_request WHERE request = request_);
         END IF;
     END IF;
+    IF messages -> 0 ? 'n' THEN
+        PERFORM {s}.count_pushed(messages -> 0 -> 'n');
+    END IF;
     IF plain THEN
+        IF request_ IS NULL OR jsonb_array_length(messages) > 1 THEN
+            PERFORM {s}.count_messages(messages, '{}');
+        END IF;
         IF lined THEN
             PERFORM {s}.insert_lined(messages, payloads, now_);
         ELSE
@@ -156,6 +163,7 @@ BEGIN
         RETURN conflicts_;
     END IF;
     conflicts_ := {s}.insert_each(messages, payloads, loosely, cancelled_ttl, now_);
+    PERFORM {s}.count_messages(messages, conflicts_);
     IF request_ IS NOT NULL AND conflicts_ <> '{}' THEN
         UPDATE {s}.push_request SET conflicts = conflicts_ WHERE request = request_;
     END IF;
@@ -206,6 +214,8 @@ BEGIN
             OR m.chosen AND EXISTS (SELECT FROM {s}.ended WHERE id = m.id AND until > now_) THEN
             IF m.chosen AND NOT m.id = ANY (added) THEN
                 conflicts := conflicts || jsonb_build_object(m.id, m.id);
+            ELSE
+                INSERT INTO {s}.pushed VALUES (m.v ->> 't', -1, 0); -- the caller counts it as added
             END IF;
             CONTINUE;
         END IF;

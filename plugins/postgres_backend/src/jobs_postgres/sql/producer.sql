@@ -2,5 +2,5 @@
 -- also needs GRANT SELECT ON ALL TABLES IN SCHEMA {s}.
 GRANT USAGE ON SCHEMA {s} TO {role};
 GRANT SELECT ON {s}.meta TO {role};
-GRANT EXECUTE ON FUNCTION {s}.push, {s}.wake_after, {s}.begin_part, {s}.end_part, {s}.place TO {role};
+GRANT EXECUTE ON FUNCTION {s}.push, {s}.count_pushed, {s}.wake_after, {s}.begin_part, {s}.end_part, {s}.place TO {role};
 GRANT EXECUTE ON FUNCTION {s}.enqueue, {s}.begin_flow, {s}.end_flow TO {role};
