@@ -162,7 +162,7 @@ class _Running:
         self.next = 0.0  # monotonic time of the next step
         self.held: set[str] = set()  # ids that stay
         self.places = [(topic, action.group) for topic in action.topics if action.group]
-        self.topics = [] if action.group else list(action.topics)
+        self.topics = [] if action.group else [*dict.fromkeys(action.topics)]
         self.offset = 0
 
     def release(self) -> None:

@@ -107,7 +107,10 @@ def progress_of(job_id: str, record: JobRecord | None, told: bytes, source: Sour
         return JobProgress(job_id, State.UNKNOWN, _source=source)
     if not told:
         return JobProgress(job_id, record.state, _source=source)
-    document = msgspec.json.decode(told, type=_Told)
+    try:
+        document = msgspec.json.decode(told, type=_Told)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):  # of an earlier release, or another writer
+        return JobProgress(job_id, record.state, _source=source)
     return JobProgress(job_id, record.state, document.done, document.total, document.text, document.at, source)
 
 
@@ -115,6 +118,9 @@ def shown_progress(done: float | None, total: float | None) -> str:
     """Return how far a job is, such as "3 of 10 (30 %)"."""
     if done is None:
         return ""
-    if not total:
-        return f"{done:,.10g}"
-    return f"{done:,.10g} of {total:,.10g} ({min(1.0, done / total):.0%})".replace("%", " %")
+    try:
+        if not total:
+            return f"{done:,.10g}"
+        return f"{done:,.10g} of {total:,.10g} ({min(1.0, done / total):.0%})".replace("%", " %")
+    except (OverflowError, TypeError, ValueError):  # of an earlier release, or another writer
+        return ""

@@ -290,6 +290,26 @@ def test_every_number_that_is_told_can_be_read(make_app, registry, done):
     assert "of 1e+300" in str(told)
 
 
+@pytest.mark.parametrize(
+    "stored", [b'{"done":true,"total":true}', b'{"done":1' + b"0" * 400 + b',"total":5}', b'{"done":"x"}', b"\xff"],
+    ids=["bool", "huge", "text", "bytes"],
+)  # fmt: skip
+def test_a_stored_progress_that_makes_no_sense_fails_no_reader(make_app, registry, stored):
+    app = make_app(Config(topics=KEPT))
+
+    @job(registry=registry)
+    def tell() -> None: ...
+
+    handle = tell.enqueue()
+    backend = app.new_backend()
+    backend.open("w")
+    [held] = backend.reserve(["default"], 1, "request")
+    backend.note([Note(held.id, held.token, stored, ())])
+    assert handle.progress().state is State.RESERVED
+    assert isinstance(str(handle.progress()), str)
+    backend.close()
+
+
 def test_a_progress_may_be_a_text_alone(make_app, registry):
     app = make_app(Config(topics={"default": Topic(keep_done=3600)}))
 
