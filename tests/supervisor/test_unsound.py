@@ -36,6 +36,7 @@ def lose():
     connection.Connection.begin = nothing
 """
 POOLS = """
+lease = 3
 max_redeliveries = 1
 [pools.sync]
 topics = ["sync"]
