@@ -6,6 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
+from tests.support.project import Project
+from tests.support.supervised import Supervised
 
 from jobs_core.backends.base import BackendOptions, Outgoing
 from jobs_core.errors import BackendError, BackendUnavailable
@@ -45,6 +47,18 @@ def test_tables_of_a_newer_release_are_refused_with_the_fix(postgres_url, postgr
         connection.execute(f"UPDATE \"{schema}\".meta SET value = 99 WHERE key = 'schema'".encode())
     with pytest.raises(BackendError, match=r"of a newer release .* update jobs-postgres"):
         opened(postgres_url)
+
+
+def test_the_pause_of_a_housekeeper_is_no_outage(tmp_path, postgres_url):
+    project = Project(tmp_path / "project")
+    project.configure(backend=f'backend = "{postgres_url}"')
+    supervisor = Supervised(project)
+    supervisor.until(lambda board: board.backlog and board.backlog.answered_at)
+    first = supervisor.board().backlog.answered_at
+    supervisor.until(lambda board: board.backlog.answered_at > first + 2)
+    assert supervisor.stop() == 0
+    assert "cannot be reached" not in supervisor.process.output
+    project.close()
 
 
 def test_a_user_without_rights_is_told_what_to_do(postgres_url, postgres_server, schema):
