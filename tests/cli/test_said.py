@@ -163,7 +163,7 @@ def test_a_number_that_may_be_one_is_counted_by_the_one_helper():
         "{config} topics", "of 1 to {most} characters",
         "{workers:,} workers in pool",
         "with more than {looked:,} jobs", "no {state} jobs in", "no {self._state.value} jobs in",
-        "all {state} jobs of", "has {len(key):,} characters",
+        "all {which} jobs of", "has {len(key):,} characters",
         "if line.running_count > 1", "of {len(errors)} errors",
     }  # fmt: skip
     for package in (REPOSITORY / "core/src", *(REPOSITORY / "plugins").glob("*/src")):

@@ -188,7 +188,8 @@ def purge_command(context: Context, topic: str, state: str, inlet: bool, yes: bo
         entries = context.operate(lambda backend: backend.purge_inlet(topic))
         output.echo(f"{count(entries, 'entry', 'entries')} deleted")
         return
-    confirm(f"Delete all {'queued' if state == 'all' else state} jobs of {topic} for good?", yes)
+    which = "queued" if state == "all" else state
+    confirm(f"Delete all {which} jobs of {topic} for good?", yes)
 
     def purge(backend: Backend) -> int:
         has_flows = State.WAITING in backend.queued_states
