@@ -42,19 +42,19 @@ def test_an_action_goes_on_after_its_supervisor_is_killed(project: Project):
     project.configure("pools.other.topics = ['other']")
     backend = project.app().new_backend()
     backend.open("taker")
-    bury(backend, *[CAUSE] * 30)
+    bury(backend, *[CAUSE] * 60)
     first = Supervised(project)
-    said = project.here("dead", "retry", "--group", CAUSE.id, "--rate", "5/s", "--background", "--to", "other", "--yes")
-    assert "30 dead letters will be retried" in said
-    until(lambda: 5 <= actions(project)[0]["done"] < 30)
+    said = project.here("dead", "retry", "--group", CAUSE.id, "--rate", "4/s", "--background", "--to", "other", "--yes")
+    assert "60 dead letters will be retried" in said
+    until(lambda: 5 <= actions(project)[0]["done"] < 60)
     first.process.signal(signal.SIGKILL)
     first.process.wait()
-    assert 0 < backend.counts(["default"])["default"].dead < 30
+    assert 0 < backend.counts(["default"])["default"].dead < 60
     second = Supervised(project)
     until(lambda: actions(project)[0]["state"] == "done", patience=90)
     assert backend.browse("default", State.DEAD, 100) == backend.browse("other", State.DEAD, 100) == []
     project.until_empty("other")
-    assert sorted(project.ledger()) == sorted(f"note {number}" for number in range(30)), "each ran once"
+    assert sorted(project.ledger()) == sorted(f"note {number}" for number in range(60)), "each ran once"
     second.stop()
     backend.close()
 
@@ -62,7 +62,7 @@ def test_an_action_goes_on_after_its_supervisor_is_killed(project: Project):
 def test_a_cancelled_action_leaves_the_rest(project: Project):
     backend = project.app().new_backend()
     backend.open("taker")
-    bury(backend, *[CAUSE] * 20)
+    bury(backend, *[CAUSE] * 60)
     supervised = Supervised(project)
     project.here("dead", "drop", "--topic", "default", "--rate", "2/s", "--background", "--yes")
     [running] = until(lambda: [each for each in actions(project) if each["done"]])
@@ -70,7 +70,7 @@ def test_a_cancelled_action_leaves_the_rest(project: Project):
     assert actions(project)[0]["state"] == "cancelled"
     assert "no action that goes on" in project.here("dead", "actions", "--cancel", running["id"], code=1)
     supervised.stop()
-    assert 0 < backend.counts(["default"])["default"].dead < 20
+    assert 0 < backend.counts(["default"])["default"].dead < 60
     backend.close()
 
 
