@@ -24,6 +24,7 @@ DIRECTORIES = {
     "docs/running.md-1": "examples/first_steps",
     "docs/monitoring.md-1": "examples/first_steps",
     "docs/monitoring.md-2": "examples/first_steps",
+    "docs/monitoring.md-3": "examples/first_steps",
     "docs/schedule.md-1": "examples/first_steps",
     "plugins/flask_loader/README.md-2": "examples/flask_shop",
     "plugins/fastapi_loader/README.md-2": "examples/fastapi_shop",
@@ -35,14 +36,15 @@ DIRECTORIES = {
 
 FIRST_WORKER = "import json, sys; print(json.load(sys.stdin)['workers'][0]['pid'])"
 BEFORE = {
-    "docs/monitoring.md-1": ["export JOBS_HTTP__LISTEN=127.0.0.1:9000", "jobsctl start"],
-    "docs/monitoring.md-2": ["jobsctl start", f'WORKER=$(jobsctl status --json | python -c "{FIRST_WORKER}")'],
+    "docs/monitoring.md-2": ["export JOBS_HTTP__LISTEN=127.0.0.1:9000", "jobsctl start"],
+    "docs/monitoring.md-3": ["jobsctl start", f'WORKER=$(jobsctl status --json | python -c "{FIRST_WORKER}")'],
 }
 """Preconditions of blocks."""
 
 LOOSE = {
-    "docs/monitoring.md-1": "shows what troubles look like",
-    "docs/monitoring.md-2": "shows a worker with 5,000 jobs",
+    "docs/monitoring.md-1": "shows the figures of half a day",
+    "docs/monitoring.md-2": "shows what troubles look like",
+    "docs/monitoring.md-3": "shows a worker with 5,000 jobs",
 }
 """Blocks that show the answers of another installation."""
 

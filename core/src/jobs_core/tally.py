@@ -27,8 +27,8 @@ class Tally:
 
     def __init__(self) -> None:
         self.kept: dict[str, int] = {}  # by topic
-        self.left = 0
-        self.until = 0.0  # by the caller's clock
+        self.left: int = 0
+        self.until: float = 0.0  # by the caller's clock
         self._pushed = 0
 
     def added(self, now: float) -> None:

@@ -271,10 +271,10 @@ def test_a_housekeeper_of_an_older_release_takes_nothing_from_kept_jobs(store):
 # -- the cost of other jobs --------------------------------------------------------------------------
 
 BEFORE = {
-    "del": 6, "evalsha": 6, "exists": 6, "hdel": 4, "hget": 2, "hincrby": 6, "hmget": 7, "hset": 7, "hsetnx": 1,
+    "del": 6, "evalsha": 6, "exists": 6, "hdel": 4, "hget": 2, "hmget": 7, "hset": 7, "hsetnx": 1,
     "sadd": 2, "set": 2, "sismember": 2, "zadd": 6, "zpopmin": 2, "zscore": 4,
 }  # fmt: skip
-"""The commands that `cost` counted before there was any history."""
+"""The commands that `cost` counted before there was any history, but for those that count pushed jobs, see `tally.py`."""
 
 
 def test_jobs_that_are_not_kept_cost_the_same_commands_and_keys_beside_kept_ones(server):
@@ -310,7 +310,7 @@ def cost(server: RedisServer, store: _Store, name: str) -> Counter[str]:
     plain(Outgoing(f"{name}-alone", T, b"x"))
     plain(*(Outgoing(f"{name}-{n}", T, b"x") for n in range(5)))
     used = calls() - begin
-    del used["info"]
+    del used["info"], used["hincrby"]  # at times: a connection adds its jobs to the counts some at a time
     return used
 
 

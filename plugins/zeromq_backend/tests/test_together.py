@@ -106,7 +106,15 @@ def shown(transactions):
         asked(p.COUNTS, topics=TOPICS),
         *(asked(p.BROWSE, topic=t, state=state, limit=99) for t in TOPICS for state in SEEN),
     ]
-    return [answer.body for answer in transactions.serve(look)]
+    return [told(answer) for answer in transactions.serve(look)]
+
+
+def told(answer):
+    """Return what an answer says, but for how many jobs were pushed: a group adds them to the store's counts at other times."""
+    if answer.to.verb is not p.COUNTS or answer.kind != p.OK:
+        return answer.kind, answer.body
+    counts = p.COUNTS.decode_answer(answer.body)
+    return {topic: msgspec.structs.replace(count, pushed=None, refused=None) for topic, count in counts.items()}
 
 
 SEEN = [State.READY.value, State.SCHEDULED.value, State.RESERVED.value, State.DEAD.value]
@@ -122,7 +130,7 @@ def test_a_group_is_answered_as_if_each_had_come_alone(both, seed):
         group = traffic.group()
         answers = together.serve(group)
         one_by_one = {id(one): answered for batch in batches(group) for one in batch for answered in alone.serve([one])}
-        assert [(a.kind, a.body) for a in answers] == [(one_by_one[id(one)].kind, one_by_one[id(one)].body) for one in group]
+        assert [told(answer) for answer in answers] == [told(one_by_one[id(one)]) for one in group]
         assert shown(together) == shown(alone)
         traffic.note(answers)
     assert together.figures.reserved == alone.figures.reserved > 20
