@@ -134,8 +134,9 @@ class StatisticsCases(RigCase):
         for first, topic in enumerate(("", T, "other")):
             of_topic = [row for row in folded if row.topic == topic]
             assert sum(row.sums[0] for row in of_topic) == 3
-            assert sum(row.sums[1] for row in of_topic) == 3 * first + 9
-            assert max(row.peaks[0] for row in of_topic) == first + 6
+            # Rows may lie in two hours; of one whose figures are 0, a store need not keep these.
+            assert sum(sum(row.sums[1:]) for row in of_topic) == 3 * first + 9
+            assert max(max(row.peaks, default=0) for row in of_topic) == first + 6
 
     def test_a_late_row_is_added_to_its_hour_and_a_too_late_one_left_out(self, rig: Rig) -> None:
         if not rig.has("statistics"):
