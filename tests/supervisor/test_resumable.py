@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
+from jobs_core.units import count
 from jobs_core.worker.checkpoints import CHECKPOINT_INTERVAL
 
 from ..support.project import Project
@@ -109,7 +110,7 @@ def test_a_stop_and_a_new_start_repeat_no_step(project):
     assert first.process.stop() == 0
     stopped = len(walk.steps())
     assert walk.stored() == stopped, "the stop stores the last cursor"
-    assert f"{walk.job_id} in topic default was released after {stopped:,} steps" in first.process.output
+    assert f"{walk.job_id} in topic default was released after {count(stopped, 'step')}," in first.process.output
     Supervised(project)
     walk.until_another(pid)
     rows = rows_of(walk.finish())
