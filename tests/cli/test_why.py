@@ -11,12 +11,12 @@ import pytest
 from jobs_core import App
 from jobs_core.backends.base import Counts, JobRecord, Outcome, Outgoing, Settlement, State
 from jobs_core.backends.memory import MemoryBackend
-from jobs_core.cli.explain import explain
-from jobs_core.cli.this_machine import ThisMachine
 from jobs_core.config import Config, Pool
 from jobs_core.errors import NotSupported
 from jobs_core.ids import new_token
 from jobs_core.message import encode, new_message
+from jobs_core.operating.explain import explain
+from jobs_core.operating.this_machine import ThisMachine
 from jobs_core.scoreboard.layout import Phase
 from jobs_core.scoreboard.state import PoolState
 from jobs_core.unfinished import MOST_AHEAD, PAGE

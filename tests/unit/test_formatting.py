@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jobs_core.cli.formatting import age, count, rate, size
+from jobs_core.operating.formatting import age, count, rate, size
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Say why a job has not ended yet, from the backend and the configuration: for a producer whose wait has timed out.
 
-The command line explains more (cli/explain.py). A `Here` adds what is known about the processes on this machine. The number of
+Operators are told more (operating/explain.py). A `Here` adds what is known about the processes on this machine. The number of
 jobs that are read is bounded, however many are waiting.
 """
 
@@ -32,7 +32,7 @@ MOST_BYTES = 4_000_000
 
 
 class Here:
-    """The known processes on this machine. This base class knows nothing: see `jobs_core.cli.this_machine`."""
+    """The known processes on this machine. This base class knows nothing: see `jobs_core.operating.this_machine`."""
 
     def of_waiting(self, topic: str) -> Iterator[str]:
         """Explain why workers on this machine do not run jobs of a topic, or which of them would."""

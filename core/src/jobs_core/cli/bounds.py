@@ -7,8 +7,8 @@ import os
 import re
 from pathlib import Path
 
+from ..operating.formatting import count, size
 from ..scoreboard.state import Board, SupervisorState
-from .formatting import count, size
 
 PER_CORE = 32
 """Most workers per core: workers mostly wait for other systems, but more of them would only cause context switches."""

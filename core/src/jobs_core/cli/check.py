@@ -17,6 +17,8 @@ from ..errors import BackendUnavailable, ConfigError, JobsError, PayloadStoreUna
 from ..events import TopicUnserved
 from ..loaders import importing
 from ..machines import EVERYWHERE, sizes
+from ..operating.explain import misfit
+from ..operating.formatting import count
 from ..payloads.store import open_store
 from ..plugins import Plugins
 from ..schedule import entries
@@ -26,9 +28,7 @@ from ..worker.main import prepare
 from . import output
 from .common import Context, exit_code, json_option, pass_context
 from .exits import Exit
-from .explain import misfit
 from .extensions import disable_fatal_plugins, reported
-from .formatting import count
 from .in_child import IMPORT_TIMEOUT, Say, TookTooLong, run_in_child
 from .limits_check import lacking, problems
 from .main import OURS

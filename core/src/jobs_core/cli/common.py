@@ -19,9 +19,9 @@ from ..config_rules import arguments
 from ..config_sources import Effective
 from ..errors import ArgumentError, BackendUnavailable, ConfigError, JobsError, LoadError, PluginError, UnknownJob
 from ..loaders.base import add_to_path
+from ..operating.ids import missing, whole_id
 from . import output
 from .exits import Exit
-from .ids import missing, whole_id
 from .run_directory import RunDirectory
 from .run_directory import find as find_place
 from .types import TOPIC

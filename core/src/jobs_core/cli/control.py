@@ -15,6 +15,7 @@ import click
 
 from ..app import App
 from ..errors import ConfigError, JobsError, LoadError
+from ..operating.formatting import count
 from ..scoreboard.layout import Phase
 from ..scoreboard.state import read_board
 from ..supervisor.control import NoAnswer, NotRunning, ask, number_here
@@ -25,7 +26,6 @@ from . import output
 from .bounds import too_many
 from .common import Context, confirm, exit_code, fail, pass_context
 from .exits import Exit
-from .formatting import count
 from .run_directory import RunDirectory
 from .start import give_up_option, ready_to_start, start_command, wait_option, warn_of_unserved
 from .types import TEXT

@@ -9,13 +9,14 @@ import msgspec
 
 from ..backends.base import Backend, JobRecord, State
 from ..escapes import in_one_line
+from ..operating.explain import MOST_DEAD, dead_letter
+from ..operating.records import as_data, name_of
 from ..units import shown_time
 from . import output
 from .common import Context, fail, json_option, pass_context
 from .dead_groups import groups, letters, show_groups
 from .dead_retry import actions_command, alias, doubt_topic, drop_dead, no_letters_in, retry_dead
-from .explain import MOST_DEAD, dead_letter
-from .jobs import as_data, name_of, show
+from .jobs import show
 from .searching import Search, search_options
 from .types import JOB_ID, LIMIT, TEXT, TOPIC
 
@@ -42,13 +43,13 @@ def list_dead(context: Context, topic: str | None, limit: int, group: str | None
     else:
         records = context.operate(lambda backend: _dead(backend, topic, limit))
     if as_json:
-        output.json([as_data(context, record) for record in records])
+        output.json([as_data(context.app, record) for record in records])
         return
     rows = [
         (
             record.id,
             record.topic,
-            name_of(context, record),
+            name_of(context.app, record),
             _when(record),
             record.attempt,
             in_one_line(record.reason),
@@ -70,7 +71,7 @@ def show_dead(context: Context, job_id: str, as_json: bool) -> None:
     if record.state is not State.DEAD:
         fail(f"job {job_id} is not dead, but {record.state.value}")
     if as_json:
-        output.json(as_data(context, record))
+        output.json(as_data(context.app, record))
     else:
         show(context, record)
 

@@ -17,12 +17,12 @@ from msgspec import Struct
 from ..backends.base import Backend, JobRecord, State
 from ..backends.letters import UNNAMED, DeadGroup, Fingerprint, last_of
 from ..escapes import in_one_line
+from ..operating.formatting import count
+from ..operating.records import name_of
 from ..units import interval, shown_time
 from . import output
 from .common import Context
 from .exits import Exit
-from .formatting import count
-from .jobs import name_of
 from .searching import PAGE, Search, found
 
 MOST_GROUPS = 1000
@@ -90,7 +90,7 @@ def groups(context: Context, topic: str | None, search: Search) -> list[Group]:
     else:
         for record in letters(context, topic, search):
             of = last_of(record.reason, record.errors)
-            known.setdefault(of.id, Group(of)).add(record, name_of(context, record))
+            known.setdefault(of.id, Group(of)).add(record, name_of(context.app, record))
     return sorted(known.values(), key=lambda group: (-group.count, -group.last))
 
 
@@ -103,7 +103,7 @@ def _add_counted(context: Context, topic: str | None, known: dict[str, Group]) -
             unnamed += one.letters
             continue
         oldest = context.operate(functools.partial(_oldest, one))
-        job = name_of(context, oldest[0]) if oldest else ""
+        job = name_of(context.app, oldest[0]) if oldest else ""
         known.setdefault(one.fingerprint.id, Group(one.fingerprint)).add_counted(one, job)
     if unnamed:
         output.echo(

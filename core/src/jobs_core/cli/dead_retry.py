@@ -18,12 +18,12 @@ from ..backends.flows import was_refused
 from ..dead_actions import PAST, Action, Do
 from ..errors import BackendError, BackendUnavailable, JobsError, NotSupported
 from ..escapes import in_one_line
+from ..operating.formatting import are, count
 from . import output
 from .common import Context, confirm, fail, json_option, pass_context, yes_option
 from .dead_editing import Change, change_options, prepare_for
 from .dead_groups import RATE, in_batches, letters
 from .exits import Exit
-from .formatting import are, count
 from .searching import PAGE, Search, search_options
 from .topics import doubt
 from .types import JOB_ID, TEXT, TOPIC

@@ -24,6 +24,7 @@ import msgspec
 
 from .. import config_types
 from ..errors import JobsError
+from ..operating.formatting import count
 from ..scoreboard.state import STATE, SupervisorState, read
 from ..supervisor.housekeeper.sender import hide, secrets
 from ..urls import cover
@@ -31,7 +32,6 @@ from ..version import __version__
 from . import output
 from .common import Context, fail, pass_context
 from .exits import Exit
-from .formatting import count
 from .types import FILE
 from .waiting import waiting
 

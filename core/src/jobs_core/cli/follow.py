@@ -13,11 +13,12 @@ from ..backends.base import JobRecord, State
 from ..backends.notes import NONE
 from ..errors import NotSupported
 from ..following import ENDED, INTERVAL, longer
+from ..operating import timeline
+from ..operating.ids import unknown
 from ..units import shown_time
-from . import output, timeline
+from . import output
 from .common import Context, fail, json_option, pass_context
 from .exits import Exit
-from .ids import unknown
 from .types import DURATION, JOB_ID
 
 UNSEEN = (
@@ -94,11 +95,11 @@ class _Page:
     def _new_notes(self, record: JobRecord) -> Iterator[tuple[str, dict[str, Any]]]:
         lines, progress = record.notes.lines, record.notes.progress
         for line in lines[_known(self._lines, lines) :]:
-            yield "line", timeline.read(self._context, record, line)
+            yield "line", timeline.read(self._context.app, record, line)
         self._lines = lines or self._lines
         if progress and progress != self._progress:
             self._progress = progress
-            yield "progress", timeline.read(self._context, record, progress)
+            yield "progress", timeline.read(self._context.app, record, progress)
 
     def _new_ends(self, record: JobRecord) -> Iterator[tuple[str, dict[str, Any]]]:
         """Return how runs have ended: those of the timeline if it is kept, else the errors."""

@@ -10,16 +10,14 @@ import click
 import msgspec
 
 from ..backends.base import Backend, JobRecord, State
-from ..errors import MessageError, NotSupported, PayloadError, PayloadStoreUnavailable
 from ..escapes import in_one_line, one_line
-from ..payloads import HIDDEN, describe
-from ..units import format_duration, shown_time
-from . import output, timeline
+from ..operating import timeline
+from ..operating.formatting import size
+from ..operating.ids import flow_instead
+from ..operating.records import age, as_data, attempt, browse, name_of, owner_or_due, shown_result, time_of
+from . import output
 from .common import Context, fail, json_option, pass_context
 from .exits import Exit
-from .explain import QUEUED_OR_RUNNING
-from .formatting import size
-from .ids import flow_instead
 from .searching import Search, found, search_options
 from .topics import doubt
 from .types import DURATION, JOB_ID, LIMIT, TOPIC
@@ -56,24 +54,13 @@ def list_command(context: Context, topic: str, state: str, limit: int, as_json: 
         hint = f'topics.{topic}.keep_done = "1h" keeps them for an hour'
         output.echo(f"jobs: topic {topic} keeps no done jobs in this configuration: {hint}", err=True)
     if as_json:
-        output.json([as_data(context, record) for record in records])
+        output.json([as_data(context.app, record) for record in records])
         return
     rows = [
-        (record.id, name_of(context, record), record.priority or "", attempt(record), age(record), owner_or_due(record))
+        (record.id, name_of(context.app, record), record.priority or "", attempt(record), age(record), owner_or_due(record))
         for record in records
     ]
     output.table(["id", "job", "priority", "attempt", "age", "owner or due"], rows, empty=f"no {state} jobs in {topic}")
-
-
-def browse(backend: Backend, topic: str, state: State, limit: int, offset: int) -> list[JobRecord]:
-    """List jobs of a topic in one state. Raises NotSupported for a state that the backend does not have."""
-    if state is State.LIMITED and state not in backend.queued_states:
-        raise NotSupported("limits", f"{backend.name}://")
-    if state is State.WAITING and state not in backend.queued_states:
-        raise NotSupported("flows", f"{backend.name}://")
-    if state is State.DONE and "history" not in backend.features:
-        raise NotSupported("history", f"{backend.name}://")
-    return backend.browse(topic, state, limit, offset)
 
 
 @click.command("show")
@@ -84,14 +71,14 @@ def show_command(context: Context, job_id: str, as_json: bool) -> None:
     """Show everything known about a job: state, progress, timeline, message, log, errors."""
     record = context.find(job_id)
     if as_json:
-        output.json(as_data(context, record))
+        output.json(as_data(context.app, record))
         return
     show(context, record)
 
 
 def show(context: Context, record: JobRecord) -> None:
     """Print a record in readable form, with all the facts of its JSON form."""
-    data = as_data(context, record)
+    data = as_data(context.app, record)
     message = data.pop("message", None) or {}
     errors = data.pop("errors", [])
     unreadable = data.pop("unreadable", None)
@@ -101,7 +88,13 @@ def show(context: Context, record: JobRecord) -> None:
     facts = {_label(key): value for key, value in data.items() if value or key == "attempt"}
     progress = timeline.shown(told) if told else None
     output.facts(
-        {"job": message.get("job"), **facts, "progress": progress, "cursor": cursor, "result": _shown_result(context, record)}
+        {
+            "job": message.get("job"),
+            **facts,
+            "progress": progress,
+            "cursor": cursor,
+            "result": shown_result(context.app, record),
+        }
     )
     output.block("timeline", "\n".join(timeline.lines_of(record, runs, errors)))
     if unreadable:
@@ -112,25 +105,6 @@ def show(context: Context, record: JobRecord) -> None:
         output.block("log", "\n".join(map(timeline.shown_line, lines)))
     for error in errors:
         _show_error(dict(error))
-
-
-def _cursor(context: Context, record: JobRecord) -> Any:
-    """Return the cursor of a resumable job, as far as it can be read here."""
-    try:
-        return msgspec.json.decode(context.app.payloads.unpack_cursor(record.id, record.cursor))
-    except PayloadError:
-        return HIDDEN
-    except ValueError:
-        return repr(record.cursor[:200])
-
-
-def _shown_result(context: Context, record: JobRecord) -> str | None:
-    if not record.result:
-        return None
-    try:
-        return context.app.payloads.unpack_result(record.id, record.result).decode()
-    except PayloadError:
-        return HIDDEN
 
 
 def _show_error(error: dict[str, Any]) -> None:
@@ -146,7 +120,7 @@ def _show_error(error: dict[str, Any]) -> None:
     told = {_label(key): _plain(key, value) for key, value in error.items() if value is not None}
     lines += [f"{label}: {value}" for label, value in told.items() if value]
     lines += ["its last log lines:", *(f"  {line}" for line in log)] if log else []
-    output.block(f"{_time(at)} {event}", "\n".join([*lines, *traceback.splitlines()]))
+    output.block(f"{time_of(at)} {event}", "\n".join([*lines, *traceback.splitlines()]))
 
 
 def _label(key: str) -> str:
@@ -234,72 +208,3 @@ def cancel_command(context: Context, job_ids: tuple[str, ...], force: bool) -> N
 
 def _flow_instead(backend: Backend, *, job_id: str) -> str:
     return flow_instead(backend, job_id)
-
-
-# -- shared with the dead letters ------------------------------------------------------------------
-
-
-def as_data(context: Context, record: JobRecord) -> dict[str, Any]:
-    """Return a record as data for JSON, with its message decoded if possible."""
-    data: dict[str, Any] = {
-        "id": record.id, "topic": record.topic, "state": record.state.value, "priority": record.priority,
-        "attempt": attempt(record), "redeliveries": record.redeliveries, "crashes": record.crashes,
-        "deferrals": record.deferrals, "pushed_at": _time(record.pushed_at), "since": _time(record.since),
-        "due": _time(record.due), "owner": record.owner, "cancel_requested": record.cancel_requested,
-        "reason": record.reason, "key": record.key, "limits": list(record.limits), "blocked_by": record.blocked_by,
-    }  # fmt: skip
-    if record.member is not None:
-        member = record.member
-        data |= {"flow": member.flow, "stage": member.stage, "waiting_for": list(record.waiting_for)}
-    data = {key: value for key, value in data.items() if value not in (None, "", []) and value is not False}
-    if record.cursor:
-        data["cursor"] = _cursor(context, record)
-    if record.payload:
-        try:
-            data["message"] = _message(context, record)
-        except MessageError as error:
-            data["unreadable"] = str(error)
-    if record.notes.progress:
-        data["progress"] = timeline.read(context, record, record.notes.progress)
-    if record.notes.lines:
-        data["log"] = [timeline.read(context, record, line) for line in record.notes.lines]
-    if record.timeline:
-        data["timeline"] = [msgspec.json.decode(entry) for entry in record.timeline]
-    data["errors"] = [msgspec.json.decode(error) for error in record.errors]
-    return data
-
-
-def _message(context: Context, record: JobRecord) -> dict[str, Any]:
-    """Return a record's message; if its arguments cannot be read here, with the reason as `unreadable` instead."""
-    envelope = context.app.envelope(record)
-    try:
-        message: dict[str, Any] = msgspec.to_builtins(context.app.payloads.unpacked(envelope))
-    except (PayloadError, PayloadStoreUnavailable) as error:
-        return {**describe(envelope), "unreadable": str(error)}
-    return message
-
-
-def name_of(context: Context, record: JobRecord) -> str:
-    """Return the name of the job in a record's message."""
-    try:
-        return context.app.envelope(record).job or "?"
-    except MessageError:
-        return "(unreadable)"
-
-
-def attempt(record: JobRecord) -> int:
-    """Return the number of the running or next attempt, as in log lines; of the last one, if the job has ended."""
-    return record.attempt + (record.state in QUEUED_OR_RUNNING or (record.state is State.DONE and bool(record.timeline)))
-
-
-def age(record: JobRecord) -> str:
-    """Return how long ago the job was pushed."""
-    return format_duration(max(0, round(record.broker_now - record.pushed_at)))
-
-
-def owner_or_due(record: JobRecord) -> str:
-    return record.owner or _time(record.due) or ""
-
-
-def _time(at: float | None) -> str | None:
-    return shown_time(at) if at else None

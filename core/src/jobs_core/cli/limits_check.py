@@ -13,8 +13,8 @@ from ..backends.base import Backend
 from ..backends.limits import Limit, LimitState
 from ..errors import elsewhere
 from ..limiting import computes, defined_limits, described, fair_setting, is_fair, undefined, uses
+from ..operating.formatting import count
 from . import output
-from .formatting import count
 
 MOST_STATES = 1000
 """Most values of limits that are read for a check."""

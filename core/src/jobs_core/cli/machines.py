@@ -22,12 +22,12 @@ from ..machines import (
     size_of,
     sizes,
 )
+from ..operating.formatting import size
 from ..units import format_duration
 from . import output
 from .common import Context, confirm, fail, json_option, pass_context
 from .control import MOST_WORKERS
 from .exits import Exit
-from .formatting import size
 from .groups import DefaultsToList
 from .types import TEXT
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
+from ..operating.formatting import count
 from . import output
 from .common import Context, fail, pass_context
-from .formatting import count
 
 
 @click.group("payloads")

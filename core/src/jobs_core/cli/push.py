@@ -12,12 +12,12 @@ import msgspec
 from ..errors import JobsError
 from ..events import TopicUnserved
 from ..job import Call, JobFunction
+from ..operating.formatting import count
 from ..options import ABSOLUTE
 from ..worker.main import prepare
 from . import output
 from .common import Context, fail, literal, pass_context, read_lines
 from .exits import Exit
-from .formatting import count
 from .types import DURATION, FILE, MOMENT, MOMENT_EXAMPLE, TEXT, TOPIC, moment
 from .waiting import importing_application
 

@@ -18,6 +18,7 @@ from ..backends.memory import MemoryBackend
 from ..config import Pool
 from ..ids import new_token
 from ..job import Call, JobFunction
+from ..operating.formatting import count
 from ..runs.run import Run
 from ..units import format_duration
 from ..worker.decoder import Decoder
@@ -28,7 +29,6 @@ from ..worker.stop_signals import obeying
 from . import output
 from .common import Context, fail, literal, pass_context
 from .exits import Exit
-from .formatting import count
 from .push import find_job, keyword_arguments, keywords_option
 from .types import DURATION, TEXT
 from .waiting import importing_application

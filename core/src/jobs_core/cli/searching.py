@@ -14,9 +14,9 @@ from msgspec import Struct
 
 from ..backends.base import Backend, JobRecord
 from ..errors import MessageError, PayloadError, PayloadStoreUnavailable
+from ..operating.formatting import count
 from . import output
 from .common import Context
-from .formatting import count
 from .types import PAST, PAST_EXAMPLE, TEXT
 
 MOST = 10_000

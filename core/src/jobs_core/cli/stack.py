@@ -13,15 +13,16 @@ import click
 from msgspec import Struct
 
 from ..escapes import one_line
+from ..operating import formatting
+from ..operating.formatting import count
 from ..scoreboard.reader import WorkerFile, alive
 from ..scoreboard.state import STACKS, worker_files
 from ..supervisor.control import number_here
 from ..supervisor.pidfile import running
 from ..worker.stacks import END, SIGNAL, TASKS, THREAD
-from . import formatting, output
+from . import output
 from .common import Context, fail, pass_context
 from .exits import Exit
-from .formatting import count
 
 PATIENCE = 1.0
 """Seconds that the worker's main thread has to answer."""

@@ -14,13 +14,13 @@ import msgspec
 from ..errors import JobsError
 from ..escapes import in_one_line, one_line
 from ..machines import reports
+from ..operating.formatting import count
+from ..operating.overview import MOST, Overview, WorkerLine
 from ..scoreboard.state import Board, read_board
 from ..supervisor import pidfile
 from . import output
 from .common import Context, json_option, pass_context
 from .exits import Exit
-from .formatting import count
-from .overview import MOST, Overview, WorkerLine
 
 MOST_NOTES = 5
 

@@ -13,13 +13,13 @@ import msgspec
 
 from ..backends.base import Backend, Counts, State
 from ..errors import NotSupported
+from ..operating.overview import Overview
 from ..scoreboard.state import read_board
 from ..scoreboard.view import TAKING
 from ..supervisor.pidfile import OfAnotherUser, running
 from ..units import count, format_duration
 from . import output
 from .common import Context, confirm, json_option, pass_context, topic_argument, yes_option
-from .overview import Overview
 from .types import TOPIC
 
 T = TypeVar("T")

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 
 from .. import boundary
 from ..loaders import importing
+from ..operating.formatting import age
 from . import output
 from .exits import Exit
-from .formatting import age
 
 FIRST = 1.5
 """Seconds of waiting before the first report."""

@@ -8,12 +8,12 @@ import click
 
 from ..errors import BackendUnavailable, JobsError
 from ..escapes import in_one_line
+from ..operating.explain import explain
+from ..operating.this_machine import ThisMachine
 from ..worker.main import prepare
 from . import output
 from .common import Context, json_option, pass_context
 from .exits import Exit
-from .explain import explain
-from .this_machine import ThisMachine
 from .types import JOB_ID
 from .waiting import importing_application
 

@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 
 from ...backends.base import Backend, JobRecord, State
 from ...escapes import in_one_line
+from ...operating.formatting import count
+from ...operating.records import age, attempt, browse, name_of, owner_or_due
 from ...scoreboard.state import TopicState
 from ...units import shown_time
 from ..common import Context
 from ..dead import last_error
 from ..dead_groups import Group, groups, letters
-from ..formatting import count
-from ..jobs import age, attempt, browse, name_of, owner_or_due
 from ..searching import Search, found, typed
 from .acting import Act
 from .drawing import Column, clipped
@@ -304,7 +304,8 @@ def _row(context: Context, record: JobRecord) -> Row:
     reason = in_one_line(record.reason)
     told = f"{reason}: {error}" if error and reason not in ("", "failed") and not error.startswith(reason) else error or reason
     cells = (
-        name_of(context, record), clipped(record.id, LONGEST_ID), str(record.priority or ""), str(attempt(record)), age(record),
+        name_of(context.app, record), clipped(record.id, LONGEST_ID), str(record.priority or ""), str(attempt(record)),
+        age(record),
         shown_time(record.since) if record.since and record.state in (State.DEAD, State.DONE) else "", owner_or_due(record),
         told, record.key,
     )  # fmt: skip

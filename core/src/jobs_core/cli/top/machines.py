@@ -5,12 +5,12 @@ from __future__ import annotations
 from ...backends.base import JobRecord, State
 from ...errors import NotSupported
 from ...machines import MachineReport, PoolReport, machine_name, reports
+from ...operating.formatting import age, count, size
+from ...operating.overview import Overview, WorkerLine
 from ...scoreboard.state import Board
 from ...scoreboard.view import TAKING
 from ..common import Context
 from ..control import MOST_WORKERS
-from ..formatting import age, count, size
-from ..overview import Overview, WorkerLine
 from .acting import Act
 from .drawing import BAD, WARN, Column, clipped
 from .jobs import LONGEST_ID, JobView, action

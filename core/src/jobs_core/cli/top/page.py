@@ -6,10 +6,10 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from ...escapes import in_one_line, one_line
+from ...operating.formatting import age, count, rate
+from ...operating.overview import Overview, Sheet, clip, waiting_columns
 from ...scoreboard.state import Board, TopicState
 from .. import output
-from ..formatting import age, count, rate
-from ..overview import Overview, Sheet, clip, waiting_columns
 from ..rates import Meter, Rates
 from .drawing import BAD, BOLD, DIM, GOOD, Line, clipped
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from ...operating.formatting import age, count, rate
+from ...operating.overview import STALE, waiting_columns
 from ...scoreboard.state import Board, TopicState
 from ..common import Context
-from ..formatting import age, count, rate
-from ..overview import STALE, waiting_columns
 from ..topics import count_topics
 from .acting import Act
 from .drawing import BAD, WARN, Column, Line

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 from ...escapes import in_one_line, one_line
+from ...operating.formatting import age
 from .. import output
 from ..common import Context
-from ..formatting import age
 from .acting import Act, run_command
 from .drawing import BAD, BOLD, CHOSEN, DIM, Column, Line, clipped, table
 from .reading import Status

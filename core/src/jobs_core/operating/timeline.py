@@ -8,18 +8,18 @@ from typing import Any
 
 import msgspec
 
+from ..app import App
 from ..backends.base import JobRecord, State
 from ..errors import PayloadError
 from ..following import shown_progress
 from ..payloads import HIDDEN
 from ..units import format_duration, shown_time
-from .common import Context
 
 
-def read(context: Context, record: JobRecord, stored: bytes) -> dict[str, Any]:
+def read(app: App, record: JobRecord, stored: bytes) -> dict[str, Any]:
     """Return a progress or a log line of a record, as far as it can be read here."""
     try:
-        found = msgspec.json.decode(context.app.payloads.unpack_note(record.id, stored))
+        found = msgspec.json.decode(app.payloads.unpack_note(record.id, stored))
     except PayloadError:
         return {"text": HIDDEN}
     except ValueError:

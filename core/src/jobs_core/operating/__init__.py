@@ -1,0 +1,1 @@
+"""What operators ask and do, without a terminal: shared by the commands of `jobsctl` and by the dashboard."""
