@@ -6,5 +6,5 @@ some of them with 5,000. To add a backend, add a module with `ROWS` beside redis
 
 from __future__ import annotations
 
-BACKENDS = ["redis", "rabbitmq", "zeromq", "sqlite", "postgres"]
+BACKENDS = ["redis", "rabbitmq", "zeromq", "sqlite", "postgres", "postgres_started"]
 """Modules of this package, each with `ROWS: dict[str, Row]`."""

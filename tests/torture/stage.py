@@ -11,6 +11,7 @@ from typing import Any
 from jobs_core import App
 from jobs_core.backends.base import JobRecord, State
 from jobs_core.errors import BackendUnavailable
+from jobs_core.message import Message
 
 from ..support.ledger import TASKS, Ledger, Producing, Tally, until_done
 from ..support.project import Process, Project, until
@@ -27,6 +28,9 @@ class Stage:
 
     proxy: Proxy
     """The proxy to the broker, in rows that have one."""
+
+    make: Callable[[int], Message] | None = None
+    """Returns the message of a number, in rows whose jobs are not all alike."""
 
     _reader: App | None = None
 
@@ -62,7 +66,7 @@ class Stage:
     def run(self, trouble: Callable[[Stage], None], count: int, *, batch: int = 10, patience: float = 120.0) -> Tally:
         """Enqueue `count` jobs over two seconds at least, cause the fault meanwhile, wait until all is done, and count."""
         pause = SHORTEST / (count / batch)
-        kind = {"job": self._job, "seconds": self._seconds}
+        kind = {"job": self._job, "seconds": self._seconds, "make": self.make}
         with Producing(self.project.app(), self.ledger, count, batch=batch, pause=pause, **kind) as self.producer:  # type: ignore[arg-type]
             trouble(self)
             before, begin = self.ledger.runs(), time.monotonic()

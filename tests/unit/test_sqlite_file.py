@@ -27,6 +27,8 @@ from jobs_core.errors import BackendError, BackendUnavailable, QueueFull
 from jobs_core.ids import new_id
 from jobs_core.urls import of_sqlite
 
+from ..support.disk import small_disk
+
 FIXTURES = Path(__file__).parent / "fixtures"
 
 
@@ -194,19 +196,6 @@ def test_a_database_of_another_application_is_left_alone(path, open_):
 def test_a_missing_directory_is_reported(tmp_path):
     with pytest.raises(BackendError, match="does the directory exist"):
         SqliteBackend(f"sqlite:///{tmp_path}/nowhere/queue.db", BackendOptions()).open(None)
-
-
-@contextlib.contextmanager
-def small_disk(directory, size):
-    """Mount a small file system in a directory; yield None where this user may not."""
-    directory.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", directory], capture_output=True)
-    mounted = done.returncode == 0
-    try:
-        yield directory if mounted else None
-    finally:
-        if mounted:
-            subprocess.run(["umount", "-l", directory], check=True)
 
 
 def test_a_read_only_file_is_reported(tmp_path):

@@ -52,6 +52,19 @@ def test_a_remote_server_needs_a_certificate_and_a_user_of_its_own(own_server):
     assert "superuser" in user
 
 
+def test_a_lock_that_stops_jobs_is_reported_with_its_holder(own_server):
+    connection = ServerConnection(parse(own_server.url, "jobs"))
+    connection.connect()
+    connection.setup()
+    connection.disconnect()
+    with psycopg.connect(own_server.url, application_name="report") as other:
+        other.execute("LOCK TABLE jobs.ready IN EXCLUSIVE MODE")
+        (line,) = advised(own_server)
+    assert "table ready is locked (ExclusiveLock)" in line
+    assert "program report, user jobs" in line
+    assert advised(own_server) == []
+
+
 def test_a_server_that_forgets_is_reported():
     with PostgresServer("-c", "fsync=off", "-c", "autovacuum=off") as server:
         fsync, vacuum = advised(server)

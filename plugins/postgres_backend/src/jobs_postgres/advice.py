@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
+
+from msgspec import structs
 
 from jobs_core.backend_kit import is_loopback
 from jobs_core.errors import BackendError
@@ -19,11 +22,17 @@ HELD_BACK = 3600.0
 BLOATED = 1_000_000
 """Dead rows of one table above which they are reported."""
 
+MOST_NAMED = 3
+"""Locks of others that are named."""
+
 
 def advice(target: Target, connection: ServerConnection) -> list[str]:
     """Return the risks, for `jobsctl check`."""
     try:
-        return [*_version(connection), *_durability(connection), *_access(target, connection), *_bloat(connection)]
+        return [
+            *_version(connection), *_durability(connection), *_access(target, connection), *_bloat(connection),
+            *_locks(connection), *_split(target),
+        ]  # fmt: skip
     except BackendError as error:
         return [f"the settings of the server cannot be read: {error}"]
 
@@ -77,4 +86,41 @@ def _bloat(connection: ServerConnection) -> Iterator[str]:
         yield (
             f"a transaction has been open for {oldest / 3600:.1f} h: until it ends, no row that jobs deletes can be reused; "
             "see pg_stat_activity"
+        )
+
+
+def _locks(connection: ServerConnection) -> Iterator[str]:
+    holders = """
+        SELECT a.pid, coalesce(nullif(a.application_name, ''), 'unnamed'), a.usename, l.mode, c.relname
+          FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation JOIN pg_stat_activity AS a USING (pid)
+         WHERE c.relnamespace = to_regnamespace(%s) AND c.relkind = 'r' AND l.granted AND a.application_name <> 'jobs'
+           AND l.mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+         ORDER BY a.xact_start, c.relname LIMIT %s"""
+    for pid, program, user, mode, table in connection.rows(holders, (connection.schema, MOST_NAMED)):
+        yield (
+            f"table {table} is locked ({mode}) by process {pid} of the server (program {program}, user {user}): jobs waits "
+            f"until its transaction ends; `SELECT pg_terminate_backend({pid})` ends it"
+        )
+
+
+def _split(target: Target) -> Iterator[str]:
+    """Report a server that accepts writes besides another one: an old primary that has returned after a failover."""
+    hosts, ports = (target.conninfo.get(name, "").split(",") for name in ("host", "port"))
+    if len(hosts) < 2:
+        return
+    writable = []
+    for host, port in zip(hosts, ports, strict=True):
+        place = {"host": host, "port": port, "target_session_attrs": "any"}
+        one = ServerConnection(structs.replace(target, conninfo={**target.conninfo, **place}))
+        with contextlib.suppress(BackendError):
+            try:
+                one.connect()
+                if not one.value("SELECT pg_is_in_recovery()"):
+                    writable.append(f"{host}:{port}")
+            finally:
+                one.disconnect()
+    if len(writable) > 1:
+        yield (
+            f"{' and '.join(writable)} both accept writes: one is an old primary that has returned after a failover, or the "
+            "URL names servers of different data; workers of one do not run jobs of the other: stop the old one at once"
         )

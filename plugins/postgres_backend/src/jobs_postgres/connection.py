@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import Any, TypeVar
@@ -14,7 +15,7 @@ from psycopg.rows import TupleRow
 
 from jobs_core.errors import BackendError, BackendUnavailable
 
-from .errors import may_be_repeated, translated
+from .errors import READ_ONLY, may_be_repeated, translated
 from .url import Target
 
 COMMAND_TIMEOUT = 10.0
@@ -23,7 +24,24 @@ COMMAND_TIMEOUT = 10.0
 CONNECT_TIMEOUT = 5
 """Seconds that a connection may take to be made, for each address."""
 
+SETTINGS = (
+    (0, "statement_timeout", "'9s'"),
+    (0, "lock_timeout", "0"),
+    (0, "idle_in_transaction_session_timeout", "'10s'"),
+    (140000, "idle_session_timeout", "0"),
+    (170000, "transaction_timeout", "0"),
+    (0, "default_transaction_isolation", "'read committed'"),
+)
+"""What each session sets, from which version of the server on: roles and databases may have other defaults.
+
+The server ends a statement shortly before we give it up. Without that, one that waits for a lock would go on to wait after its
+connection was closed, and each repetition would leave another. The server also ends a transaction whose process hangs, since it
+holds locks. The functions need to see what others have committed since they began."""
+
 SCHEMA_VERSION = 2
+EMPTIED = 0.0
+"""In place of the version of tables that have lost even that."""
+
 SCRIPTS = (
     "schema.sql",
     "lines_schema.sql",
@@ -49,6 +67,8 @@ LOOK = 0.25
 """Seconds after which a wait for the server notices an interrupt of the process."""
 
 RV = TypeVar("RV")
+
+logger = logging.getLogger("jobs.postgres")
 
 
 class DeadlineConnection(psycopg.Connection[TupleRow]):
@@ -94,6 +114,7 @@ class ServerConnection:
                 tcp_user_timeout=int(COMMAND_TIMEOUT * 1000),
                 client_encoding="UTF8",
             )
+            self._connection.execute(_settings(self._connection.info.server_version).encode())
         self._opened = True
 
     def disconnect(self) -> None:
@@ -169,7 +190,7 @@ class ServerConnection:
             yield
         except (psycopg.Error, OSError) as error:
             connection = self._connection
-            if connection is not None and (connection.broken or _unanswered(error)):
+            if connection is not None and (connection.broken or _is_useless_after(error)):
                 connection.close()
             raise translated(error, self.target.shown) from error
 
@@ -185,14 +206,24 @@ class ServerConnection:
                 f"{self.target.shown}: the tables in schema {self.target.schema} are of a newer release (version {version:g}, "
                 f"this one knows {SCHEMA_VERSION}): update jobs-postgres here"
             )
+        if version == EMPTIED:
+            logger.warning(
+                "the tables in schema %s of %s were emptied, by hand or by another program: the jobs in them are lost",
+                self.target.schema,
+                self.target.shown,
+            )
         self.setup()
 
     def version(self) -> float | None:
-        """Return the version of the tables; None if there are none."""
+        """Return the version of the tables, or EMPTIED; None if there are none."""
         # Not to_regclass, which may answer from a cache what was so before another process made the tables.
         catalogue = "SELECT EXISTS (SELECT FROM pg_tables WHERE schemaname = %s AND tablename = 'meta')"
         exists = self.value(catalogue, (self.target.schema,))
-        return self.value(f"SELECT value FROM {self.schema}.meta WHERE key = 'schema'") if exists else None
+        return (
+            self.value(f"SELECT coalesce(max(value), {EMPTIED}) FROM {self.schema}.meta WHERE key = 'schema'")
+            if exists
+            else None
+        )
 
     def setup(self) -> None:
         """Make the tables if they are missing, and the functions; any number of processes may do so at once."""
@@ -212,5 +243,12 @@ class ServerConnection:
         return text.replace("{role}", sql.Identifier(role).as_string(None)) if role else text
 
 
-def _unanswered(error: Exception) -> bool:
-    return isinstance(error, psycopg.OperationalError) and error.sqlstate is None
+def _settings(version: int) -> str:
+    return "; ".join(f"SET {name} = {value}" for since, name, value in SETTINGS if version >= since)
+
+
+def _is_useless_after(error: Exception) -> bool:
+    """Return whether a new connection may do what this one cannot: the server is silent or, for this session, read-only."""
+    if not isinstance(error, psycopg.Error):
+        return False
+    return error.sqlstate == READ_ONLY or (error.sqlstate is None and isinstance(error, psycopg.OperationalError))

@@ -11,6 +11,7 @@ from jobs_core.errors import BackendError, BackendUnavailable, OwnerLost, QueueF
 
 OWNER_LOST = "JOBS1"
 TOO_MANY = "JOBS2"
+READ_ONLY = "25006"
 _RETRIED = ("40001", "40P01")  # serialization failure, deadlock
 _FIXES = {
     "3D000": "there is no such database: create it",
@@ -21,14 +22,20 @@ _FIXES = {
     "42883": "the functions of jobs are missing or of another release: run `jobsctl setup`",
     "42501": "the user lacks a right: `jobsctl setup --sql` prints the rights of roles that enqueue (`--producer ROLE`), "
     "and of roles for workers and jobsctl (`--worker ROLE`)",
-    "25006": "this server is read-only: it is a standby, or the URL names the wrong server",
+    READ_ONLY: "this server is read-only: it is a standby, the URL names the wrong server, or default_transaction_read_only "
+    "is on for this user or database",
+    "53300": "no connection is left for jobs: close some, or raise max_connections, or the limit of this user or database",
+    "57014": "a statement was cancelled, by hand or because it took too long: the server is overloaded, or a transaction holds "
+    "a lock on the tables of jobs; `jobsctl check` names it",
 }
 _AT_CONNECTING = {  # the client gives no code for these
     "database .* does not exist": "3D000",
     "password authentication failed|role .* does not exist|no password supplied": "28P01",
     "no pg_hba.conf entry": "28000",
+    "too many clients|too many connections|remaining connection slots": "53300",
+    "session is read-only|server is in hot standby mode": READ_ONLY,
 }
-_PASSING = frozenset({"25006"})
+_PASSING = frozenset({READ_ONLY, "53300", "57014"})
 
 
 def translated(error: Exception, where: str) -> BackendError:
@@ -41,14 +48,20 @@ def translated(error: Exception, where: str) -> BackendError:
         return OwnerLost(text)
     if code in _FIXES:
         kind = BackendUnavailable if code in _PASSING else BackendError
-        return kind(f"{where}: {_FIXES[code]} ({text})")
-    if code == "53100":
+        said = error.diag.message_primary if isinstance(error, psycopg.Error) else None  # without the statement
+        return kind(f"{where}: {_FIXES[code]} ({one_line(said) if said else text})")
+    if code == "53100" and not _ends_server(error):
         return QueueFull(f"{where}: the disk of the server is full: make room there; queued jobs are safe")
-    if code.startswith(("08", "53", "57P", "58")) or code in _RETRIED or code in ("57014", "55P03"):
+    if code.startswith(("08", "53", "57P", "58")) or code in _RETRIED or code == "55P03":
         return BackendUnavailable(f"{where} is unavailable: {text}")
     if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | OSError):
         return BackendUnavailable(f"{where} cannot be reached: {text}")
     return BackendError(f"{where}: {text}")
+
+
+def _ends_server(error: Exception) -> bool:
+    """Return whether the server crashes with this error, such as for want of room for its log: it may have committed before."""
+    return isinstance(error, psycopg.Error) and error.diag.severity_nonlocalized == "PANIC"
 
 
 def may_be_repeated(error: psycopg.Error) -> bool:

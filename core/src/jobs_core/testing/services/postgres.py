@@ -13,7 +13,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from . import PATIENCE, fail, free_port, program, until
@@ -35,21 +35,40 @@ def programs() -> Path:
 
 
 class PostgresServer:
-    """One server process; each `start` uses the same port and directory. Its cluster is made when the block is entered."""
+    """One server process; each `start` uses the same port and directory. Its cluster is made when the block is entered.
 
-    def __init__(self, *options: str, port: int = 0, user: str = USER) -> None:
+    With a `primary`, it is a standby of that server, with its data. `log_in` is a directory for the write-ahead log, which then
+    has files of 1 MiB. `environment` is added to that of the server's processes.
+    """
+
+    def __init__(
+        self,
+        *options: str,
+        port: int = 0,
+        user: str = USER,
+        primary: PostgresServer | None = None,
+        log_in: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.user = user
         self.port = port or free_port()
         self._options = options
+        self._primary, self._log_in = primary, log_in
+        self._environment = {**os.environ, **environment} if environment else None
         self._user = UNPRIVILEGED if os.getuid() == 0 else None
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> PostgresServer:
         self.directory = Path(tempfile.mkdtemp(prefix="jobs-postgres-"))  # pytest's own are closed to the server's user
         self.log = self.directory / "log"
-        if self._user:
-            os.chown(self.directory, pwd.getpwnam(self._user).pw_uid, -1)
-        self.run("initdb", "-D", str(self._data), "-U", self.user, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
+        self.own(self.directory)
+        if self._primary is not None:
+            source = ["-h", "127.0.0.1", "-p", str(self._primary.port), "-U", self.user]
+            self.run("pg_basebackup", "-D", str(self._data), *source, "-R", "-X", "stream", "-c", "fast", "--no-sync")
+        else:
+            log = ["--waldir", str(self._log_in), "--wal-segsize", "1"] if self._log_in else []
+            common = ["-U", self.user, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
+            self.run("initdb", "-D", str(self._data), *common, *log)
         self.start()
         return self
 
@@ -76,6 +95,11 @@ class PostgresServer:
         if done.returncode:
             fail(f"{name} failed: {done.stderr}")
 
+    def own(self, directory: Path) -> None:
+        """Give a directory to the user of the server."""
+        if self._user:
+            os.chown(directory, pwd.getpwnam(self._user).pw_uid, -1)
+
     @property
     def _data(self) -> Path:
         return self.directory / "data"
@@ -88,6 +112,7 @@ class PostgresServer:
                 [programs() / "postgres", *options, *self._options, *more],
                 user=self._user,
                 cwd=self.directory,
+                env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -99,6 +124,14 @@ class PostgresServer:
         """Return whether the server accepts connections."""
         ready = [str(programs() / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
         return subprocess.run(ready, timeout=PATIENCE).returncode == 0
+
+    def has_ended(self) -> bool:
+        """Return whether the server has ended by itself, as it does if it cannot recover."""
+        return self._process is None or self._process.poll() is not None
+
+    def promote(self) -> None:
+        """Make a standby the primary, by hand."""
+        self.run("pg_ctl", "promote", "-w", "-D", str(self._data))
 
     def stop(self) -> None:
         """End all connections and the server."""
