@@ -117,6 +117,7 @@ def configuration() -> str:
         ("[logs]", config.Logs),
         ("[http]", config.Http),
         ("[alerts]", config.Alerts),
+        ("[webhooks.NAME]", config.Webhook),
         ("[schedule.NAME]", config.ScheduleEntry),
         ("[broker]", config.Broker),
     ]
@@ -131,6 +132,7 @@ def configuration() -> str:
         "logs",
         "http",
         "alerts",
+        "webhooks",
         "schedule",
         "broker",
     }

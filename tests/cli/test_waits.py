@@ -17,6 +17,7 @@ from jobs_core.plugins import Plugins
 from jobs_core.scoreboard.state import Backlog, PoolState, SupervisorState
 from jobs_core.scoreboard.view import waits_for
 from jobs_core.supervisor.pidfile import running
+from jobs_core.webhooks.sending import Reply
 
 from ..support.project import Process, Project
 
@@ -68,7 +69,7 @@ APPLICATION = {"push tasks.note": 0, "run tasks.note": None, "check": 0, "schedu
 PLUGINS = {"plugins": None, "--help": 0, "topics": 0}
 SUPERVISOR = {"quiet": 0, "scale default 2": 0, "reload": 0, "exit": 0, "stop": 0}
 TESTED_ELSEWHERE = {"outbox"}  # needs PostgreSQL: plugins/postgres_backend/tests/test_outbox.py
-TESTED_BELOW = {"start", "restart", "contract", "alert", "payloads"}
+TESTED_BELOW = {"start", "restart", "contract", "alert", "webhooks", "payloads"}
 NEVER_WAIT = {"help", "init", "completion", "systemd", "top", "stack"}
 """Commands that read files of this machine and ask no process; `top` is a page that changes."""
 SPEAK_ANYWAY = {"demo", "diagnose"}
@@ -179,6 +180,19 @@ def test_a_measurement_and_an_alert_are_waited_for_with_a_word(project: Project,
     project.configure('[alerts.channels]\nwebhook = { url = "http://127.0.0.1:1/" }')
     monkeypatch.setattr("jobs_core.cli.alert.channels", lambda config, plugins: {"webhook": Slow(hurried)})
     assert "waiting for channel webhook to take the alert" in project.here("alert", "test")
+
+
+def test_a_slow_receiver_of_webhooks_is_waited_for_with_a_word(project: Project, hurried, monkeypatch):
+    secret = "whsec_" + "A" * 32
+    project.configure(f'[webhooks.crm]\nurl = "http://127.0.0.1:1/"\nsecret = "{secret}"')
+
+    def post(*request: object) -> Reply:
+        hurried.clear()  # the import of the plugins may have been waited for
+        hurried.wait(30)
+        return Reply(200, None, "")
+
+    monkeypatch.setattr("jobs_core.webhooks.job.post", post)
+    assert "waiting for webhook crm to take the event" in project.here("webhooks", "test")
 
 
 class Slow:

@@ -19,6 +19,7 @@ class Receiver:
     def __init__(self, certificate: Path | None = None) -> None:
         self.paths: list[str] = []
         self.bodies: list[Any] = []
+        self.raw: list[bytes] = []
         self.headers: list[dict[str, str]] = []
         self.status, self.answer, self.location = 200, b"ok", ""
         self.drip = 0.0
@@ -57,6 +58,7 @@ class Receiver:
         body = request.rfile.read(int(request.headers["Content-Length"]))
         self.headers.append(dict(request.headers))
         self.paths.append(request.path)
+        self.raw.append(body)
         self.bodies.append(json.loads(body))
         self.hang.wait()
         head = f"HTTP/1.0 {self.status} Said\r\n" + (f"Location: {self.location}\r\n" if self.location else "")

@@ -64,6 +64,11 @@ Topics = Annotated[list[TopicName], _rule(rules.no_repeats)]
 SigningKeys = Annotated[list[Text], _rule(rules.keys(16))]
 EncryptionKeys = Annotated[list[Text], _rule(rules.keys(32))]
 Weights = dict[TopicName, PositiveInt]
+WebhookUrl = Annotated[str, _rule(rules.http_url)]
+WebhookSecret = Annotated[str, _rule(rules.webhook_secret)]
+Networks = Annotated[list[str], _rule(rules.networks)]
+Events = Annotated[list[str], _rule(rules.some_of("done", "dead", "backlog", "flow"))]
+Details = Annotated[list[str], _rule(rules.some_of("arguments", "result", "error", least=0))]
 
 
 class Section(Struct, metaclass=Typed, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -192,6 +197,20 @@ class Alerts(Section, frozen=True, kw_only=True):
     channels: dict[Name, dict[str, Any]] = {}  # channel name to its settings: webhook = { url = "https://…" }
 
 
+class Webhook(Section, frozen=True, kw_only=True):
+    """A receiver of events, to which each is sent by a job of the topic `webhooks`, signed."""
+
+    url: WebhookUrl | None = None  # the address that takes the events by POST
+    url_file: FilePath | None = None  # instead of url: a file with it
+    secret: WebhookSecret | None = None  # whsec_ and random bytes in base64; several, separated by spaces, while it changes
+    secret_file: FilePath | None = None  # instead of secret: a file with it
+    events: Events = field(default_factory=lambda: ["dead", "backlog", "flow"])  # of done, dead, backlog, flow
+    topics: Topics = []  # tell of these topics alone; empty: of all; `done` needs names
+    include: Details = field(default_factory=lambda: ["error"])  # what else events tell: of arguments, result, error
+    retries: Retries = 12  # further attempts, after 5 s and then twice as long each time, up to 1 h
+    networks: Networks = []  # addresses besides public ones to which events may be sent, such as 10.0.0.0/8
+
+
 class ScheduleEntry(Section, frozen=True, kw_only=True):
     """One entry of the schedule: a job to enqueue by cron expression or interval."""
 
@@ -242,6 +261,7 @@ class Config(Section, frozen=True, kw_only=True):
     logs: Logs = Logs()
     http: Http = Http()
     alerts: Alerts = Alerts()
+    webhooks: dict[PoolName, Webhook] = {}
     schedule: dict[Name, ScheduleEntry] = {}
     broker: Broker = Broker()
     prefer: list[Name] = []  # plugins to use if several provide one name; same as [plugins] prefer = ["mine"]

@@ -11,10 +11,11 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
+from urllib.parse import urlsplit
 
 import msgspec
 
-from . import urls
+from . import urls, webhook_signing
 from .message import MAX_NESTING, nesting
 from .topics import topic_error
 from .units import MAX_SECONDS, format_duration, format_size, interval
@@ -224,6 +225,50 @@ def _address(host: str, value: str) -> ipaddress.IPv4Address | ipaddress.IPv6Add
         return ipaddress.ip_address(host)
     except ValueError:
         raise ValueError(f'"{value}": {host} is not an IP address: write "127.0.0.1:9000" or "[::1]:9000"') from None
+
+
+def http_url(value: str) -> str | None:
+    """Accept the address of an HTTP server. The error does not show it, because it may contain a token."""
+    if reason := _in_form(value, '"https://example.com/hooks"'):
+        return reason
+    try:
+        parts = urlsplit(value)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and value.isascii() and parts.username is None
+        _ = parts.port  # a number, or ValueError
+    except ValueError:
+        good = False
+    return None if good else "expected an address that begins with https:// (or http://), without a user and password"
+
+
+def webhook_secret(value: str) -> str | None:
+    """Accept secrets of a webhook."""
+    try:
+        webhook_signing.keys(value)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def networks(value: list[str]) -> str | None:
+    """Accept a list of networks."""
+    for each in value:
+        try:
+            ipaddress.ip_network(each)
+        except ValueError as error:
+            return f'expected networks such as "10.0.0.0/8" or "127.0.0.1": {error}'
+    return None
+
+
+def some_of(*known: str, least: int = 1) -> Rule:
+    """Accept a list of these words, at least so many."""
+
+    def check(value: list[str]) -> str | None:
+        if len(value) < least:
+            return f"expected at least one of {', '.join(known)}"
+        unknown = [each for each in value if each not in known]
+        return f'expected some of {", ".join(known)}, got "{unknown[0][:80]}"' if unknown else no_repeats(value)
+
+    return check
 
 
 def keys(shortest: int) -> Rule:

@@ -421,6 +421,7 @@ class _Reader:
             if settings.encrypt and not config.encryption_keys:
                 self._error(f"{name}.encrypt", "is true, but there are no encryption_keys: set them")
         self._check_limits(config)
+        self._check_webhooks(config)
         for name, entry in config.schedule.items():
             if (entry.cron is None) == (entry.every is None):
                 self._error(f"schedule.{name}", "needs either cron or every")
@@ -456,6 +457,19 @@ class _Reader:
                 self._error(f"limits.{name}", "limits nothing: set concurrency or rate")
             elif limit.rate is None and limit.burst is not None:
                 self._error(f"limits.{name}.burst", "belongs to rate, which is not set: remove it, or set rate")
+
+    def _check_webhooks(self, config: Config) -> None:
+        for name, webhook in config.webhooks.items():
+            for key in ("url", "secret"):
+                direct, file = getattr(webhook, key), getattr(webhook, f"{key}_file")
+                if (direct is None) == (file is None):
+                    self._error(f"webhooks.{name}", f"needs either {key} or {key}_file")
+            if "done" in webhook.events and not webhook.topics:
+                self._error(f"webhooks.{name}.topics", "name the topics whose done jobs are to be told: topics = [...]")
+            if "webhooks" in webhook.topics:
+                self._error(
+                    f"webhooks.{name}.topics", "the jobs of topic webhooks send the events, and cause none: leave it out"
+                )
 
     def _check_pool(self, name: str, pool: Pool) -> None:
         workers = pool.workers

@@ -32,6 +32,7 @@ SECRET = {
     "signing_keys",
     "encryption_keys",
     "alerts.channels",
+    "webhooks",
     "plugins",
 }
 

@@ -24,6 +24,7 @@ from ..plugins import Plugins
 from ..schedule import entries
 from ..supervisor.housekeeper.alerts import channels, ineffective_limits, watched
 from ..urls import redact
+from ..webhooks.receivers import keys_of, url_of
 from ..worker.main import prepare
 from . import output
 from .common import Context, exit_code, json_option, pass_context
@@ -105,6 +106,8 @@ def check_command(context: Context, show_values: bool, import_timeout: float, as
         checks.run("machine", lambda: _machine(app))
         checks.run("plugins", lambda: _plugins(app, killers))
         checks.run("alerts", lambda: _alerts(app))
+        if app.config.webhooks:
+            checks.run("webhooks", lambda: _webhooks(app, context.effective))
         checks.run("payloads", lambda: _payloads(app, context.effective))
         _check_application(checks, app, import_timeout)
         if app.config.payloads.url is not None:  # last, because the client of a bucket starts threads, and no fork may follow
@@ -256,6 +259,25 @@ def _alerts(app: App) -> Iterator[tuple[str, str]]:
         yield output.WARN, "there are alert channels, but no topic has a limit: set topics.NAME.alert_above or alert_age"
     elif topics:
         yield output.GOOD, f"for {', '.join(topics)}, to {', '.join(names) or 'the log'}; `jobsctl alert test` tests them"
+
+
+def _webhooks(app: App, effective: Effective) -> Iterator[tuple[str, str]]:
+    """Read addresses and secrets, and tell what cannot happen."""
+    config = app.config
+    for name, settings in config.webhooks.items():
+        try:
+            keys_of(config, name)
+            url = url_of(config, name)
+        except ConfigError as error:
+            raise ConfigError(effective.located(str(error).partition(": ")[0], str(error))) from None
+        if url.startswith("http:"):
+            yield (
+                output.WARN,
+                f"webhooks.{name}: its address begins with http://, so that anyone on the way can read the events",
+            )
+        if settings.events == ["backlog"] and not set(settings.topics or watched(config)) & set(watched(config)):
+            yield output.WARN, f"webhooks.{name}: no topic has a limit: set topics.NAME.alert_above or alert_age"
+    yield output.GOOD, f"events go to {', '.join(config.webhooks)}; `jobsctl webhooks test` tests them"
 
 
 def _application(app: App) -> Iterator[tuple[str, str]]:

@@ -53,6 +53,7 @@ GROUPS = {
         "schedule": ("schedule", "Show and change the schedule."),
         "machines": ("machines", "Show all machines, and give them commands."),
         "alert": ("alert", "Test the alert channels."),
+        "webhooks": ("webhooks", "Test the receivers of events."),
         "diagnose": ("diagnose", "Write an archive for a bug report, without secrets."),
         "systemd": ("systemd", "Print a systemd unit for this configuration."),
     },

@@ -74,6 +74,10 @@ def _prepare(app: App, uses_backend: bool) -> Bootstrapper | None:
     loader: JobLoader = app.plugins.choose("jobs_job_loaders", name, "loader")(config)
     with _step(app, "load", name):
         loader.load()
+    if app.config.webhooks:
+        from ..webhooks.job import register  # late: most applications send none
+
+        register(app)
     if bootstrapper is not None:
         with _step(app, "before_fork"):
             bootstrapper.before_fork()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from msgspec import UNSET, Struct
@@ -22,13 +22,16 @@ from ..backends.base import Delivery, JobRecord, Outcome, Outgoing, Settlement, 
 from ..conversion import json_encoder
 from ..errors import JobDefinitionError, PayloadError, PayloadStoreUnavailable, UnknownJob
 from ..job import Call
-from ..message import Message
+from ..message import Message, PackedMessage, decode
 from ..options import Policy, encrypts, policy
 from ..payloads import blob_of
 from ..registry import AnyJob
 from ..runs.outcome import encode_result
 from ..runs.run import Run
 from .pending_ends import PendingEnd
+
+if TYPE_CHECKING:
+    from ..webhooks.announcing import Announcer
 
 logger = logging.getLogger("jobs.worker")
 
@@ -58,6 +61,7 @@ class OnEnd(Struct, frozen=True):
     done: Follower | None
     dead: Follower | None
     configured: bool  # `dead` was configured for the topic or in `[defaults]`, not for the job
+    announcer: Announcer | None = None  # of events for webhooks
 
     def sent(self, message: Message) -> bytes | None:
         """Return the arguments of a message as JSON, before the job may change them, if a follow-up takes them.
@@ -65,11 +69,14 @@ class OnEnd(Struct, frozen=True):
         They come from the payload store, which may be out of reach when the job ends.
         """
         takes = any(not _ARGUMENTS.isdisjoint(each.facts) for each in (self.done, self.dead) if each is not None)
+        takes = takes or (self.announcer is not None and self.announcer.takes("arguments"))
         return json_encoder.encode((message.args, message.kwargs)) if takes else None
 
     def of_run(self, run: Run, ending: Settlement) -> Settlement:
         """Return the settlement of a run with the follow-up of its outcome, if it has one; set `run.owed` if it has to wait."""
         outcome = ending.outcome
+        if self.announcer is not None and outcome in (Outcome.DONE, Outcome.DEAD):
+            ending = _announced(self.announcer, run.delivery, run.message, ending, run)
         follower = self.done if outcome is Outcome.DONE else self.dead if outcome is Outcome.DEAD else None
         if follower is None or (self.configured and follower is self.dead and _depth(run.message)):
             return ending
@@ -94,7 +101,10 @@ def policy_of(app: App, job: AnyJob, topic: str) -> Policy:
     if app.signer:
         rules = replace(rules, sign_result=app.signer.sign_result)
     done, dead = _follower(app, job.on_done), _follower(app, job.on_dead or _configured(app, job, topic))
-    return rules if done is None and dead is None else replace(rules, on_end=OnEnd(app, done, dead, job.on_dead is None))
+    announcer = _announcer(app, job.name, topic)
+    if done is None and dead is None and announcer is None:
+        return rules
+    return replace(rules, on_end=OnEnd(app, done, dead, job.on_dead is None, announcer))
 
 
 def with_on_dead(app: App, delivery: Delivery, message: Message | None, ending: Settlement) -> Settlement | PendingEnd:
@@ -103,6 +113,9 @@ def with_on_dead(app: App, delivery: Delivery, message: Message | None, ending: 
     An unreadable message or an unknown job has only the `on_dead` of its topic, or of `[defaults]`.
     """
     job = app.registry.get(message.job or "") if message else None
+    announcer = _announcer(app, message.job if message else None, delivery.topic)
+    if announcer is not None:
+        ending = _announced(announcer, delivery, message, ending)
     named = job.on_dead if job else None
     if named is None and not _depth(message):
         named = _configured(app, job, delivery.topic)
@@ -139,6 +152,51 @@ def _parameters(job: AnyJob) -> list[inspect.Parameter]:
 
 def _is_fact(parameter: inspect.Parameter) -> bool:
     return parameter.name in FACTS and parameter.kind is not parameter.POSITIONAL_ONLY
+
+
+# -- events for webhooks -----------------------------------------------------------------------------
+
+
+def _announcer(app: App, job: str | None, topic: str) -> Announcer | None:
+    if not app.config.webhooks:
+        return None
+    from ..webhooks.announcing import announcer_of  # late: most applications send no events
+
+    return announcer_of(app, job, topic)
+
+
+def _announced(
+    announcer: Announcer, delivery: Delivery, message: Message | None, ending: Settlement, run: Run | None = None
+) -> Settlement:
+    """Return the ending with the jobs that tell receivers of it; log why if they cannot be made."""
+
+    def facts() -> dict[str, Any]:
+        wanted = ["id", "job", "topic", "attempt", *(["reason", "error"] if dead else [])]
+        if message is not None and not _is_encrypted(delivery, message):
+            at_hand = blob_of(message) is None or (run is not None and run.sent is not None)
+            if announcer.takes("arguments") and at_hand:
+                wanted += ["args", "kwargs"]
+            if announcer.takes("result") and run is not None and not dead:
+                wanted.append("result")
+        found = _all_facts(announcer.app, tuple(wanted), delivery, message, ending, run)
+        return {name: found[name] for name in wanted}
+
+    dead = ending.outcome is not Outcome.DONE
+    try:
+        made = announcer.of_end(dead, facts, {DEPTH: _depth(message) + 1})
+    except BaseException as error:  # hooks of the application may raise anything
+        if boundary.interrupts(error):
+            raise
+        line = "job %s of topic %s has ended, but no event about it could be enqueued: %s"
+        boundary.log(logger, logging.ERROR, line, delivery.id, delivery.topic, boundary.told(error))
+        return ending
+    return replace(ending, followups=(*ending.followups, *made)) if made else ending
+
+
+def _is_encrypted(delivery: Delivery, message: Message) -> bool:
+    """Return whether the arguments are encrypted in the queue; an event does not tell them, nor the result, then."""
+    envelope = decode(delivery.payload, topic=delivery.topic, default_job=message.job)
+    return isinstance(envelope, PackedMessage) and envelope.body.key is not None
 
 
 # -- one follow-up -----------------------------------------------------------------------------------

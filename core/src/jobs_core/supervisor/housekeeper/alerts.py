@@ -52,12 +52,20 @@ class _TopicState:
 class TopicAlerts:
     """The alerts of an installation. The housekeeper's loop calls it and never blocks: channels have their own threads.
 
-    `notify` calls a hook, `plugins.notify` by default. Raises ConfigError or PluginError for unusable channels.
+    `notify` calls a hook, `plugins.notify` by default; `also` gets each alert, besides the channels.
+    Raises ConfigError or PluginError for unusable channels.
     """
 
-    def __init__(self, config: Config, plugins: Plugins, notify: Callable[..., None] | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        plugins: Plugins,
+        notify: Callable[..., None] | None = None,
+        also: Callable[[Alert], None] | None = None,
+    ) -> None:
         self._config = config
         self._notify = notify or plugins.notify
+        self._also = also
         self._watches = {topic: _TopicState() for topic in watched(config)}
         self._too_fast: dict[str, float] = {}  # job → when its last alert was sent
         self._senders = [
@@ -127,6 +135,8 @@ class TopicAlerts:
 
     def send(self, alert: Alert) -> None:
         """Hand an alert to every channel; never blocks."""
+        if self._also is not None:
+            self._also(alert)
         for sender in self._senders:
             sender.send(alert.about, alert.title, alert.text, alert.facts)
 

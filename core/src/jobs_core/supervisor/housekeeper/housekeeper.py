@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ... import events
 from ...app import App, set_current_app
@@ -47,6 +47,9 @@ from .repair import describe
 from .statistics import StatisticsSender
 from .totals import TotalsFile
 
+if TYPE_CHECKING:
+    from .webhooks import Webhooks
+
 logger = logging.getLogger("jobs.housekeeper")
 
 COUNT_INTERVAL = 1.0
@@ -70,6 +73,15 @@ MOST_LIMITS = 1000
 """Most values of limits that are read."""
 
 SCHEDULE = "schedule.json"
+
+
+def _webhooks(app: App) -> Webhooks | None:
+    """Return what tells receivers of events, if there are any."""
+    if not app.config.webhooks:
+        return None
+    from .webhooks import Webhooks  # late: most applications send none
+
+    return Webhooks(app)
 
 
 class Housekeeper:
@@ -100,7 +112,8 @@ class Housekeeper:
         self._machine = Machine(app, run_dir, self._supervisor, channel.send)
         self._dead_actions = DeadActions(app, self._machine.name)
         self._pool_sizes = PoolSizes(app, self._machine.name, channel.send)
-        self._alerts = TopicAlerts(app.config, app.plugins)
+        self._webhooks = _webhooks(app)
+        self._alerts = TopicAlerts(app.config, app.plugins, also=None if self._webhooks is None else self._webhooks.alert)
         self._limit_alerts = LimitAlerts(app.config, self._alerts.send)
         before = state.read(run_dir / state.BACKLOG, Backlog)
         self._backlog = Backlog(at=time.time(), pid=os.getpid(), generation=generation, ops=before.ops if before else {})
@@ -209,6 +222,8 @@ class Housekeeper:
         if self._statistics.unsent:
             self._statistics.send(self._backend)
         self._dead_actions.work(self._backend)
+        if self._webhooks is not None:
+            self._webhooks.work(self._backend)
         self._tick()
 
     def _look_at_documents(self) -> None:

@@ -1,0 +1,156 @@
+"""Tell the receivers of webhooks about backlogs, and about flows that have ended. What is told of jobs, their workers tell.
+
+Events are pushed as jobs. A push that fails is repeated unchanged. An event about a flow has an id that follows from the flow
+and its state, so that several machines tell it once, and a new housekeeper tells again only what is not stored yet.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Final
+
+from ...app import App
+from ...backends.base import Backend, Outgoing
+from ...backends.documents import ABSENT, all_of
+from ...backends.flows import FlowStatus
+from ...errors import BackendError, BackendUnavailable
+from ...ids import new_token
+from ...webhooks.announcing import made, wanting
+from ...webhooks.job import register
+
+if TYPE_CHECKING:
+    from .alerts import Alert
+
+INTERVAL: Final = 5.0
+"""Seconds between two readings of the flows."""
+
+SHARE: Final = 0.02
+"""Largest share of time for them."""
+
+PAGE: Final = 1000
+MOST_PAGES: Final = 20
+"""Flows that are read at once, and most such pages: failed flows come first, then those that run, then the latest ends."""
+
+MEMORY: Final = 43200.0
+"""Seconds after its end for which a flow may still be told: less than the day for which the job with its id is remembered."""
+
+SINCE: Final = "webhook"
+FAILED: Final = "webhook-failed-flow"
+"""Kinds of documents: since when a receiver is told of flows; and the failed flows of which it was told, for they stay."""
+
+REMINDER: Final = 86400.0
+"""Seconds between two renewals of the first kind."""
+
+SINCE_TTL, FAILED_TTL = 7 * 86400.0, 30 * 86400.0
+
+_KINDS: Final = {"backlog": "topic.backlog", "over": "topic.caught_up"}
+_FACTS: Final = ("topic", "ready", "scheduled", "reserved", "dead", "oldest_age", "seconds", "host")
+
+
+class Webhooks:
+    """The events of one installation. Only the housekeeper's loop uses it."""
+
+    def __init__(self, app: App) -> None:
+        register(app)
+        self._app = app
+        self._pending: dict[str, list[Outgoing]] = {}  # subject → the jobs that tell the newest about it
+        self._sending: tuple[str, list[Outgoing]] | None = None  # unanswered request
+        self._flows = list(wanting(app.config, "flow", None))
+        self._since: dict[str, float] = {}
+        self._next_reminder = 0.0
+        self._told: set[str] = set()  # ids of the jobs that tell about flows
+        self._next = 0.0
+
+    def alert(self, alert: Alert) -> None:
+        """Note an alert for the receivers that want to know of it; of a topic, only the newest is kept during an outage."""
+        kind, topic = _KINDS.get(alert.facts["kind"]), alert.facts.get("topic")
+        if kind is not None and topic is not None:
+            facts = {name: alert.facts[name] for name in _FACTS}
+            names = wanting(self._app.config, "backlog", topic)
+            self._pending[topic] = [made(self._app, name, kind, facts) for name in names]
+
+    def work(self, backend: Backend) -> None:
+        """Look for flows that have ended, and push what there is to tell. Raises the errors of the backend."""
+        if self._flows and "flows" in backend.features and time.monotonic() >= self._next:
+            begin = time.monotonic()
+            self._look(backend)
+            now = time.monotonic()
+            self._next = now + max(INTERVAL, (now - begin) / SHARE)
+        if self._sending is None and any(self._pending.values()):
+            self._sending = new_token(), [each for some in self._pending.values() for each in some]
+            self._pending.clear()
+        if self._sending is not None:
+            request, jobs = self._sending
+            backend.push(jobs, request)
+            self._sending = None
+
+    def _look(self, backend: Backend) -> None:
+        """Read flows page by page, and push what is to be told of each page in one step."""
+        seen: set[str] = set()
+        for number in range(MOST_PAGES):
+            page = backend.flows(PAGE, number * PAGE)
+            if time.monotonic() >= self._next_reminder:
+                self._remember(backend, page[0].broker_now if page else time.time())
+            news = self._tell(backend, [flow for flow in page if _has_ended(flow)], seen)
+            if len(page) < PAGE or (not news and page[-1].state in ("done", "cancelled")):
+                break
+        self._told &= seen
+
+    def _remember(self, backend: Backend, now: float) -> None:
+        """Find out since when each receiver is told of flows, and at first which failed ones it knows already."""
+        for name in self._flows:
+            new = json.dumps({"since": now}).encode()
+            backend.put_document(SINCE, name, new, new_token(), expected=ABSENT, ttl=SINCE_TTL)
+            found = backend.document(SINCE, name)
+            if found is not None:
+                with contextlib.suppress(ValueError, KeyError, TypeError):
+                    self._since[name] = float(json.loads(found.data)["since"])
+                backend.put_document(SINCE, name, found.data, new_token(), expected=found.version, ttl=SINCE_TTL)
+        if self._next_reminder == 0.0:
+            self._told = {document.name for document in all_of(backend, FAILED)}
+        self._next_reminder = time.monotonic() + REMINDER
+
+    def _tell(self, backend: Backend, flows: Iterable[FlowStatus], seen: set[str]) -> bool:
+        """Push the jobs that tell about flows, unless that was done; return whether there were any. Add their ids to `seen`."""
+        jobs: list[Outgoing] = []
+        failed: list[str] = []
+        for flow in flows:
+            for name in self._flows:
+                told_as = f"webhook-{hashlib.sha256(json.dumps([name, flow.id, flow.state]).encode()).hexdigest()[:32]}"
+                seen.add(told_as)
+                if told_as not in self._told and self._is_news(name, flow):
+                    jobs.append(made(self._app, name, f"flow.{flow.state}", _facts(flow), id=told_as))
+                    failed += [told_as] if flow.state == "failed" else []
+        if jobs:
+            backend.push(jobs, new_token())
+            for told_as in failed:
+                self._note_failed(backend, told_as)
+            self._told.update(job.id for job in jobs)
+        return bool(jobs)
+
+    def _is_news(self, name: str, flow: FlowStatus) -> bool:
+        since = self._since.get(name, flow.broker_now)
+        if flow.ended_at is None:  # failed: it may go on when its dead letters are retried
+            return flow.created_at >= since - MEMORY
+        return flow.ended_at >= max(since, flow.broker_now - MEMORY)
+
+    def _note_failed(self, backend: Backend, told_as: str) -> None:
+        try:
+            backend.put_document(FAILED, told_as, b"{}", new_token(), expected=ABSENT, ttl=FAILED_TTL)
+        except BackendUnavailable:
+            raise
+        except BackendError:  # 10,000 failed flows: a new housekeeper may tell the latest of them again
+            pass
+
+
+def _has_ended(flow: FlowStatus) -> bool:
+    return flow.state in ("done", "cancelled") or (flow.state == "failed" and flow.active == 0)
+
+
+def _facts(flow: FlowStatus) -> dict[str, Any]:
+    names = ("id", "name", "state", "total", "waiting", "done", "dead", "cancelled")
+    return {name: getattr(flow, name) for name in names}
