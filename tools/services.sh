@@ -10,6 +10,7 @@ command -v systemd-analyze >/dev/null || missing="$missing systemd"
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || missing="$missing postgresql"
 command -v promtool >/dev/null || missing="$missing prometheus" # checks the alert rules
 php -m 2>/dev/null | grep -qx amqp || missing="$missing php-cli php-amqp" # a producer in another language
+{ command -v chromium && command -v chromedriver; } >/dev/null || missing="$missing chromium chromium-driver" # sees the dashboard
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
     echo "Tests against real servers are skipped until these are installed:$missing" >&2

@@ -47,7 +47,7 @@ BROKEN = {  # distribution: its module, and the report about it
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Wheels of the core, of some plugins and of the example backend."""
     directory = tmp_path_factory.mktemp("wheels")
-    plugins = [ROOT / "plugins" / name for name in ("redis_backend", "opentelemetry", "sentry")]
+    plugins = [ROOT / "plugins" / name for name in ("redis_backend", "opentelemetry", "sentry", "web")]
     members = [ROOT / "core", *plugins, ROOT / "examples" / "plugin_file_backend"]
     _pip("wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(directory), *map(str, members))
     return directory
@@ -169,6 +169,14 @@ def test_jobs_sentry_works_without_a_dsn(wheels, tmp_path):
     with (installed.directory / "jobs.toml").open("a") as file:
         file.write("[plugins.sentry]\nmonitors = true\n")
     installed.works()
+
+
+def test_jobs_web_has_its_templates_and_files(wheels, tmp_path):
+    installed = Installed(tmp_path, wheels, "jobs-core", "jobs-web")
+    installed.configure("sqlite:///queue.db")
+    assert "Serve the dashboard in a browser" in installed.run("jobsctl", "web", "--help")
+    dashboard = "from jobs_web import create_app; print(create_app(authorize=lambda request: None).routes)"
+    assert "/static/{name}" in installed.run("python", "-c", dashboard)
 
 
 def test_broken_plugins_are_reported_by_name_and_distribution_and_harm_only_their_users(with_file):

@@ -489,7 +489,8 @@ def _command(says: str, line: str) -> Word:
 COMMANDS: Final = _table(
     ("beat scheduler cron periodiq rqscheduler", _command("workers run the schedule too", "start")),
     ("work consume consumer rq rqworker multi up serve daemon supervisor process master", _command("the workers of all pools are run by", "start")),
-    ("flower monitor dashboard events ui web live watch", _command("running jobs are shown by", "top")),
+    ("flower monitor events live watch", _command("running jobs are shown by", "top")),
+    ("dashboard ui", _command("a dashboard is served by", "web")),
     ("inspect report ping health ps workers pools", _command("running jobs are shown by", "status")),
     ("shutdown down kill terminate quit term", _command("running jobs are finished first by", "stop")),
     ("progress log logs tail track", _command("what a job tells is shown by", "follow ID")),

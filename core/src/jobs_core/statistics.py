@@ -217,6 +217,19 @@ def of_topics(backend: Operable, span: Span, topic: str | None = None) -> Statis
     return found
 
 
+def of_all(backend: Operable, span: Span) -> Statistics:
+    """Read the statistics of all topics together: a row a minute, however many topics there are."""
+    found = Statistics(span, Line.empty(span), {}, [])
+    reported: list[tuple[int, int]] = []
+    for size in (MINUTE, HOUR):
+        for row in all_of(backend, size, span.begin, ""):
+            if not row.job:
+                found.everything.add(span, row)
+                reported.append((row.at, row.at + row.span))
+    found.gaps = _gaps(sorted(reported), span)
+    return found
+
+
 def of_jobs(backend: Operable, span: Span, topic: str | None, job: str | None = None) -> dict[tuple[str, str], Line]:
     """Read the statistics of job functions, by topic and name: all, or those of a topic, or of a name."""
     found: dict[tuple[str, str], Line] = {}

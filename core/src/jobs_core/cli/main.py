@@ -98,6 +98,9 @@ class _ClickContext(click.Context):
     formatter_class = _Help
 
 
+FROM_PLUGINS = {"web": "jobs-web", "broker": "jobs-zeromq"}
+"""Commands that plugins of ours add, and their distributions."""
+
 DESTRUCTIVE = ("purge", "cancel", "stop", "exit")
 """Commands that delete or end something. They are suggested only for a word that can hardly mean another one."""
 
@@ -163,6 +166,8 @@ class JobsCommand(click.Group):
         import difflib
 
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            if args[0] in FROM_PLUGINS:
+                ctx.fail(f"the command {args[0]!r} comes with a plugin: pip install {FROM_PLUGINS[args[0]]}")
             known = foreign.COMMANDS.get(args[0])
             harmless = [name for name in self.list_commands(ctx) if name not in DESTRUCTIVE]
             near = difflib.get_close_matches(args[0], DESTRUCTIVE, 1, TYPO) or difflib.get_close_matches(args[0], harmless, 1)

@@ -123,7 +123,11 @@ class Overview:
 
     def troubles(self) -> list[str]:
         """Return the problems that need an operator, the worst first."""
-        return [*self._of_supervisor(), *self._of_backend(), *self._of_pools(), *self._of_workers(), *self._of_topics()]
+        return [*self.of_processes(), *self._of_topics()]
+
+    def of_processes(self) -> list[str]:
+        """Return the problems of this machine: of its supervisor, pools and workers, and of their way to the backend."""
+        return [*self._of_supervisor(), *self._of_backend(), *self._of_pools(), *self._of_workers()]
 
     def notes(self) -> list[str]:
         """Return notes that are not urgent, about dead letters."""

@@ -1,0 +1,45 @@
+"""The dashboard of jobs: `jobsctl web` serves it, and `create_app` makes it a part of an ASGI application.
+
+Nothing here imports Starlette before it is needed, because every `jobsctl` command loads this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from jobs_core import hookimpl
+
+if TYPE_CHECKING:
+    import click
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+
+    from jobs_core import App
+
+    from .roles import User
+
+__version__ = "0.1.0"
+jobs_interface_version = 1
+
+
+@hookimpl
+def jobs_cli_commands() -> Mapping[str, click.Command]:
+    from .command import web_command
+
+    return {"web": web_command}
+
+
+def create_app(app: App | None = None, *, authorize: Callable[[Request], User | None] | None = None) -> Starlette:
+    """Return the dashboard as an ASGI application, to be served alone or mounted under a prefix.
+
+    `app` is the application whose jobs it shows, by default the current one. `authorize` decides who may use it: it returns a
+    `User`, or None to refuse. Without it, users log in with the tokens of `[plugins.web.tokens]`. Raises ConfigError if there
+    are neither, and for a mistake in `[plugins.web]`.
+    """
+    from .site import create
+
+    return create(app, authorize)
+
+
+__all__ = ["create_app", "jobs_cli_commands", "jobs_interface_version"]

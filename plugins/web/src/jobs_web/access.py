@@ -1,0 +1,142 @@
+"""Who may use the dashboard: users with a token or a session, or those whom the application that mounts it lets in."""
+
+from __future__ import annotations
+
+import collections
+import secrets
+import time
+from collections.abc import Callable
+
+from msgspec import Struct
+from starlette.requests import Request
+from starlette.responses import Response
+
+from . import tokens
+from .roles import User
+from .settings import Settings, Token, is_loopback
+
+COOKIE = "jobs_session"
+
+LOCAL = "local"
+"""The user of the key that `jobsctl web` prints where no tokens are configured."""
+
+Authorize = Callable[[Request], "User | None"]
+
+MOST_FAILURES = 10
+"""Failed logins of one client within WINDOW, after which it has to wait."""
+
+WINDOW = 60.0
+MOST_CLIENTS = 10_000
+
+
+class Session(Struct):
+    """What a browser keeps: a random number, from which form tokens are made, and the user if there is one."""
+
+    nonce: str
+    user: str = ""
+    fingerprint: str = ""
+    is_new: bool = False
+
+
+class Access:
+    """Finds the user of a request. Any thread may use it."""
+
+    def __init__(self, settings: Settings, seal: tokens.Seal, authorize: Authorize | None, key: str = "") -> None:
+        self._settings = settings
+        self._seal = seal
+        self._authorize = authorize
+        self._tokens = dict(settings.tokens)
+        if key:
+            self._tokens[LOCAL] = Token("admin", tokens.hash_of(key))
+        self.has_login = authorize is None
+
+    def user_of(self, request: Request, session: Session, *, bearer_only: bool = False) -> User | None:
+        """Return the user of a request; None if they have to log in, or are refused. Without a bearer token, by the session."""
+        if self._authorize is not None:
+            return self._authorize(request)
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer":
+            return self.user_with(given.strip())
+        if bearer_only:
+            return None
+        user = self._named(session.user) if session.user else None
+        return user if user is not None and user.fingerprint == session.fingerprint else None
+
+    def user_with(self, token: str) -> User | None:
+        """Return the user who has this token."""
+        name = tokens.find(token, ((name, its.hash) for name, its in self._tokens.items()))
+        return None if name is None else self._named(name)
+
+    def _named(self, name: str) -> User | None:
+        token = self._tokens.get(name)
+        return None if token is None else User(name, token.allows, token.hash[-16:])
+
+    # -- sessions --------------------------------------------------------------------------------
+
+    def session_of(self, request: Request) -> Session:
+        """Return the session of a browser, or a new one."""
+        found = self._seal.open("session", request.cookies.get(COOKIE, ""))
+        if not isinstance(found, list) or len(found) != 3:
+            return Session(secrets.token_urlsafe(16), is_new=True)
+        return Session(*found)
+
+    def save(self, request: Request, response: Response, session: Session) -> None:
+        """Give the session to the browser.
+
+        The cookie is Secure, except on this machine: a browser would not return it over plain HTTP.
+        """
+        sealed = self._seal.seal("session", [session.nonce, session.user, session.fingerprint], self._settings.session)
+        path = request.scope.get("root_path") or "/"
+        response.set_cookie(
+            COOKIE,
+            sealed,
+            max_age=round(self._settings.session),
+            path=path,
+            secure=is_secure(request),
+            httponly=True,
+            samesite="lax",
+        )
+
+    def logged_in(self, user: User) -> Session:
+        """Return a new session of a user: its number is another one than before the login."""
+        return Session(secrets.token_urlsafe(16), user.name, user.fingerprint, is_new=True)
+
+    def nobody(self) -> Session:
+        """Return a new session without a user."""
+        return Session(secrets.token_urlsafe(16), is_new=True)
+
+    def form_token(self, session: Session) -> str:
+        """Return the token that proves that a form was ours, and was given to this browser and user."""
+        return self._seal.mac("form", f"{session.nonce}\0{session.user}")
+
+    def is_form_token(self, session: Session, token: str) -> bool:
+        """Return whether a form token belongs to this session."""
+        return not session.is_new and self._seal.is_mac("form", f"{session.nonce}\0{session.user}", token)
+
+
+def is_secure(request: Request) -> bool:
+    """Return whether the cookie must be sent through TLS only: always, except for a browser on this machine."""
+    return request.url.scheme == "https" or not is_loopback(request.url.hostname or "")
+
+
+class Attempts:
+    """Counts the failed logins of each client. One thread at a time uses it: that of the event loop."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._failed: collections.OrderedDict[str, list[float]] = collections.OrderedDict()
+
+    def wait(self, client: str) -> float:
+        """Return for how many seconds a client has to wait before it may try again."""
+        recent = self._recent(client)
+        return recent[-MOST_FAILURES] + WINDOW - self._clock() if len(recent) >= MOST_FAILURES else 0.0
+
+    def failed(self, client: str) -> None:
+        """Count a failed login."""
+        self._failed[client] = [*self._recent(client), self._clock()][-MOST_FAILURES:]
+        self._failed.move_to_end(client)
+        while len(self._failed) > MOST_CLIENTS:
+            self._failed.popitem(last=False)
+
+    def _recent(self, client: str) -> list[float]:
+        return [at for at in self._failed.get(client, ()) if at > self._clock() - WINDOW]

@@ -1,0 +1,163 @@
+"""The guard of every route: user, role, read-only mode and form token before the endpoint, audit lines and errors after it."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import secrets
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlsplit
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+
+from jobs_core import ArgumentError, BackendUnavailable, JobsError, NotSupported
+from jobs_core.escapes import in_one_line
+
+from .access import Session
+from .errors import Refused
+from .roles import User
+from .visit import Visit
+
+if TYPE_CHECKING:
+    from .routes import Route
+    from .site import Site
+
+LARGEST_FORM = 1_000_000
+"""Bytes of a form: arguments that an operator edits are among its fields."""
+
+audit = logging.getLogger("jobs.web.audit")
+logger = logging.getLogger("jobs.web")
+
+
+def guarded(site: Site, route: Route) -> Any:
+    """Return the endpoint that Starlette calls for a route."""
+
+    async def endpoint(request: Request) -> Response:
+        is_api = route.kind.value == "api"
+        session = Session("") if is_api else site.access.session_of(request)
+        user = site.access.user_of(request, session, bearer_only=is_api)
+        visit = Visit(site, request, session, user, {})
+        try:
+            response = await _answer(visit, route)
+        except Exception as error:
+            if route.changes:
+                _audit(visit, route, f"refused: {error}")
+            return _failed(visit, route, error)
+        if route.changes:
+            site.forget()
+            _audit(visit, route, "done")
+        if not is_api and session.is_new and "set-cookie" not in response.headers:
+            site.access.save(request, response, session)
+        return response
+
+    return endpoint
+
+
+async def _answer(visit: Visit, route: Route) -> Response:
+    """Check everything, and call the endpoint."""
+    if route.role is not None:
+        if visit.user is None:
+            raise Refused(401, "log in first")
+        if visit.user.role < route.role:
+            raise Refused(403, f"this needs the role {route.role.word}, and {visit.user.name} has {visit.user.role.word}")
+    if route.changes and visit.read_only:
+        raise Refused(403, "this dashboard is read-only")
+    if route.method != "GET" and route.kind.value == "page":
+        _check_origin(visit.request)
+        visit.form = await _form(visit.request)
+        if not visit.site.access.is_form_token(visit.session, visit.form.get("token", "")):
+            raise Refused(403, "the form is too old, or was not ours: go back, reload the page, and try again")
+    if inspect.iscoroutinefunction(route.endpoint):
+        found: Response = await route.endpoint(visit)
+        return found
+    return await run_in_threadpool(route.endpoint, visit)
+
+
+def _check_origin(request: Request) -> None:
+    """Refuse a form that another site has sent: browsers say where it comes from, in one header or the other."""
+    site = request.headers.get("sec-fetch-site")
+    if site is not None:
+        allowed = site == "same-origin"
+    else:
+        origin = request.headers.get("origin")
+        allowed = origin is None or urlsplit(origin).netloc == request.headers.get("host", "")
+    if not allowed:
+        raise Refused(403, "another site has sent this form")
+
+
+async def _form(request: Request) -> Mapping[str, str]:
+    """Return the fields of a form."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/x-www-form-urlencoded":
+        raise Refused(415, "expected the fields of a form")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > LARGEST_FORM:
+            raise Refused(413, f"the form is larger than {LARGEST_FORM:,} bytes")
+    try:
+        return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=2000, errors="strict"))
+    except ValueError as error:
+        raise Refused(400, f"the form cannot be read: {error}") from None
+
+
+def _audit(visit: Visit, route: Route, how: str) -> None:
+    """Log who changed what: the fields of the form are named without their values, except for short ones that we made."""
+    user = visit.user or User("nobody", 0)  # type: ignore[arg-type]
+    params = " ".join(f"{name}={value}" for name, value in visit.request.path_params.items())
+    what = route.what or f"{route.method} {route.path}"
+    audit.info("%s", in_one_line(f"{user.name} from {visit.client}: {what} {params}".rstrip() + f": {how}"))
+
+
+def _failed(visit: Visit, route: Route, error: Exception) -> Response:
+    """Answer with an error: a page, or problem+json."""
+    status, text = _told(error)
+    if status == 500:
+        number = secrets.token_hex(4)
+        logger.error("error %s of %s %s", number, route.method, route.path, exc_info=error)
+        text = f"this is a fault of the dashboard, not yours: the log has it under {number}"
+    if route.kind.value == "api":
+        headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+        body = {"type": "about:blank", "status": status, "title": titles(status), "detail": text}
+        return JSONResponse(body, status, headers, "application/problem+json")
+    if status == 401 and visit.site.access.has_login and route.method == "GET":
+        back = visit.request.url.path + (f"?{visit.request.url.query}" if visit.request.url.query else "")
+        return RedirectResponse(visit.url("login", next=back), 303)
+    return visit.page("error.html", status, title=titles(status), text=text)
+
+
+def _told(error: Exception) -> tuple[int, str]:
+    if isinstance(error, Refused):
+        return error.status, error.text
+    if isinstance(error, BackendUnavailable):
+        return 503, str(error)
+    if isinstance(error, NotSupported):
+        return 501, str(error)
+    if isinstance(error, ArgumentError):
+        return 422, str(error)
+    return (409, str(error)) if isinstance(error, JobsError) else (500, "")
+
+
+_TITLES = {
+    400: "The request cannot be read",
+    401: "Log in first",
+    403: "Not allowed",
+    404: "Not found",
+    405: "Not possible here",
+    409: "Not possible",
+    413: "Too large",
+    415: "Not a form",
+    422: "The arguments do not fit",
+    429: "Too many attempts",
+    500: "Something went wrong",
+    501: "This backend cannot do that",
+    503: "The backend does not answer",
+}
+
+
+def titles(status: int) -> str:
+    """Return the title of a status."""
+    return _TITLES.get(status, f"Error {status}")

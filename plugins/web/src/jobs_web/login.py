@@ -1,0 +1,65 @@
+"""Logging in with a token, and out."""
+
+from __future__ import annotations
+
+import logging
+
+from starlette.responses import RedirectResponse, Response
+
+from jobs_core.escapes import one_line
+
+from .errors import Refused
+from .roles import User
+from .visit import Visit
+
+audit = logging.getLogger("jobs.web.audit")
+
+
+async def ask(visit: Visit) -> Response:
+    """Show the form for a token. A link with the key of `jobsctl web` logs in at once."""
+    if not visit.site.access.has_login:
+        raise Refused(404, "the application that contains this dashboard decides who may use it")
+    if key := visit.query("key"):
+        return _let_in(visit, _user(visit, key))
+    return visit.page("login.html", next=_inside(visit, visit.query("next")))
+
+
+async def enter(visit: Visit) -> Response:
+    """Log in."""
+    if not visit.site.access.has_login:
+        raise Refused(404, "the application that contains this dashboard decides who may use it")
+    return _let_in(visit, _user(visit, visit.form.get("key", "").strip()))
+
+
+async def leave(visit: Visit) -> Response:
+    """Log out: the browser gets a session without a user."""
+    response = RedirectResponse(visit.url("login"), 303)
+    visit.site.access.save(visit.request, response, visit.site.access.nobody())
+    return response
+
+
+def _user(visit: Visit, token: str) -> User:
+    """Return the user of a token; refuse a wrong one, and a client that has tried too many."""
+    attempts = visit.site.attempts
+    if (wait := attempts.wait(visit.client)) > 0:
+        raise Refused(429, f"too many wrong tokens from {visit.client}: try again in {wait:.0f} s")
+    user = visit.site.access.user_with(token)
+    if user is None:
+        attempts.failed(visit.client)
+        audit.warning("login from %s refused: no such token", one_line(visit.client))
+        raise Refused(403, "there is no such token")
+    audit.info("%s logged in from %s with role %s", user.name, one_line(visit.client), user.role.word)
+    return user
+
+
+def _let_in(visit: Visit, user: User) -> Response:
+    response = RedirectResponse(_inside(visit, visit.form.get("next", "")), 303)
+    visit.site.access.save(visit.request, response, visit.site.access.logged_in(user))
+    return response
+
+
+def _inside(visit: Visit, target: str) -> str:
+    """Return where to go after the login: only to a path of this dashboard, since the link may come from anybody."""
+    home = visit.url("")
+    inside = target.startswith(home) and not target.startswith("//") and "\\" not in target and target.isprintable()
+    return target if inside else home

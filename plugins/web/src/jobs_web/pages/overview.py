@@ -1,0 +1,97 @@
+"""The first page: what needs attention, what happened over time, and the topics."""
+
+from __future__ import annotations
+
+import time
+
+from starlette.responses import Response
+
+from jobs_core import JobsError
+from jobs_core.backends.base import Backend, Counts
+from jobs_core.operating.attention import findings
+from jobs_core.statistics import Span, Statistics, Tally, of_all
+
+from ..charts import Chart, stacked
+from ..shown import seconds
+from ..visit import Visit
+
+RANGES = {"1h": 3600, "6h": 6 * 3600, "24h": 86_400, "7d": 7 * 86_400, "30d": 30 * 86_400}
+"""Times over which the charts go."""
+
+COLUMNS = 60
+
+MOST_TOPICS = 12
+"""Topics that the overview shows: those with the most work first."""
+
+MINUTES_KEPT = 86_400
+
+
+def show(visit: Visit) -> Response:
+    """Show the overview."""
+    since = visit.query("since") if visit.query("since") in RANGES else "1h"
+    snapshot = visit.site.snapshot()
+    statistics, why_not = _statistics(visit, since)
+    return visit.page(
+        "overview.html",
+        snapshot=snapshot,
+        findings=findings(visit.app, snapshot),
+        totals=_totals(snapshot.topics.values()),
+        topics=_busiest(snapshot.topics),
+        more=max(0, len(snapshot.topics) - MOST_TOPICS),
+        charts=[] if statistics is None else charts(statistics),
+        total=None if statistics is None else statistics.everything.total,
+        why_not=why_not,
+        ranges=list(RANGES),
+        since=since,
+    )
+
+
+def _totals(counts: object) -> dict[str, int]:
+    """Return the numbers of jobs in all topics by state."""
+    fields = ("ready", "limited", "waiting", "scheduled", "reserved", "dead")
+    return {name: sum(getattr(each, name) for each in counts) for name in fields}  # type: ignore[attr-defined]
+
+
+def _busiest(topics: dict[str, Counts]) -> list[tuple[str, Counts]]:
+    ranked = sorted(topics.items(), key=lambda each: (-each[1].ready - each[1].reserved, -each[1].dead, each[0]))
+    return ranked[:MOST_TOPICS]
+
+
+def _statistics(visit: Visit, since: str) -> tuple[Statistics | None, str]:
+    """Return what was counted over time; or None, and why it is not known."""
+
+    def read(backend: Backend) -> Statistics | None:
+        now = time.time()
+        span = Span.of(now - RANGES[since], now, COLUMNS, kept=MINUTES_KEPT)
+        return of_all(backend, span) if "statistics" in backend.features else None
+
+    try:
+        found = visit.site.kept(f"statistics {since}", lambda: visit.operate(read))
+    except JobsError as error:
+        return None, str(error)
+    if found is None:
+        return None, "This backend keeps no statistics over time."
+    if not found.everything.total.reports:
+        return None, "No machine has reported yet: each sends its figures once a minute."
+    return found, ""
+
+
+def charts(found: Statistics) -> list[Chart]:
+    """Return the charts of statistics: how much ran, how long jobs waited, and how long they ran."""
+    columns = found.everything.columns
+    known = [found.is_known(number) for number in range(len(columns))]
+
+    def points(value: object) -> list[float | None]:
+        return [float(value(tally) or 0.0) if there else None for tally, there in zip(columns, known, strict=True)]  # type: ignore[operator]
+
+    minutes = found.span.step / 60
+    runs = {"done": points(lambda tally: _done(tally) / minutes), "failed": points(lambda tally: tally.failed / minutes)}
+    return [
+        stacked("Runs a minute", found.span, runs, "{:,.4g}".format),
+        stacked("Wait for a start, 95 of 100", found.span, {"wait": points(lambda tally: tally.wait.below(0.95))}, seconds),
+        stacked("Duration of a run, 95 of 100", found.span, {"run": points(lambda tally: tally.run.below(0.95))}, seconds),
+    ]  # fmt: skip
+
+
+def _done(tally: Tally) -> int:
+    return max(0, tally.runs - tally.failed)

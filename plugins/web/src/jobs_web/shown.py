@@ -1,0 +1,55 @@
+"""Numbers, times and durations as the pages show them, as filters of the templates."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+
+import jinja2
+
+from jobs_core.escapes import one_line
+from jobs_core.operating.formatting import age, size
+from jobs_core.units import count, shown_time
+
+
+def seconds(value: float) -> str:
+    """Format a duration in few characters: `0 s`, `12 ms`, `1.2 s`, `4 m`."""
+    if not value:
+        return "0 s"
+    if value < 0.9995:
+        return f"{max(1, round(value * 1000))} ms"
+    return f"{value:.1f} s" if value < 10 else age(value)
+
+
+def number(value: float) -> str:
+    """Format a number: `12,345`."""
+    return f"{value:,.0f}"
+
+
+def compact(value: float) -> str:
+    """Format a large number in few characters: `1,234`, `12.3k`, `4.5M`."""
+    for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= scale * (10 if unit == "k" else 1):
+            return f"{value / scale:,.1f}{unit}".replace(".0", "")
+    return f"{value:,.0f}"
+
+
+def iso(at: float) -> str:
+    """Format a Unix time for machines, for the attribute of a `time` element."""
+    try:
+        return datetime.fromtimestamp(at, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (OverflowError, OSError, ValueError):
+        return ""
+
+
+def percent(share: float) -> str:
+    """Format a share: `0 %`, `1.2 %`, `45 %`."""
+    value = share * 100
+    return f"{value:.1f} %" if 0 < value < 10 else f"{value:.0f} %"
+
+
+def add_filters(templates: jinja2.Environment) -> None:
+    """Add these functions as filters."""
+    templates.filters |= {
+        "age": age, "seconds": seconds, "number": number, "compact": compact, "moment": shown_time, "iso": iso,
+        "size": size, "count": count, "one_line": one_line, "percent": percent,
+    }  # fmt: skip

@@ -1,0 +1,164 @@
+"""The dashboard of one application as an ASGI application."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import jinja2
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route as StarletteRoute
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from jobs_core import App, ConfigError, current_app
+from jobs_core.operating import snapshot
+from jobs_core.operating.attention import Finding
+
+from . import tokens
+from .access import Access, Attempts, Authorize
+from .assets import Assets
+from .guard import guarded, titles
+from .routes import ROUTES
+from .settings import TABLE, Settings, read
+from .shown import add_filters
+from .visit import Visit
+
+T = TypeVar("T")
+
+MENU = (("", "Overview"),)
+
+KEPT = 10.0
+"""Seconds for which all visits share what changes rarely."""
+
+FRESH = 1.0
+"""Seconds for which all visits share one snapshot of the backend."""
+
+POLICY = "; ".join(
+    (
+        "default-src 'none'", "script-src 'self'", "style-src 'self'", "img-src 'self'", "connect-src 'self'",
+        "form-action 'self'", "base-uri 'none'", "frame-ancestors 'none'",
+    )
+)  # fmt: skip
+
+HEADERS = {
+    b"content-security-policy": POLICY.encode(),
+    b"x-content-type-options": b"nosniff",
+    b"x-frame-options": b"DENY",
+    b"referrer-policy": b"same-origin",  # with "no-referrer", browsers would hide the origin of our own forms
+    b"cross-origin-opener-policy": b"same-origin",
+    b"cross-origin-resource-policy": b"same-origin",
+    b"permissions-policy": b"camera=(), geolocation=(), microphone=()",
+}
+
+
+class Site:
+    """What all visits share. Any thread may use it."""
+
+    def __init__(self, app: App, settings: Settings, authorize: Authorize | None = None, key: str = "") -> None:
+        self.app = app
+        self.settings = settings
+        self.seal = tokens.Seal(tokens.key_in(app.run_dir))
+        self.access = Access(settings, self.seal, authorize, key)
+        self.attempts = Attempts()
+        self.assets = Assets()
+        self.templates = jinja2.Environment(
+            loader=jinja2.PackageLoader("jobs_web"),
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self.templates.globals["asset"] = self.assets.name
+        add_filters(self.templates)
+        self._lock = threading.Lock()
+        self._snapshot: snapshot.Snapshot | None = None
+        self._kept: dict[str, tuple[float, Any]] = {}
+
+    def snapshot(self) -> snapshot.Snapshot:
+        """Return what the backend holds, at most FRESH seconds old: so many visits cost as much as one. Blocks."""
+        with self._lock:
+            if self._snapshot is None or time.time() - self._snapshot.at > FRESH:
+                self._snapshot = snapshot.take(self.app)
+            return self._snapshot
+
+    def kept(self, name: str, read: Callable[[], T]) -> T:
+        """Return what `read` returns, or has returned within KEPT seconds: statistics change once a minute. Blocks."""
+        at, found = self._kept.get(name, (0.0, None))
+        if time.monotonic() - at > KEPT or at == 0.0:
+            found = read()
+            self._kept[name] = time.monotonic(), found
+        return found  # type: ignore[no-any-return]
+
+    def forget(self) -> None:
+        """Forget what was read: something has changed."""
+        with self._lock:
+            self._snapshot = None
+            self._kept.clear()
+
+    @property
+    def menu(self) -> Sequence[tuple[str, str]]:
+        """Return the pages of the menu: path and label."""
+        return MENU
+
+    def link(self, visit: Visit, finding: Finding) -> str:
+        """Return where a finding is fixed; "" if no page fixes it."""
+        return ""
+
+
+def create(app: App | None, authorize: Authorize | None = None) -> Starlette:
+    """Return the dashboard of an application. Raises ConfigError; see `jobs_web.create_app`."""
+    app = current_app() if app is None else app
+    settings = read(app.config.plugins.get("web", {}))
+    if authorize is None and not settings.tokens:
+        raise ConfigError(
+            f"{TABLE}: nobody could use the dashboard: add a token (`jobsctl web token NAME` makes one), or pass "
+            "create_app(authorize=...)"
+        )
+    return asgi(Site(app, settings, authorize))
+
+
+def asgi(site: Site) -> Starlette:
+    """Return the ASGI application of a site."""
+
+    async def error_page(request: Request, error: Exception) -> Response:
+        status = error.status_code if isinstance(error, HTTPException) else 500
+        session = site.access.session_of(request)
+        visit = Visit(site, request, session, site.access.user_of(request, session), {})
+        text = "there is no such page" if status == 404 else "nothing was done"
+        return visit.page("error.html", status, title=titles(status), text=text)
+
+    by_path: dict[str, list[StarletteRoute]] = {}
+    for route in ROUTES:
+        made = StarletteRoute(route.path, guarded(site, route), methods=[route.method])
+        by_path.setdefault(route.path, []).append(made)
+    routes = [route for group in by_path.values() for route in group]
+    routes.append(StarletteRoute("/static/{name}", site.assets.serve))
+    return Starlette(
+        routes=routes,
+        middleware=[Middleware(SecurityHeaders)],
+        exception_handlers={HTTPException: error_page, Exception: error_page},
+    )
+
+
+class SecurityHeaders:
+    """Adds the headers that protect users to every answer. A page is never stored by a cache."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def protected(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                names = {name.lower() for name, _ in message["headers"]}
+                extra = [] if b"cache-control" in names else [(b"cache-control", b"no-store")]
+                extra += [(name, value) for name, value in HEADERS.items() if name not in names]
+                message = {**message, "headers": [*message["headers"], *extra]}
+            await send(message)
+
+        await self._app(scope, receive, protected if scope["type"] == "http" else send)

@@ -1,0 +1,108 @@
+"""One request of a user who may make it: what pages and actions are given, and how they answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import quote, urlencode
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from jobs_core import App
+from jobs_core.backends.base import Backend
+
+from .access import Session
+from .roles import Role, User
+
+if TYPE_CHECKING:
+    from .site import Site
+
+T = TypeVar("T")
+
+FLASH = "jobs_said"
+"""The cookie with what the last action has done, for the page that is shown next."""
+
+SAID_FOR = 60.0
+
+
+class Visit:
+    """A request with its user. One thread at a time uses it."""
+
+    def __init__(self, site: Site, request: Request, session: Session, user: User | None, form: Mapping[str, str]) -> None:
+        self.site = site
+        self.request = request
+        self.session = session
+        self.user = user
+        self.form = form
+        self.read_only = site.settings.read_only
+
+    @property
+    def app(self) -> App:
+        return self.site.app
+
+    @property
+    def role(self) -> Role | None:
+        return None if self.user is None else self.user.role
+
+    @property
+    def client(self) -> str:
+        """Return the address of the client, for audit lines."""
+        return self.request.client.host if self.request.client else "?"
+
+    def operate(self, action: Callable[[Backend], T]) -> T:
+        """Run a call on the backend. Blocks: endpoints run on a thread."""
+        return self.app.operate(action)
+
+    def may(self, word: str) -> bool:
+        """Return whether the user may do what this role may; nobody changes anything in read-only mode."""
+        needed = Role[word.upper()]
+        return self.user is not None and self.user.role >= needed and (needed is Role.READ or not self.read_only)
+
+    def path(self, name: str) -> str:
+        """Return a part of the path of this route."""
+        return str(self.request.path_params[name])
+
+    def query(self, name: str, default: str = "") -> str:
+        return self.request.query_params.get(name, default)
+
+    def number(self, name: str, default: int, least: int, most: int) -> int:
+        """Return a number of the query within its bounds."""
+        text = self.query(name)
+        return min(max(int(text), least), most) if text.isascii() and text.isdecimal() and len(text) < 10 else default
+
+    # -- answers ---------------------------------------------------------------------------------
+
+    def url(self, *parts: str, **query: object) -> str:
+        """Return the URL of a path under the prefix of the dashboard; each part is escaped."""
+        root = str(self.request.scope.get("root_path", ""))
+        found = f"{root}/" + "/".join(quote(part, safe="") for part in parts)
+        given = {key: value for key, value in query.items() if value not in (None, "")}
+        return f"{found}?{urlencode(given)}" if given else found
+
+    def page(self, template: str, status: int = 200, **context: object) -> Response:
+        """Answer with a page."""
+        text = self.site.templates.get_template(template).render(visit=self, said=self._said(), **context)
+        response = HTMLResponse(text, status)
+        if FLASH in self.request.cookies:
+            response.delete_cookie(FLASH, path=self._cookie_path)
+        return response
+
+    def back(self, said: str, to: str, *, good: bool = True) -> Response:
+        """Answer an action: go to a page, which says what was done."""
+        response = RedirectResponse(to, 303)
+        sealed = self.site.seal.seal("said", [said[:1000], good], SAID_FOR)
+        response.set_cookie(FLASH, sealed, max_age=round(SAID_FOR), path=self._cookie_path, httponly=True, samesite="lax")
+        return response
+
+    def _said(self) -> tuple[str, bool] | None:
+        found = self.site.seal.open("said", self.request.cookies.get(FLASH, ""))
+        return (str(found[0]), bool(found[1])) if isinstance(found, list) and len(found) == 2 else None
+
+    @property
+    def form_token(self) -> str:
+        return self.site.access.form_token(self.session)
+
+    @property
+    def _cookie_path(self) -> str:
+        return str(self.request.scope.get("root_path") or "/")

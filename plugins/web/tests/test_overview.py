@@ -1,0 +1,133 @@
+"""The first page: what needs attention comes first, and what the backend lacks is said."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from jobs_core import job
+from jobs_core.backends.statistics import StatisticsRow
+from jobs_core.ids import new_token
+from jobs_core.statistics import SUMS
+
+
+@pytest.fixture
+def jobs(rig):
+    @job(name="shop.charge", registry=rig.app.registry, retries=0, topic="mail")
+    def charge(customer: str) -> None:
+        raise ValueError(f"no such customer <{customer}>")
+
+    @job(name="shop.ship", registry=rig.app.registry)
+    def ship(order: int) -> int:
+        return order
+
+    return charge, ship
+
+
+def test_nothing_needs_attention_in_an_empty_installation_but_a_machine(rig):
+    page = rig.browser("read").text("/")
+    assert "no machine reports" in page
+    assert "dead letters" in page
+
+
+def test_jobs_that_wait_without_a_machine_are_the_first_finding(rig, jobs):
+    _, ship = jobs
+    ship.enqueue(1)
+    page = rig.browser("read").text("/")
+    assert "no supervisor is running, 1 job is ready" in page
+    assert "jobsctl start" in page
+
+
+def test_dead_letters_are_grouped_by_what_went_wrong(rig, jobs):
+    charge, _ = jobs
+    for number in range(3):
+        charge.enqueue(str(number))
+    rig.drain()
+    page = rig.browser("read").text("/")
+    assert "3 dead letters: ValueError: no such customer &lt;" in page
+
+
+def test_a_paused_topic_is_a_finding(rig, jobs):
+    _, ship = jobs
+    ship.enqueue(1)
+    rig.app.operate(lambda backend: backend.pause("default"))
+    page = rig.browser("read").text("/")
+    assert "topic default is paused, 1 job is ready" in page
+    assert "jobsctl resume default" in page
+
+
+def test_charts_show_what_ran(rig):
+    minute = int(time.time()) // 60 * 60 - 120
+    sums = [0] * len(SUMS)
+    sums[0], sums[1] = 1, 120
+
+    def add(backend):
+        backend.add_statistics([StatisticsRow(minute, sums=(*sums, 120))], new_token())
+
+    rig.app.operate(add)
+    page = rig.browser("read").text("/")
+    assert "Runs a minute" in page
+    assert "highest 120" in page
+    assert "<svg" in page
+
+
+def test_a_backend_that_does_not_answer_is_the_only_finding(rig, monkeypatch):
+    from jobs_core import BackendUnavailable
+
+    def refuse(*args):
+        raise BackendUnavailable("connection refused")
+
+    monkeypatch.setattr(rig.app, "operate", refuse)
+    page = rig.browser("read").text("/")
+    assert "the backend does not answer: connection refused" in page
+
+
+def test_many_visits_read_the_backend_once(rig, monkeypatch):
+    browser = rig.browser("read")
+    calls = []
+    operate = rig.app.operate
+    monkeypatch.setattr(rig.app, "operate", lambda action: calls.append(1) or operate(action))
+    monkeypatch.setattr("jobs_web.site.FRESH", 3600.0)
+    monkeypatch.setattr("jobs_web.site.KEPT", 3600.0)
+    for _ in range(5):
+        browser.text("/")
+    assert len(calls) == 2
+
+
+def test_a_page_that_does_not_exist_says_so(rig):
+    response = rig.browser("read").get("/nowhere")
+    assert response.status_code == 404
+    assert "there is no such page" in response.text
+
+
+def test_a_fault_of_ours_shows_no_details_but_a_number_of_the_log(rig, monkeypatch, caplog):
+    def fail(*args):
+        raise RuntimeError("secret-detail")
+
+    monkeypatch.setattr(rig.site, "snapshot", fail)
+    response = rig.browser("read").get("/")
+    assert response.status_code == 500
+    assert "secret-detail" not in response.text
+    assert "the log has it under" in response.text
+    assert "secret-detail" in caplog.text
+
+
+@pytest.mark.parametrize("prefix", ["/jobs", "/a/b"])
+def test_it_works_under_a_prefix_with_every_link_inside(rig, prefix):
+    import re
+
+    from starlette.applications import Starlette
+    from starlette.routing import Mount
+
+    browser = rig.browser()
+    browser._transport.app = Starlette(routes=[Mount(prefix, app=rig.asgi)])
+    assert browser.get(f"{prefix}/").headers["location"].startswith(f"{prefix}/login")
+    response = browser.post(f"{prefix}/login", data={"token": browser.token_of(f"{prefix}/login"), "key": rig.tokens["admin"]})
+    assert response.headers["location"] == f"{prefix}/"
+    assert f"Path={prefix}" in response.headers["set-cookie"]
+    page = browser.text(f"{prefix}/")
+    links = re.findall(r'(?:href|src|action)="([^"]+)"', page)
+    assert [link for link in links if not link.startswith((f"{prefix}/", "#"))] == []
+    style = next(link for link in links if "style" in link)
+    assert browser.get(style).status_code == 200
