@@ -8,8 +8,8 @@ import signal
 import sys
 from collections.abc import Iterator
 
-from jobs_core import app as applications
 from jobs_core import set_current_app
+from jobs_core.app import current
 from jobs_core.registry import default_registry
 
 
@@ -32,6 +32,6 @@ def as_it_was() -> Iterator[None]:
         sys.modules.pop("tasks", None)
         default_registry.clear()
         default_registry._jobs.update(jobs)
-        if applications._current is not None:
-            applications._current.close()
+        if current._current is not None:
+            current._current.close()
         set_current_app(None)

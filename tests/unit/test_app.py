@@ -32,7 +32,7 @@ from jobs_core import (
     set_current_app,
     uninterrupted,
 )
-from jobs_core import app as app_module
+from jobs_core.app import envelopes, resources
 from jobs_core.arguments import Arguments
 from jobs_core.backends.base import Outcome, Settlement
 from jobs_core.backends.sqlite import connection
@@ -69,7 +69,7 @@ def test_applications_used_in_turn_resolve_the_options_of_a_job_once_each(regist
     def greet(name: str) -> None: ...
 
     resolved = []
-    monkeypatch.setattr(app_module, "stamp_of", lambda *given: resolved.append(given) or stamp_of(*given))
+    monkeypatch.setattr(envelopes, "stamp_of", lambda *given: resolved.append(given) or stamp_of(*given))
     used = greet.using(priority=9, headers={"a": 1}) if variant == "using" else greet
     before = dict(vars(used))
     apps = [App(Config(backend=f"memory://{way}-{variant}-{n}"), registry=registry) for n in range(3)]
@@ -93,9 +93,9 @@ def test_an_applications_state_for_a_job_function_is_freed_with_it(app, greet):
     for n in range(100):
         greet.using(priority=n % 10, key=f"tenant {n}").enqueue("x")
     gc.collect()
-    assert len(app._stamps) == 0
+    assert len(app._envelopes._stamps) == 0
     greet.enqueue("x")
-    assert len(app._stamps) == 1
+    assert len(app._envelopes._stamps) == 1
 
 
 def test_enqueue_stores_a_message(app, greet):
@@ -439,7 +439,7 @@ def test_a_fork_while_another_thread_makes_a_backend_does_not_hang(project):
     app.new_backend()  # imports the backend's modules, whose fork functions are called before those of the application
 
     def make() -> None:
-        with app_module._making:
+        with resources.making:
             making.set()
             while connection._one_fork_at_a_time.acquire(blocking=False):
                 connection._one_fork_at_a_time.release()

@@ -33,7 +33,7 @@ from jobs_core import (
     group,
     job,
 )
-from jobs_core.app import App
+from jobs_core.app.flow_sending import FlowSending
 from jobs_core.backends.base import Outgoing
 from jobs_core.backends.flows import After, FlowStatus, Part
 from jobs_core.backends.memory import MemoryBackend
@@ -772,7 +772,7 @@ def test_a_flow_that_cannot_be_dropped_is_named_in_the_log_and_the_first_error_i
 
 @pytest.mark.parametrize("complete", [False, True])
 def test_a_key_that_a_half_sent_flow_holds_is_explained(monkeypatch, complete):
-    monkeypatch.setattr(App, "_drop_unfinished", lambda self, flow_id: None)  # its sender was killed
+    monkeypatch.setattr(FlowSending, "_drop_unfinished", lambda self, flow_id: None)  # its sender was killed
     push_part, holding = MemoryBackend.push_part, Flow("first")
 
     def interrupted(self, part, messages, request):

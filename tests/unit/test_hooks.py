@@ -36,8 +36,8 @@ def plug(app):
 
     def plug(plugin):
         app.plugins._add(plugin, PluginInfo(f"{type(plugin).__name__}-{id(plugin)}", "jobs-test", "1"))
-        app._before_enqueue = app._hold_enqueue = None
-        app._bare = False
+        app._envelopes.before_enqueue = None
+        app._delivery.forget_hooks()
         return plugin
 
     return plug

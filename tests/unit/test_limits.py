@@ -315,7 +315,7 @@ def test_a_hook_that_breaks_a_limit_is_reported_at_enqueue(app, monkeypatch):
         {"job": "x" * 201},
         {"kwargs": {"a": nested(700)}},
     ):
-        app._before_enqueue = [
+        app._envelopes.before_enqueue = [
             Implementation(
                 "jobs_before_enqueue",
                 PluginInfo("changes", "tests", "1"),

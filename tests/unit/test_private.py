@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from jobs_core import private
-from jobs_core.app import App, private_directory
+from jobs_core.app import App
 from jobs_core.backends.base import BackendOptions, Outgoing
 from jobs_core.backends.sqlite.backend import SqliteBackend
 from jobs_core.config import Config, Logs
@@ -71,7 +71,7 @@ def unsafe(request):
 def test_a_run_directory_that_is_not_private_is_refused(tmp_path, unsafe):
     unsafe(tmp_path / "run")
     with pytest.raises(ConfigError, match="run_dir: .* cannot be used"):
-        private_directory(tmp_path / "run")
+        private.directory_of_installation(tmp_path / "run")
     with pytest.raises(ConfigError, match="run_dir"):  # the default queue is in it
         App(Config(base_dir=tmp_path, run_dir="run")).new_backend()
 
@@ -79,8 +79,8 @@ def test_a_run_directory_that_is_not_private_is_refused(tmp_path, unsafe):
 @pytest.mark.parametrize("bits", [0o700, 0o750, 0o755, 0o711])
 def test_a_directory_that_only_its_owner_can_write_to_is_used_as_it_is(tmp_path, bits):
     writable(bits)(tmp_path / "run")
-    assert mode(private_directory(tmp_path / "run")) == bits
-    assert mode(private_directory(tmp_path / "deep" / "new")) == 0o700
+    assert mode(private.directory_of_installation(tmp_path / "run")) == bits
+    assert mode(private.directory_of_installation(tmp_path / "deep" / "new")) == 0o700
 
 
 @pytest.mark.parametrize("command", ["start", "start --daemon"])

@@ -118,7 +118,7 @@ def test_a_result_in_time_costs_nothing_extra(app, add, monkeypatch):
     [delivery] = taker.reserve(["default"], 1, new_token())
     done = Settlement(handle.id, delivery.token, Outcome.DONE, result=b'{"value": 7}', result_ttl=60.0)
     taker.settle([done], new_token())
-    monkeypatch.setattr("jobs_core.app.App._explain_timeout", None)
+    monkeypatch.setattr("jobs_core.app.results.Results._explain_timeout", None)
     assert handle.result(timeout=1) == 7
 
 

@@ -378,7 +378,7 @@ def current_enqueuer() -> Enqueuer:
 
 
 def set_application_source(source: Callable[[], Enqueuer]) -> None:
-    """Set the function that returns the application; app.py calls this, so that this module need not import it."""
+    """Set the function that returns the application; app/current.py calls this, so that this module need not import it."""
     global _application
     _application = source
 

@@ -13,6 +13,8 @@ import stat
 from collections.abc import Collection
 from pathlib import Path
 
+from .errors import ConfigError
+
 
 def directory(path: Path, owners: Collection[int] = ()) -> Path:
     """Create a directory that only this user may enter; raise OSError if this fails, or an existing one is not private.
@@ -31,6 +33,19 @@ def directory(path: Path, owners: Collection[int] = ()) -> Path:
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         mode = f"{stat.S_IMODE(found.st_mode):04o}"
         raise _refusal(path, f"other users may write to it (mode {mode}): check its contents, then run chmod 700 {path}")
+    return path
+
+
+def directory_of_installation(path: Path) -> Path:
+    """Create a run directory; raise ConfigError if this fails, or others may enter it, or this user may not write to it."""
+    try:
+        directory(path)
+        if not path.is_dir() or not os.access(path, os.W_OK | os.X_OK):
+            raise PermissionError(13, "not writable")
+    except OSError as error:
+        raise ConfigError(
+            f"run_dir: {path} cannot be used: {error.strerror}: set run_dir to a directory that this user may write to"
+        ) from None
     return path
 
 

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import click
 
-from ..app import private_directory
+from .. import private
 from ..errors import ConfigError
 from ..escapes import in_one_line
 from ..events import TopicUnserved
@@ -71,7 +71,7 @@ def start_command(context: Context, daemon: bool, wait: float, give_up: bool, re
         output.echo(f"jobs: a supervisor is already running here: process {pid}, run directory {run_dir}", err=True)
         return
     ready_to_start(context)
-    run_dir = private_directory(run_dir)
+    run_dir = private.directory_of_installation(run_dir)
     command = [sys.executable, "-m", "jobs_core.supervisor"]
     if context.effective.file is not None:
         command += ["--config", str(context.effective.file)]
@@ -96,7 +96,7 @@ def ready_to_start(context: Context) -> None:
     The application is not imported.
     """
     preflight(context.app, address=False)
-    private_directory(context.app.run_dir)
+    private.directory_of_installation(context.app.run_dir)
     backend = context.app.new_backend()
     if "multiprocess" not in backend.features:
         raise ConfigError(

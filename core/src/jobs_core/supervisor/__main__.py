@@ -14,8 +14,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from .. import config_sources, escapes, logs
-from ..app import private_directory
+from .. import config_sources, escapes, logs, private
 from ..config import Config
 from ..config_sources import Effective
 from ..errors import ConfigError, JobsError
@@ -39,8 +38,8 @@ def main(arguments: list[str]) -> int:
     try:
         effective = source.load()
         config = effective.config
-        run_dir = private_directory(config.base_dir / config.run_dir).resolve()
-        private_directory(run_dir / state.WORKERS)
+        run_dir = private.directory_of_installation(config.base_dir / config.run_dir).resolve()
+        private.directory_of_installation(run_dir / state.WORKERS)
         os.umask(0o077)
         pid_file = PidFile(run_dir)
         writer = LogWriter(config.logs, config.base_dir)

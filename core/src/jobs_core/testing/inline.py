@@ -17,13 +17,15 @@ import msgspec
 from msgspec.structs import replace
 
 from .. import escapes
-from ..app import App, set_current_app
+from ..app import App, current, set_current_app
+from ..app.envelopes import Envelopes
+from ..app.resources import Resources
 from ..backends.base import Backend, BackendOptions, Delivery, JobRecord, Outcome, Outgoing, Settlement, State
 from ..backends.flows import Part
 from ..backends.memory import MemoryBackend, forget
 from ..config import Config
 from ..errors import JobFailed, JobSignal, JobSuspended
-from ..handle import JobHandle
+from ..handle import Follower, JobHandle
 from ..ids import new_token
 from ..job import Call, JobFunction
 from ..message import Message, decode
@@ -380,6 +382,21 @@ class InlineJobs(JobsQueue):
         self.app.after_enqueue = self.drain
 
 
+class _TestEnvelopes(Envelopes):
+    """Messages with the queue's time."""
+
+    def __init__(self, resources: Resources, follower: Follower, clock: Callable[[], float]) -> None:
+        super().__init__(resources, follower)
+        self._clock = clock
+
+    def now(self) -> float:
+        return self._clock()
+
+    def draft(self, call: Call[Any], stamp: Stamp, takes: Taken | None = None) -> Message:
+        """Return an envelope with the queue's time, by which signed messages expire."""
+        return replace(super().draft(call, stamp, takes), enqueued_at=int(self._clock() * 1e6) / 1e6)
+
+
 class _TestApp(App):
     """An application that uses the queue's clock, and may call a function after each enqueue."""
 
@@ -387,20 +404,16 @@ class _TestApp(App):
     warns_of_unserved = False
 
     def __init__(self, config: Config, clock: Callable[[], float]) -> None:
-        super().__init__(config, plugins=Plugins())
         self._clock = clock
+        super().__init__(config, plugins=Plugins())
         self.after_enqueue: Callable[[], object] | None = None
 
     def new_backend(self, *, clock: Callable[[], float] | None = None) -> Backend:
         options: BackendOptions = self.backend_options(clock or self._clock)
         return MemoryBackend(self.backend_url, options)
 
-    def _now(self) -> float:
-        return self._clock()
-
-    def _draft(self, call: Call[Any], stamp: Stamp, takes: Taken | None = None) -> Message:
-        """Return an envelope with the queue's time, by which signed messages expire."""
-        return msgspec.structs.replace(super()._draft(call, stamp, takes), enqueued_at=int(self._clock() * 1e6) / 1e6)
+    def _new_envelopes(self) -> Envelopes:
+        return _TestEnvelopes(self, self, self._clock)
 
     def enqueue(self, call: Call[T]) -> JobHandle[T]:
         __tracebackhide__ = True
@@ -461,9 +474,7 @@ def _in_event_loop() -> bool:
 
 def install(queue: JobsQueue) -> Callable[[], None]:
     """Make the queue's application the current one; return a function that undoes this."""
-    from .. import app as app_module
-
-    previous = app_module._current
+    previous = current._current
     set_current_app(queue.app)
 
     def undo() -> None:
