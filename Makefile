@@ -9,7 +9,7 @@ TRANSPORT := $(addprefix plugins/rabbitmq_backend/tests/test_,transport.py frame
     $(addprefix plugins/redis_backend/tests/test_,transport.py protocol.py) tests/supervisor/test_probes.py tests/supervisor/test_metrics.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo announce test test-all test-python transport transport-all django-matrix check format lint types imports unit contract faults chaos torture redis-versions contract-rabbitmq contract-zeromq bench bench-turns bench-peers docs pins clean
+.PHONY: help demo announce test test-all test-python transport transport-all django-matrix check format lint types imports unit contract faults chaos torture redis-versions contract-rabbitmq contract-pgbouncer contract-zeromq bench bench-turns bench-peers docs pins clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -22,7 +22,7 @@ demo: ## run real jobs on the files that ship with it, for SECONDS=15
 
 announce:
 	@echo "All tests: some 12 minutes on two cores. What is missing is installed first, 1 to 2 minutes once: Python packages"
-	@echo "into $(VENV), and as root, where there is apt-get, Debian packages of Redis, RabbitMQ, PostgreSQL, Prometheus, systemd, PHP and gcc."
+	@echo "into $(VENV), and as root, where there is apt-get, Debian packages of Redis, RabbitMQ, PostgreSQL, pgbouncer, Prometheus, systemd, PHP and gcc."
 
 test: announce $(VENV)/ready ## run the tests of every change; prints what it installs, and how long it takes
 	@tools/services.sh
@@ -85,6 +85,9 @@ redis-versions: $(VENV)/ready ## run contract and faults on other servers: SERVE
 
 contract-rabbitmq: $(VENV)/ready ## run the whole contract on RabbitMQ's classic queues, and with results beside it
 	$(PYTEST) plugins/rabbitmq_backend/tests/whole_contract.py -q
+
+contract-pgbouncer: $(VENV)/ready ## run the whole contract on PostgreSQL through a pgbouncer that pools transactions
+	$(PYTEST) -n 2 plugins/postgres_backend/tests/pooled_contract.py -q
 
 contract-zeromq: $(VENV)/ready ## run the contract on ZeroMQ brokers of every kind, killed between commit and confirm
 	$(PYTEST) -n 2 plugins/zeromq_backend/tests/broker_contract.py -q

@@ -8,6 +8,7 @@ command -v cc >/dev/null || missing="$missing gcc libc6-dev"
 command -v rabbitmq-server >/dev/null || [ -x /usr/sbin/rabbitmq-server ] || missing="$missing rabbitmq-server"
 command -v systemd-analyze >/dev/null || missing="$missing systemd"
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || missing="$missing postgresql"
+command -v pgbouncer >/dev/null || [ -x /usr/sbin/pgbouncer ] || missing="$missing pgbouncer"
 command -v promtool >/dev/null || missing="$missing prometheus" # checks the alert rules
 php -m 2>/dev/null | grep -qx amqp || missing="$missing php-cli php-amqp" # a producer in another language
 { command -v chromium && command -v chromedriver; } >/dev/null || missing="$missing chromium chromium-driver" # sees the dashboard

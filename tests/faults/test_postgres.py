@@ -75,6 +75,10 @@ def test_dropped_or_emptied_tables_are_reported_without_a_spin_and_jobs_run_once
         assert supervisor.stop() == 0
 
 
+def test_nothing_is_lost_by_what_happens_to_a_proxy_that_pools_transactions(tmp_path):
+    endure(rows.bouncer_restarted, tmp_path, JOBS)
+
+
 def test_a_supervisor_with_its_defaults_runs_and_stops_gracefully(project):
     with PostgresServer() as server:
         project.configure(backend=f'backend = "{server.url}"')

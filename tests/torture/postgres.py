@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psycopg
 
+from jobs_core.testing.services.pgbouncer import PgBouncer
 from jobs_core.testing.services.postgres import PostgresServer
 
 from ..support.proxy import Proxy
@@ -57,6 +58,20 @@ def many_at_once_killed(directory: Path, count: int) -> Iterator[tuple[Stage, Tr
         Stage(directory / "project", server.url, options=options, job="awork", seconds=1.0) as stage,
     ):
         yield stage, kill_busy_workers(some)
+
+
+@contextlib.contextmanager
+def bouncer_restarted(directory: Path, count: int) -> Iterator[tuple[Stage, Trouble]]:
+    """Kill the pgbouncer between jobs and the server, which pools transactions, while statements are under way."""
+    with PostgresServer() as server, PgBouncer(server, connections=4) as bouncer:
+
+        def kill_and_start(stage: Stage) -> None:
+            bouncer.kill()
+            bouncer.start()
+
+        with PostgresStage(directory / "project", f"{bouncer.url}?pooling=transaction") as stage:
+            stage.server = server
+            yield stage, in_turn(kill_and_start, kill_worker, kill_and_start, crash_server, kill_and_start)
 
 
 # -- the server ------------------------------------------------------------------------------------
@@ -163,6 +178,7 @@ ROWS: dict[str, Row] = {
     "connections ended": _row(end_connections, times=10),
     "statements timed out": _row(time_out_statements),
     "no connections left": _row(use_up_connections),
+    "pgbouncer killed": bouncer_restarted,
     "connections flapping": _row(flap),
     "replies lost": _row(lose_reply, times=20),
     "packets lost in silence": _row(lose_packets(SILENCE)),

@@ -109,6 +109,10 @@ class Outbox(abc.ABC):
     def interrupt(self) -> None:
         """End the current `wait`, or the next. Any thread may call it."""
 
+    def advice(self) -> list[str]:
+        """Return the risks in how the database is reached, each with its fix, for `jobsctl check`."""
+        return []
+
     @abc.abstractmethod
     def state(self) -> OutboxState:
         """Count the jobs."""

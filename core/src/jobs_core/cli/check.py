@@ -306,11 +306,13 @@ def _outbox(app: App) -> Iterator[tuple[str, str]]:
     outbox = app.new_outbox()
     try:
         outbox.open()
-        state = outbox.state()
+        state, advice = outbox.state(), outbox.advice()
     finally:
         outbox.close()
     late = state.refused or (state.oldest_age or 0.0) > OUTBOX_LATE
     yield output.WARN if late else output.GOOD, told(state) + (": `jobsctl outbox` lists them" if state.refused else "")
+    for line in advice:
+        yield output.WARN, line
 
 
 def _schedule(app: App, reachable: bool) -> Iterator[tuple[str, str]]:

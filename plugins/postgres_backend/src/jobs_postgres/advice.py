@@ -7,10 +7,11 @@ from collections.abc import Iterator
 
 from msgspec import structs
 
-from jobs_core.backend_kit import is_loopback
+from jobs_core.backend_kit import is_loopback, new_id
 from jobs_core.errors import BackendError
 
 from .connection import ServerConnection
+from .listener import Listener
 from .url import Target
 
 OLDEST = 130000
@@ -25,16 +26,27 @@ BLOATED = 1_000_000
 MOST_NAMED = 3
 """Locks of others that are named."""
 
+HEARS_WITHIN = 5.0
+"""Seconds in which a notification arrives, also on a busy server, unless a proxy pools transactions."""
+
 
 def advice(target: Target, connection: ServerConnection) -> list[str]:
     """Return the risks, for `jobsctl check`."""
     try:
         return [
             *_version(connection), *_durability(connection), *_access(target, connection), *_bloat(connection),
-            *_locks(connection), *_split(target),
+            *_locks(connection), *_split(target), *_pooling(target, connection),
         ]  # fmt: skip
     except BackendError as error:
         return [f"the settings of the server cannot be read: {error}"]
+
+
+def pooling_advice(target: Target, connection: ServerConnection) -> list[str]:
+    """Return whether the URL and what is between this process and the server contradict each other."""
+    try:
+        return [*_pooling(target, connection)]
+    except BackendError as error:
+        return [f"the way to the server cannot be tested: {error}"]
 
 
 def _setting(connection: ServerConnection, name: str) -> str:
@@ -70,6 +82,33 @@ def _access(target: Target, connection: ServerConnection) -> Iterator[str]:
         )
     if remote and connection.value("SELECT rolsuper FROM pg_roles WHERE rolname = current_user"):
         yield 'jobs connects as a superuser: make a user of its own; see "PostgreSQL" in the documentation'
+
+
+def _pooling(target: Target, connection: ServerConnection) -> Iterator[str]:
+    if target.pooling:
+        if (
+            connection.value("SELECT pg_backend_pid()") == connection.raw.pgconn.backend_pid
+        ):  # a proxy names a number of its own
+            yield (
+                "the URL says pooling=transaction, but there is no proxy: workers look for jobs once a second, although they "
+                "could be notified: remove it"
+            )
+    elif not connection.value("SELECT pg_is_in_recovery()") and not _hears(connection):
+        yield (
+            "a proxy that pools transactions is in between: notifications do not arrive, so that jobs start late, and prepared "
+            "statements fail: add ?pooling=transaction to the URL, or connect to the server, or to a pool of sessions"
+        )
+
+
+def _hears(connection: ServerConnection) -> bool:
+    """Return whether a notification of one connection arrives at another one, which does nothing but wait for it."""
+    listener = Listener(connection.target, new_id())
+    try:
+        listener.connect()
+        connection.rows("SELECT 1 FROM pg_notify(%s, 'check')", (listener.channel,))
+        return bool(listener.sleep(HEARS_WITHIN)[0])
+    finally:
+        listener.close()
 
 
 def _bloat(connection: ServerConnection) -> Iterator[str]:

@@ -34,6 +34,7 @@ from .enlisting import PostgresTransactionCalls
 from .limits import PostgresLimitCalls
 from .listener import CANCEL, LONGEST_SLEEP, Listener
 from .operators import PostgresOperatorCalls
+from .polling import Poller, listener_for
 from .rows import delivery, facts, holds, stored, token
 from .settling import PostgresSettleCalls
 from .statistics import PostgresStatisticsCalls
@@ -73,7 +74,8 @@ class PostgresBackend(
         PostgresTransactionCalls.__init__(self, target)
         self._owner = ""
         self._topics = set()
-        self._listener: Listener | None = None  # of a worker
+        self._listener: Listener | Poller | None = None  # of a worker
+        self.wakes_to_cancel = not target.pooling
         self._interrupts: SelfPipe | None = None  # of all others, such as housekeepers: they wait for nothing but an interrupt
         self._counting = Counting()
         self._asleep: frozenset[str] = frozenset()  # topics for which this worker is noted as waiting
@@ -85,7 +87,7 @@ class PostgresBackend(
         try:
             self._connection.prepare_store()
             if owner:
-                self._listener = Listener(self._target, owner)
+                self._listener = listener_for(self._target, owner)
                 self._listener.connect()
                 self._connection.function("register", owner, self._options.lease)
             elif self._interrupts is None:
@@ -104,7 +106,7 @@ class PostgresBackend(
         if owner and self._connection.connected:
             with contextlib.suppress(BackendError):
                 self._release(owner, [], [], b"", crash=False)
-                if self._listener is not None:
+                if isinstance(self._listener, Listener):
                     self._connection.function("wake_up", self._listener.channel)
         self._disconnect()
 
@@ -212,13 +214,15 @@ class PostgresBackend(
         if not topics:
             self._hear(listener.sleep(timeout)[0])
             return False
+        if isinstance(listener, Poller):
+            return self._poll(listener, topics, timeout)
         deadline = time.monotonic() + timeout
         while True:
             if not self._asleep.issuperset(topics):
                 self._connection.function("fall_asleep", list(topics), listener.channel)
                 self._asleep = frozenset(topics)
-            ((ready, due),) = self._connection.rows(self._connection.sql(_LOOK), (list(topics),))
-            if ready or (due is not None and due <= 0):
+            ready, due = self._look(topics)
+            if ready:
                 return self._awake(True)
             left = min(deadline - time.monotonic(), LONGEST_SLEEP, *(() if due is None else (due,)))
             heard, interrupted = listener.sleep(max(0.0, left))
@@ -226,6 +230,22 @@ class PostgresBackend(
                 return self._awake(True)
             if interrupted or self.called or time.monotonic() >= deadline:
                 return self._awake(False)
+
+    def _poll(self, poller: Poller, topics: Sequence[str], timeout: float) -> bool:
+        """Wait for jobs without being notified."""
+        deadline = time.monotonic() + timeout
+        while poller.sleep_until_next(deadline - time.monotonic()):
+            ready, due = self._look(topics)
+            if ready:
+                poller.found()
+                return True
+            poller.looked(due)
+        return False
+
+    def _look(self, topics: Sequence[str]) -> tuple[bool, float | None]:
+        """Return whether topics may have jobs, and if not, after how many seconds one is due."""
+        ((ready, due),) = self._connection.rows(self._connection.sql(_LOOK), (list(topics),))
+        return ready or (due is not None and due <= 0), due
 
     def _hear(self, heard: Iterable[bytes]) -> bool:
         """Take note of what was notified; return whether a topic may have jobs."""

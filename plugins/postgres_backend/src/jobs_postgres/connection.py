@@ -66,6 +66,9 @@ REPEATS = 5
 LOOK = 0.25
 """Seconds after which a wait for the server notices an interrupt of the process."""
 
+_PREPARES_NOTHING: Mapping[str, Any] = {"prepare_threshold": None}
+"""For a proxy that pools transactions: the next statement may run on another connection to the server."""
+
 RV = TypeVar("RV")
 
 logger = logging.getLogger("jobs.postgres")
@@ -113,8 +116,10 @@ class ServerConnection:
                 keepalives_count=3,
                 tcp_user_timeout=int(COMMAND_TIMEOUT * 1000),
                 client_encoding="UTF8",
+                **_PREPARES_NOTHING if self.target.pooling else {},
             )
-            self._connection.execute(_settings(self._connection.info.server_version).encode())
+            if not self.target.pooling:  # else it would set them for other clients of the proxy
+                self._connection.execute(_settings(self._connection.info.server_version).encode())
         self._opened = True
 
     def disconnect(self) -> None:

@@ -13,6 +13,7 @@ OWNER_LOST = "JOBS1"
 TOO_MANY = "JOBS2"
 READ_ONLY = "25006"
 _RETRIED = ("40001", "40P01")  # serialization failure, deadlock
+_POOLING = "a proxy that pools transactions is in between: add ?pooling=transaction to the URL"
 _FIXES = {
     "3D000": "there is no such database: create it",
     "28P01": "wrong user or password",
@@ -27,9 +28,11 @@ _FIXES = {
     "53300": "no connection is left for jobs: close some, or raise max_connections, or the limit of this user or database",
     "57014": "a statement was cancelled, by hand or because it took too long: the server is overloaded, or a transaction holds "
     "a lock on the tables of jobs; `jobsctl check` names it",
+    "26000": _POOLING,
+    "42P05": _POOLING,
 }
 _AT_CONNECTING = {  # the client gives no code for these
-    "database .* does not exist": "3D000",
+    "database .* does not exist|no such database": "3D000",
     "password authentication failed|role .* does not exist|no password supplied": "28P01",
     "no pg_hba.conf entry": "28000",
     "too many clients|too many connections|remaining connection slots": "53300",

@@ -28,6 +28,7 @@ from jobs_core.errors import BackendError, FlowLost
 from .connection import ServerConnection
 from .joining import Joining, KnownMember, ids_of, labels_of
 from .listener import CANCEL, LONGEST_SLEEP, Listener, channel_of
+from .polling import look_until
 from .rows import facts
 
 WAITING_FOR = 10
@@ -282,6 +283,8 @@ class PostgresFlowCalls(Backend):
         if found or timeout <= 0:
             return answer if found else None
         deadline = time.monotonic() + timeout
+        if self._connection.target.pooling:
+            return look_until(deadline, look)
         listener = Listener(self._connection.target, new_token())
         try:
             listener.connect()

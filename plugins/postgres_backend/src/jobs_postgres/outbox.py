@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,9 +23,10 @@ from jobs_core.backends.outbox import (
 )
 from jobs_core.errors import BackendError
 
+from .advice import pooling_advice
 from .connection import ServerConnection
 from .enlisting import Enlisting
-from .listener import Listener
+from .polling import Poller, listener_for
 from .url import Target
 
 VERSION = 1
@@ -66,6 +68,24 @@ _REFUSED = """
      WHERE try_at IS NOT NULL ORDER BY seq LIMIT %s"""
 
 
+_KEY = "hashtextextended(%(key)s, 0)"
+_LOCK = f"""
+    SELECT (EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid() AND granted
+                       AND (classid::bigint << 32) + objid::bigint = {_KEY} AND objsubid = 1)
+            OR pg_try_advisory_lock({_KEY}))
+       AND NOT EXISTS (SELECT FROM {{s}}.outbox_lease WHERE until > {{s}}.outbox_now())"""
+_RENEW = f"""
+    WITH free AS (SELECT pg_try_advisory_xact_lock({_KEY}) AS yes)
+    INSERT INTO {{s}}.outbox_lease AS l (holder, until)
+        SELECT %(holder)s, {{s}}.outbox_now() + %(lease)s FROM free WHERE yes
+        ON CONFLICT (one) DO UPDATE SET holder = excluded.holder, until = excluded.until
+        WHERE l.holder = excluded.holder OR l.until <= {{s}}.outbox_now()
+    RETURNING 1"""
+_RETURN = "DELETE FROM {s}.outbox_lease WHERE holder = %s RETURNING 1"
+LEASE = 15.0
+"""Seconds for which a carrier without a session leads; it renews this every 5 s."""
+
+
 class PostgresOutbox(Enlisting, Outbox):
     """The outbox in one schema of a database."""
 
@@ -75,7 +95,9 @@ class PostgresOutbox(Enlisting, Outbox):
     def __init__(self, target: Target) -> None:
         super().__init__(target)
         self._connection = ServerConnection(target)
-        self._listener = Listener(target, "outbox")
+        self._listener = listener_for(target, "outbox")
+        self._holder = new_id()
+        self._renew_at = 0.0
 
     # -- producers ---------------------------------------------------------------------------------
 
@@ -112,17 +134,28 @@ class PostgresOutbox(Enlisting, Outbox):
         self._make(self._connection)
 
     def close(self) -> None:
+        if self._renew_at and self._connection.connected:
+            with contextlib.suppress(BackendError):
+                self._connection.rows(self._connection.sql(_RETURN), (self._holder,))
+        self._renew_at = 0.0
         self._listener.close()
         self._connection.disconnect()
 
     def lead(self) -> bool:
-        # The lock is the connection's, and ends with it. The server would grant it again to the one that has it.
         key = f"jobs outbox {self._target.schema}"
-        held = """
-            SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid() AND granted
-                              AND (classid::bigint << 32) + objid::bigint = hashtextextended(%(key)s, 0) AND objsubid = 1)
-                OR pg_try_advisory_lock(hashtextextended(%(key)s, 0))"""
-        return bool(self._connection.value(held, {"key": key}))
+        if self._target.pooling:
+            return self._renew(key)
+        # The lock is the connection's, and ends with it. The server would grant it again to the one that has it.
+        return bool(self._connection.value(self._connection.sql(_LOCK), {"key": key}))
+
+    def _renew(self, key: str) -> bool:
+        """Return whether this carrier has the lease; it never has it while a connection has the lock."""
+        now = time.monotonic()
+        if now >= self._renew_at:
+            facts = {"key": key, "holder": self._holder, "lease": LEASE}
+            renewed = self._connection.rows(self._connection.sql(_RENEW), facts)
+            self._renew_at = now + LEASE / 3 if renewed else 0.0
+        return now < self._renew_at
 
     def take(self, most: int) -> Load | None:
         found = self._loaded()
@@ -154,6 +187,9 @@ class PostgresOutbox(Enlisting, Outbox):
         self._connection.rows(self._connection.sql(_FINISH), facts)
 
     def wait(self, timeout: float) -> None:
+        if isinstance(self._listener, Poller):
+            self._listener.sleep(timeout)
+            return
         self._listener.connect()
         insert = "WITH new AS (INSERT INTO {s}.outbox_sleeper VALUES (%s) ON CONFLICT DO NOTHING) SELECT 1"
         self._connection.value(self._connection.sql(insert), (self._listener.channel,))
@@ -173,6 +209,9 @@ class PostgresOutbox(Enlisting, Outbox):
 
     # -- operators ---------------------------------------------------------------------------------
 
+    def advice(self) -> list[str]:
+        return pooling_advice(self._target, self._connection)
+
     def state(self) -> OutboxState:
         ((waiting, age, refused),) = self._connection.rows(self._connection.sql(_STATE), {"most": MOST_COUNTED})
         return OutboxState(waiting, None if age is None else max(0.0, age), refused)
@@ -190,7 +229,7 @@ class PostgresOutbox(Enlisting, Outbox):
 
     def _make(self, connection: ServerConnection, *, anew: bool = False) -> None:
         """Create the tables and functions if they are missing; any number of processes may do so at once."""
-        exists = "SELECT EXISTS (SELECT FROM pg_tables WHERE schemaname = %s AND tablename = 'outbox_sleeper')"
+        exists = "SELECT EXISTS (SELECT FROM pg_tables WHERE schemaname = %s AND tablename = 'outbox_lease')"
         if not anew and connection.value(exists, (self._target.schema,)):
             return
         with connection.translated(), connection.raw.transaction():

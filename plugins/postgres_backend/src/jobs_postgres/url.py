@@ -11,7 +11,7 @@ from jobs_core.backend_kit import Url, read_url
 
 _FORMS = (
     "Forms: postgresql://[user[:password]@][host[:port]][,host2[:port2]…]/database[?schema=jobs&notify=off]  "
-    "postgresql:///database?host=/run/postgresql"
+    "postgresql:///database?host=/run/postgresql  postgresql://localhost:6432/database?pooling=transaction"
 )
 _OF_LIBPQ = frozenset(
     {
@@ -19,7 +19,7 @@ _OF_LIBPQ = frozenset(
         "target_session_attrs", "load_balance_hosts", "gssencmode", "krbsrvname", "service", "options",
     }
 )  # fmt: skip
-_OURS = frozenset({"schema", "notify"})
+_OURS = frozenset({"schema", "notify", "pooling"})
 _SCHEMA = re.compile(r"[a-z_][a-z0-9_-]{0,47}")
 
 
@@ -30,6 +30,7 @@ class Target(Struct, frozen=True, kw_only=True):
     conninfo: Mapping[str, str]  # keyword arguments of libpq
     schema: str
     notify: bool = True  # whether a caller's transaction wakes workers at its commit
+    pooling: bool = False  # whether a proxy that pools transactions is between: no LISTEN, no prepared statements, no session
 
     def __repr__(self) -> str:
         return f"<Target {self.shown}>"
@@ -47,6 +48,9 @@ def parse(url: str, prefix: str) -> Target:
     notify = parameters.pop("notify", "on")
     if notify not in ("on", "off"):
         raise parts.wrong(f"notify {notify!r}: expected on or off")
+    pooling = parameters.pop("pooling", "session")
+    if pooling not in ("session", "transaction"):
+        raise parts.wrong(f"pooling {pooling!r}: expected session or transaction")
     conninfo = parameters | _place(parts)
     if parts.user:
         conninfo["user"] = parts.user
@@ -54,7 +58,7 @@ def parse(url: str, prefix: str) -> Target:
         conninfo["password"] = parts.password
     if parts.path:
         conninfo["dbname"] = parts.path
-    return Target(shown=parts.shown, conninfo=conninfo, schema=schema, notify=notify == "on")
+    return Target(shown=parts.shown, conninfo=conninfo, schema=schema, notify=notify == "on", pooling=pooling == "transaction")
 
 
 def _place(parts: Url) -> dict[str, str]:

@@ -22,6 +22,11 @@ CREATE INDEX IF NOT EXISTS outbox_refused ON {s}.outbox (try_at) WHERE try_at IS
 CREATE TABLE IF NOT EXISTS {s}.outbox_call (xid xid8 PRIMARY KEY) -- transactions, which have not ended, that inserted jobs
     WITH (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_cost_delay = 0);
 CREATE TABLE IF NOT EXISTS {s}.outbox_sleeper (channel text PRIMARY KEY); -- the carrier, while it sleeps
+CREATE TABLE IF NOT EXISTS {s}.outbox_lease (            -- of a carrier that has no session, since a proxy pools transactions
+    one    boolean          PRIMARY KEY DEFAULT true CHECK (one),
+    holder text             NOT NULL,
+    until  double precision NOT NULL
+);
 
 CREATE OR REPLACE FUNCTION {s}.outbox_now() RETURNS double precision LANGUAGE sql VOLATILE AS
 $$ SELECT extract(epoch FROM clock_timestamp())::double precision $$;
