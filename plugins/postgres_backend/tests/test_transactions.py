@@ -364,7 +364,7 @@ def test_a_transaction_on_another_database_is_refused(app, postgres_server, post
 
 
 def test_what_is_no_transaction_of_this_database_is_refused(app):
-    refused(app, object(), "expected a connection of psycopg 3, .* got object")
+    refused(app, object(), "expected a connection of psycopg 3 or asyncpg, .* got object")
     refused(app, "default", "got str")
     engine = sqlalchemy.create_engine("sqlite://")
     with engine.connect() as connection:

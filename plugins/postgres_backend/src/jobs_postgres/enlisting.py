@@ -18,7 +18,7 @@ from .connection import ServerConnection
 from .flows import part_rows
 from .joining import ids_of, labels_of
 from .rows import facts
-from .transactions import awaits, execute, execute_async, same_settings
+from .transactions import FAILED, awaits, execute, execute_async, same_settings
 from .url import Target
 
 VERSION = 1
@@ -83,8 +83,11 @@ class Enlisting(abc.ABC):
         """Return the statement that stores messages, and its parameters, of which the second names the database."""
 
     def explained(self, error: Exception) -> TransactionError | None:
-        """Return the error for a transaction on a database without these tables; None if the error says something else."""
-        why = _MISSING.get(_sqlstate(error))
+        """Return the error for a transaction on a database without these tables; or one that has failed; else None."""
+        code = _sqlstate(error)
+        if code == "25P02":
+            return TransactionError(FAILED)
+        why = _MISSING.get(code)
         if why is None:
             return None
         told = why.format(schema=self._target.schema, setup=self._setup_command)

@@ -1,11 +1,14 @@
 """Statements on a connection of the application, inside the transaction that is open there.
 
-It may be one of psycopg, of SQLAlchemy or of Django; each executes by its own means, so that it learns of errors as of those
-of any other statement. Nothing here imports SQLAlchemy or Django: whoever has such an object has imported them.
+It may be one of psycopg, asyncpg, SQLAlchemy or Django; each executes by its own means, so that it learns of errors as of those
+of any other statement. Nothing here imports asyncpg, SQLAlchemy or Django: an application that has such an object has imported
+them.
 """
 
 from __future__ import annotations
 
+import functools
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -17,8 +20,12 @@ from psycopg.rows import tuple_row
 from jobs_core.errors import TransactionError
 
 _KINDS = (
-    "a connection of psycopg 3, an SQLAlchemy Session or Connection (also their async forms) on postgresql+psycopg://, or "
-    "django.db.connection"
+    "a connection of psycopg 3 or asyncpg, an SQLAlchemy Session or Connection (also their async forms) on "
+    "postgresql+psycopg:// or postgresql+asyncpg://, or django.db.connection"
+)
+FAILED = (
+    "transaction: an earlier statement in it has failed, so that it can only be rolled back: roll it back, or work inside a "
+    "savepoint"
 )
 _ALCHEMY = "sqlalchemy"
 _ASYNC = "sqlalchemy.ext.asyncio"
@@ -26,9 +33,9 @@ _ASYNC = "sqlalchemy.ext.asyncio"
 
 def awaits(transaction: object) -> bool:
     """Return whether statements on it are awaited; raise TransactionError for an object that is no transaction of ours."""
-    if isinstance(transaction, psycopg.AsyncConnection) or _is(
-        transaction, _ASYNC, "AsyncSession", "AsyncConnection", "async_scoped_session"
-    ):
+    if isinstance(transaction, psycopg.AsyncConnection) or _is_asyncpg(transaction):
+        return True
+    if _is(transaction, _ASYNC, "AsyncSession", "AsyncConnection", "async_scoped_session"):
         return True
     if isinstance(transaction, psycopg.Connection) or _is_alchemy(transaction) or _django(transaction) is not None:
         return False
@@ -43,8 +50,7 @@ def execute(transaction: Any, statement: str, parameters: Sequence[Any]) -> Any:
     if _is_alchemy(transaction):
         # A Session and a scoped_session have the method `connection`; a Connection has an attribute of this name.
         connection = transaction.connection() if callable(transaction.connection) else transaction
-        _check_dialect(connection.dialect)
-        _check(connection.connection.driver_connection)
+        statement = _checked(connection.dialect, connection.connection, statement)
         return _value(connection.exec_driver_sql(statement, tuple(parameters)))
     _check(transaction)
     with transaction.cursor(row_factory=tuple_row) as cursor:
@@ -60,9 +66,14 @@ async def execute_async(transaction: Any, statement: str, parameters: Sequence[A
             await cursor.execute(statement, parameters)
             row = await cursor.fetchone() if cursor.description else None
             return None if row is None else row[0]
+    if _is_asyncpg(transaction):
+        _check_asyncpg(transaction, begun=transaction.is_in_transaction())
+        if not parameters:
+            await transaction.execute(statement)
+            return None
+        return await transaction.fetchval(_numbered(statement), *parameters)
     connection = transaction if _is(transaction, _ASYNC, "AsyncConnection") else await transaction.connection()
-    _check_dialect(connection.dialect)
-    _check((await connection.get_raw_connection()).driver_connection)
+    statement = _checked(connection.dialect, await connection.get_raw_connection(), statement)
     return _value(await connection.exec_driver_sql(statement, tuple(parameters)))
 
 
@@ -88,10 +99,42 @@ def _is_alchemy(transaction: object) -> bool:
     return _is(transaction, _ALCHEMY, "Connection") or _is(transaction, "sqlalchemy.orm", "Session", "scoped_session")
 
 
-def _check_dialect(dialect: Any) -> None:
+def _is_asyncpg(transaction: object) -> bool:
+    return _is(transaction, "asyncpg.connection", "Connection") or _is(transaction, "asyncpg.pool", "PoolConnectionProxy")
+
+
+@functools.lru_cache
+def _numbered(statement: str) -> str:
+    """Return a statement with parameters as asyncpg writes them; JSON is a text, whatever codec the connection has for it."""
+    parts = re.split(r"%s(?:::jsonb)?", statement)
+    kinds = re.findall(r"%s(::jsonb)?", statement)
+    numbered = (f"${n}{'::text::jsonb' if kind else ''}" for n, kind in enumerate(kinds, 1))
+    return "".join(part + number for part, number in zip(parts, [*numbered, ""], strict=True))
+
+
+def _checked(dialect: Any, raw: Any, statement: str) -> str:
+    """Check a connection of SQLAlchemy as `_check` does; return a statement as its driver writes it."""
+    if dialect.name == "postgresql" and dialect.driver == "asyncpg":
+        # The driver begins the transaction with the first statement, unless it is in autocommit mode.
+        _check_asyncpg(raw.driver_connection, begun=not raw.dbapi_connection.autocommit)
+        return _numbered(statement)
     if dialect.name != "postgresql" or dialect.driver not in ("psycopg", "psycopg_async", "psycopg2"):
         raise TransactionError(
-            f"transaction: the engine is {dialect.name}+{dialect.driver}://: transactional enqueue needs postgresql+psycopg://"
+            f"transaction: the engine is {dialect.name}+{dialect.driver}://: transactional enqueue needs postgresql+psycopg:// "
+            "or postgresql+asyncpg://"
+        )
+    _check(raw.driver_connection)
+    return statement
+
+
+def _check_asyncpg(connection: Any, *, begun: bool) -> None:
+    """Raise TransactionError as `_check` does; that a statement has failed, the next one says: see `FAILED`."""
+    if connection.is_closed():
+        raise TransactionError("transaction: its connection is closed: enqueue while the transaction is open")
+    if not begun:
+        raise TransactionError(
+            "transaction: the connection is in autocommit mode, so that there is no transaction: open one (with asyncpg, async "
+            "with connection.transaction():), or enqueue without transaction="
         )
 
 
@@ -101,10 +144,7 @@ def _check(connection: Any) -> None:
         raise TransactionError("transaction: its connection is closed: enqueue while the transaction is open")
     status = connection.info.transaction_status
     if status == TransactionStatus.INERROR:
-        raise TransactionError(
-            "transaction: an earlier statement in it has failed, so that it can only be rolled back: roll it back, or work "
-            "inside a savepoint"
-        )
+        raise TransactionError(FAILED)
     if connection.autocommit and status == TransactionStatus.IDLE:
         raise TransactionError(
             "transaction: the connection is in autocommit mode, so that there is no transaction: open one (with "
