@@ -302,7 +302,7 @@ class Account(RuleBasedStateMachine):
         self.rig = rig
         self.alive: set[str] = set()
         self.held: list[Delivery] = []
-        self.worker = self.rig.worker()
+        self.worker = self.rig.worker(lease=3600.0)  # no step depends on how long the one before has taken
         self.producer = self.rig.producer()
         self.again: tuple[list[Settlement], str] | None = None
         self.rig.drain(self.worker, TOPICS)

@@ -49,7 +49,9 @@ class TogetherJobs(RuleBasedStateMachine):
         self.step()
 
     def _open(self, worker: str) -> Backend:
-        return self.rig.worker(f"{self.prefix}-{worker}", retention=retention(keep=50_000.0, most=2))
+        """Open an owner. Without a movable clock none expires, however long the machine takes for a step."""
+        lease = self.rig.lease if self.rig.clock else 3600.0
+        return self.rig.worker(f"{self.prefix}-{worker}", lease=lease, retention=retention(keep=50_000.0, most=2))
 
     def _new_id(self, kind: str) -> str:
         self.number += 1
