@@ -72,7 +72,7 @@ def test_a_command_inside_the_process_of_the_queue_acts_on_it(own):
 
 def test_run_says_that_jobs_enqueued_to_its_own_queue_are_lost(own):
     assert "will not run" not in own.here("run", "tasks.add", "1")
-    assert "jobs: 2 jobs enqueued to memory:// will not run: this queue ends with this process" in own.here(
+    assert "jobs: 2 jobs enqueued to memory:// will not run: this backend ends with this process" in own.here(
         "run", "tasks.follow"
     )
 

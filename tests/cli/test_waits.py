@@ -226,6 +226,12 @@ def test_quick_commands_print_nothing_of_it(project: Project):
     assert "waiting" not in project.here("topics")
 
 
+def test_a_command_without_its_backend_names_one_that_works_without_it(project: Project):
+    project.configure(backend='backend = "redis://127.0.0.1:1/0"')  # no process listens there
+    assert "jobs: `jobsctl status` works without the backend, and shows the workers" in project.here("topics", code=69)
+    assert "works without the backend" not in project.here("status", code=None)
+
+
 # -- start --daemon --------------------------------------------------------------------------------
 
 

@@ -59,7 +59,7 @@ def test_a_queue_that_cannot_be_reached_is_a_warning_and_costs_little_time(caplo
     watch = Stopwatch()
     app.warm_up()
     assert watch.stop() < 10
-    assert "the queue cannot be reached yet; the first enqueue tries again" in caplog.text
+    assert "the backend cannot be reached yet; the first enqueue tries again" in caplog.text
 
 
 @pytest.mark.parametrize("url", ["nonsense", "nowhere://x"])

@@ -155,7 +155,7 @@ class Results(Section, frozen=True, kw_only=True):
 
 
 class Outbox(Section, frozen=True, kw_only=True):
-    """The database of the application in which its transactions leave jobs for the queue."""
+    """The database of the application in which its transactions leave jobs for the backend."""
 
     url: Url | None = None  # the URL of that database, such as postgresql://shop@localhost/shop
 

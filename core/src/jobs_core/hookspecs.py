@@ -35,7 +35,7 @@ hookimpl: pluggy.HookimplMarker = pluggy.HookimplMarker(PROJECT)
 
 @hookspec
 def jobs_queue_backends() -> Mapping[str, BackendFactory]:  # type: ignore[empty-body]
-    """Provide queue backends.
+    """Provide backends.
 
     :return: URL scheme to factory(url, options) -> Backend.
 
@@ -45,7 +45,7 @@ def jobs_queue_backends() -> Mapping[str, BackendFactory]:  # type: ignore[empty
 
 @hookspec
 def jobs_outboxes() -> Mapping[str, OutboxFactory]:  # type: ignore[empty-body]
-    """Provide outboxes: jobs in a database of the application, until they are carried to the queue.
+    """Provide outboxes: jobs in a database of the application, until they are carried to the backend.
 
     :return: URL scheme to factory(url, prefix) -> Outbox.
 

@@ -270,7 +270,7 @@ def test_operators_see_retry_and_delete_what_is_in_the_outbox(project, postgres_
     assert "2 jobs carried" in project.here("outbox", "carry")
     text = project.here("outbox")
     assert "1 job in the outbox, the oldest for" in text
-    assert "the queue has refused 1 of them" in text
+    assert "the backend has refused 1 of them" in text
     assert f"{stuck.id}" in text
     assert "no room" in text
     assert "`jobsctl outbox` lists them" in project.here("check", code=None)

@@ -70,7 +70,7 @@ class App(Resources):
             with self.blaming_backend():
                 self._producer.open(WARM_UP_PATIENCE, sorted(self.destinations()))
         except BackendError as error:
-            logging.getLogger("jobs").warning("the queue cannot be reached yet; the first enqueue tries again: %s", error)
+            logging.getLogger("jobs").warning("the backend cannot be reached yet; the first enqueue tries again: %s", error)
 
     # -- enqueue ---------------------------------------------------------------------------------
 

@@ -213,7 +213,7 @@ class Resources:
     def is_alone(self) -> bool:
         """Return whether this application has its queue to itself.
 
-        That is so if the queue lives inside one process (`memory://`), and no other application of this process is connected.
+        That is so if the backend lives inside one process (`memory://`), and no other application of this process is connected.
         """
         return "multiprocess" not in self.new_backend().features and not any(
             other is not self and other._is_connected() and other.backend_url == self.backend_url for other in list(_all)

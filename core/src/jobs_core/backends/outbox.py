@@ -1,4 +1,4 @@
-"""An outbox: jobs enqueued in a database of the application, within its transactions, until they are carried to the queue.
+"""An outbox: jobs enqueued in a database of the application, within its transactions, until they are carried to the backend.
 
 The transactions of the application insert the jobs, so a job is in the outbox if and only if its transaction has committed.
 One carrier at a time (`lead`) takes the oldest ones as a load, pushes them under the load's request id, and deletes them. If it
@@ -45,11 +45,11 @@ class OutboxState(Struct, frozen=True):
 
     waiting: int  # that are to be carried, the refused ones included; at most MOST_COUNTED
     oldest_age: float | None  # seconds since the oldest of them was inserted; None if there are none
-    refused: int  # that the queue has refused so far; at most MOST_COUNTED
+    refused: int  # that the backend has refused so far; at most MOST_COUNTED
 
 
 class RefusedJob(Struct, frozen=True):
-    """A job that the queue has refused."""
+    """A job that the backend has refused."""
 
     id: str
     topic: str
@@ -119,7 +119,7 @@ class Outbox(abc.ABC):
 
     @abc.abstractmethod
     def refused(self, most: int) -> list[RefusedJob]:
-        """Return the jobs that the queue has refused, the oldest first."""
+        """Return the jobs that the backend has refused, the oldest first."""
 
     @abc.abstractmethod
     def retry(self, job_ids: Sequence[str]) -> int:

@@ -86,13 +86,13 @@ class Context:
                 self._app.close()
 
     def require_shared_queue(self) -> None:
-        """Raise ConfigError if the command would act on an empty queue of its own, which ends with it."""
+        """Raise ConfigError if the command would act on an empty backend of its own, which ends with it."""
         if self.app.is_alone():
             scheme = urls.scheme(self.app.backend_url)
             raise ConfigError(
-                f"backend: {scheme}:// lives inside one process, and this command is another: it would act on an empty queue, "
-                "which ends with the command. Choose a backend that processes share (sqlite:///jobs.db needs no server); "
-                "`jobsctl run JOB` runs a job here and now, with any backend"
+                f"backend: {scheme}:// lives inside one process, and this command is another: it would act on an empty "
+                "backend, which ends with the command. Choose a backend that processes share (sqlite:///jobs.db needs no "
+                "server); `jobsctl run JOB` runs a job here and now, with any backend"
             )
 
     def operate(self, action: Callable[[Backend], T], what: str = "") -> T:

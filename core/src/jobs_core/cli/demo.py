@@ -188,7 +188,7 @@ def _report_kill(events: list[dict[str, Any]]) -> None:
         text += f"; another served {1000 * (back['time'] - died['time']):.0f} ms later"
     if handed is not None:
         held = handed["released"]
-        text += f", and the {'job' if held == 1 else count(held, 'job')} it had reserved returned to the queue for the others"
+        text += f", and the {'job' if held == 1 else count(held, 'job')} it had reserved returned to the backend for the others"
     output.echo(f"{text}.\n")
 
 

@@ -141,7 +141,10 @@ class JobsCommand(click.Group):
                     "scale, stop, exit); `jobsctl check` checks it again",
                     err=True,
                 )
-            raise click.exceptions.Exit(exit_code(error)) from None
+            code = exit_code(error)
+            if code is Exit.UNAVAILABLE:
+                output.echo("jobs: `jobsctl status` works without the backend, and shows the workers of this machine", err=True)
+            raise click.exceptions.Exit(code) from None
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the command line, and redirect output of plugins from standard output to standard error."""

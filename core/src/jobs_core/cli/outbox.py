@@ -1,4 +1,4 @@
-"""`jobsctl outbox`: the jobs that transactions of the application have left in its database, for the queue."""
+"""`jobsctl outbox`: the jobs that transactions of the application have left in its database, for the backend."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def outbox_command() -> None:
 @json_option
 @pass_context
 def list_command(context: Context, most: int, as_json: bool) -> None:
-    """Count the jobs in the outbox, and list those that the queue has refused, with the reason."""
+    """Count the jobs in the outbox, and list those that the backend has refused, with the reason."""
     with _opened(context) as outbox:
         state, refused = outbox.state(), outbox.refused(most)
     if as_json:
@@ -71,14 +71,14 @@ def drop_command(context: Context, job_ids: tuple[str, ...], yes: bool) -> None:
 @outbox_command.command("carry")
 @pass_context
 def carry_command(context: Context) -> None:
-    """Carry all jobs to the queue, here and now. A supervisor does this all the time; this is for workers without one."""
+    """Carry all jobs to the backend, here and now. A supervisor does this all the time; this is for workers without one."""
     _require(context)
     context.require_shared_queue()
     with waiting(f"{_shown(context)} to answer"):
         carried = Carrier(context.app, lambda state: None).carry_all()
     if carried is None:
         fail("another process carries the jobs of this outbox already, such as the supervisor on this or another machine")
-    output.echo(f"{count(carried, 'job')} carried to the queue")
+    output.echo(f"{count(carried, 'job')} carried to the backend")
 
 
 @outbox_command.command("setup")
@@ -97,7 +97,7 @@ def told(state: OutboxState) -> str:
         return "the outbox is empty"
     more = " or more" if state.waiting >= MOST_COUNTED else ""
     oldest = f", the oldest for {format_duration(round(state.oldest_age or 0.0))}"
-    refused = f"; the queue has refused {state.refused:,} of them" if state.refused else ""
+    refused = f"; the backend has refused {state.refused:,} of them" if state.refused else ""
     return f"{count(state.waiting, 'job')}{more} in the outbox{oldest}{refused}"
 
 

@@ -190,7 +190,7 @@ def _warn_of_lost(app: App) -> None:
     if lost:
         scheme = urls.scheme(app.backend_url)
         output.echo(
-            f"jobs: {count(lost, 'job')} enqueued to {scheme}:// will not run: this queue ends with this process", err=True
+            f"jobs: {count(lost, 'job')} enqueued to {scheme}:// will not run: this backend ends with this process", err=True
         )
 
 

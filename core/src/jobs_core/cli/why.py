@@ -25,7 +25,7 @@ from .waiting import importing_application
 def why_command(context: Context, job_id: str, as_json: bool) -> None:
     """Explain why a job does not run, ran twice or is dead.
 
-    Checks the queue, the configuration, the code and the processes on this machine. Exit code 1 for an unknown job. If the
+    Checks the backend, the configuration, the code and the processes on this machine. Exit code 1 for an unknown job. If the
     backend cannot look up single jobs, it reports what keeps jobs waiting here, and "known" is null in JSON.
     """
     # Modules that cannot be imported are the business of `jobsctl check`; the rest of the answer does not need them.

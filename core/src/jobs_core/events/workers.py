@@ -77,7 +77,7 @@ class OutboxRefused(Event, frozen=True):
     reason: str
 
     def __str__(self) -> str:
-        return f"job {self.id} stays in the outbox, and is tried again later, because the queue has refused it: {self.reason}"
+        return f"job {self.id} stays in the outbox, and is tried again later, because the backend has refused it: {self.reason}"
 
 
 class BackendRisk(Event, frozen=True):

@@ -25,7 +25,7 @@ class PayloadCodec(abc.ABC):
     def decompress(self, data: bytes, limit: int) -> bytes:
         """Return what `compress` was given; raise any exception for anything else.
 
-        Anyone who can write to the queue chooses the data: a few bytes may unpack to gigabytes. Never hold more than
+        Anyone who can write to the backend chooses the data: a few bytes may unpack to gigabytes. Never hold more than
         `limit` + 1 bytes, and return at most that many: the extra byte tells the caller that the data is too large.
         """
 

@@ -237,7 +237,7 @@ def blob_of(message: Message) -> str | None:
 def own_blob(message: Message) -> str | None:
     """Return what `blob_of` does; raise PayloadError for a blob of another job, or for no name of one, as of a file elsewhere.
 
-    Anyone who can write to the queue chooses the name, and the blob of a job is deleted when the job ends.
+    Anyone who can write to the backend chooses the name, and the blob of a job is deleted when the job ends.
     """
     name = blob_of(message)
     if name is not None:

@@ -170,7 +170,7 @@ def notebook_of(run: Run) -> Notebook | None:
     global _told_lost
     if not _told_lost and run.stop_flag is not None:
         _told_lost = True
-        reason = 'a job with acks="early" has left the queue before it runs' if notebook else "the backend keeps none"
+        reason = 'a job with acks="early" has left the backend before it runs' if notebook else "the backend keeps none"
         text = "%s tells its progress or log lines, which are not kept: %s"
         boundary.log(logger, logging.WARNING, text, run.job.name, reason)
     return None

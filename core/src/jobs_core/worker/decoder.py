@@ -176,7 +176,9 @@ class Decoder:
             return replace(rules, on_end=KeptRuns(rules.on_end, rules.keep_done))
         if not self._told_unkept:
             self._told_unkept = True
-            reason = 'jobs with acks="early" have left the queue before they run' if self.keeps_history else "it has no history"
+            reason = (
+                'jobs with acks="early" have left the backend before they run' if self.keeps_history else "it has no history"
+            )
             line = "topics.%s.keep_done: done jobs are not kept by this backend: %s"
             boundary.log(logger, logging.WARNING, line, topic, reason)
         return rules

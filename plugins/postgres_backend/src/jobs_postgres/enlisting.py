@@ -66,14 +66,6 @@ class Enlisting(abc.ABC):
                 connection.disconnect()
         return self._place
 
-    def beginning(self, part: Part, messages: Sequence[Outgoing], patience: float) -> tuple[str, list[Any]]:
-        """Return the statement that begins to store a part of a flow, and its parameters. Raises NotSupported."""
-        raise NotSupported("flows in transactions", "an outbox on postgresql://", "send the flow after the commit")
-
-    def ending(self, part: Part, messages: Sequence[Outgoing], begun: Mapping[str, Any]) -> tuple[str, list[Any]]:
-        """Return the statement that stores the part; `begun` is the answer of the first."""
-        raise NotImplementedError
-
     @abc.abstractmethod
     def _prepare(self, connection: ServerConnection) -> str:
         """Create the tables that are missing; return what names the database."""
@@ -106,6 +98,9 @@ class PostgresTransactionCalls(Enlisting, Backend):
 
     _options: BackendOptions
 
+    def enlist(self, transaction: object) -> Enlisted:
+        return StoreTransaction(self, transaction, waits=awaits(transaction))
+
     def _prepare(self, connection: ServerConnection) -> str:
         connection.prepare_store()
         return str(connection.function("place"))
@@ -118,6 +113,7 @@ class PostgresTransactionCalls(Enlisting, Backend):
         return statement, [VERSION, self.place(), listed, payloads, plain, lined, self._options.cancelled_ttl, patience, wakes]
 
     def beginning(self, part: Part, messages: Sequence[Outgoing], patience: float) -> tuple[str, list[Any]]:
+        """Return the statement that begins to store a part of a flow, and its parameters."""
         rows, *_ = facts(messages, members=True)
         schema = ServerConnection(self._target).schema
         statement = f"SELECT {schema}.begin_flow(%s, %s, %s, %s, %s, %s::jsonb, %s::text[], %s::text[], %s)::text"
@@ -125,6 +121,7 @@ class PostgresTransactionCalls(Enlisting, Backend):
         return statement, [VERSION, self.place(), *named, patience]
 
     def ending(self, part: Part, messages: Sequence[Outgoing], begun: Mapping[str, Any]) -> tuple[str, list[Any]]:
+        """Return the statement that stores the part; `begun` is the answer of the first."""
         schema = ServerConnection(self._target).schema
         statement = (
             f"SELECT {schema}.end_flow(%s, %s, %s, %s::bigint[], %s::jsonb, %s::jsonb, %s::jsonb, %s::bytea[], %s::jsonb, "
@@ -139,7 +136,7 @@ Steps: TypeAlias = Generator[tuple[str, Sequence[Any]], Any, Mapping[str, str]]
 
 
 class PostgresTransaction(Enlisted):
-    """A transaction on the database of the store, or of an outbox."""
+    """A transaction on the database of an outbox, or of the store."""
 
     def __init__(self, calls: Enlisting, transaction: object, *, waits: bool) -> None:
         self._calls = calls
@@ -153,10 +150,7 @@ class PostgresTransaction(Enlisted):
         return await self._arun(self._pushing(messages, patience))
 
     def push_flow(self, parts: Sequence[tuple[Part, list[Outgoing]]], patience: float) -> Mapping[str, str]:
-        return self._run(self._pushing_flow(parts, patience))
-
-    async def apush_flow(self, parts: Sequence[tuple[Part, list[Outgoing]]], patience: float) -> Mapping[str, str]:
-        return await self._arun(self._pushing_flow(parts, patience))
+        raise NotSupported("flows in transactions", "an outbox on postgresql://", "send the flow after the commit")
 
     # -- steps ---------------------------------------------------------------------------------------
 
@@ -193,6 +187,31 @@ class PostgresTransaction(Enlisted):
     def _pushing(self, messages: Sequence[Outgoing], patience: float) -> Steps:
         return (yield from self._asking(*self._calls.enqueuing(messages, patience), patience))["conflicts"]  # type: ignore[no-any-return]
 
+    def _asking(self, statement: str, parameters: list[Any], patience: float) -> Generator[tuple[str, Sequence[Any]], Any, Any]:
+        """Execute a function of transactions.sql, of which the second parameter names the database; return what it answers."""
+        answer: dict[str, Any] = msgspec.json.decode((yield statement, parameters))
+        refused = answer.get("refused")
+        if refused == "busy":
+            raise BackendUnavailable(
+                f"gave up after {patience:g} s (enqueue_timeout): another transaction, which has not ended, holds a unique key "
+                "or id of these jobs; the job was not enqueued, and your transaction may go on"
+            )
+        if refused:
+            raise self._calls.elsewhere()
+        return answer
+
+
+class StoreTransaction(PostgresTransaction):
+    """A transaction on the database of the store, which has flows, too."""
+
+    _calls: PostgresTransactionCalls
+
+    def push_flow(self, parts: Sequence[tuple[Part, list[Outgoing]]], patience: float) -> Mapping[str, str]:
+        return self._run(self._pushing_flow(parts, patience))
+
+    async def apush_flow(self, parts: Sequence[tuple[Part, list[Outgoing]]], patience: float) -> Mapping[str, str]:
+        return await self._arun(self._pushing_flow(parts, patience))
+
     def _pushing_flow(self, parts: Sequence[tuple[Part, list[Outgoing]]], patience: float) -> Steps:
         """Push all parts, or none: a refused one undoes those before it."""
         if parts[1:]:
@@ -214,19 +233,6 @@ class PostgresTransaction(Enlisted):
             return answer
         yield from self._asking(*self._calls.ending(part, messages, begun), patience)
         return {}
-
-    def _asking(self, statement: str, parameters: list[Any], patience: float) -> Generator[tuple[str, Sequence[Any]], Any, Any]:
-        """Execute a function of transactions.sql, of which the second parameter names the database; return what it answers."""
-        answer: dict[str, Any] = msgspec.json.decode((yield statement, parameters))
-        refused = answer.get("refused")
-        if refused == "busy":
-            raise BackendUnavailable(
-                f"gave up after {patience:g} s (enqueue_timeout): another transaction, which has not ended, holds a unique key "
-                "or id of these jobs; the job was not enqueued, and your transaction may go on"
-            )
-        if refused:
-            raise self._calls.elsewhere()
-        return answer
 
 
 def _sqlstate(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import itertools
 from collections.abc import Callable, Sequence
 
@@ -39,9 +40,9 @@ class _Jobs(TableView):
         self._rows: list[Row] = []
         self._more = False  # whether there may be more jobs than are listed
 
+    @abc.abstractmethod
     def records(self, context: Context, search: Search) -> list[JobRecord]:
         """Read up to MOST + 1 jobs."""
-        raise NotImplementedError
 
     def read(self, context: Context) -> None:
         search = self._search

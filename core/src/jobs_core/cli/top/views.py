@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
@@ -40,7 +41,7 @@ class Desk(Protocol):
         """Read the view again at once."""
 
 
-class View:
+class View(abc.ABC):
     """One view. Its methods are called by the main thread, except `read`."""
 
     title = ""
@@ -52,7 +53,7 @@ class View:
         self.status = Status()
         self.top = 0  # number of the first line, or row, that is shown
 
-    def read(self, context: Context) -> None:
+    def read(self, context: Context) -> None:  # noqa: B027  # a view with `reads = False` has nothing to read
         """Read what the view shows, on the thread of the reader. Raises JobsError."""
 
     def help(self) -> Keys:
@@ -76,13 +77,13 @@ class View:
             return [Line(f"this was read {age(old)} ago; F5 reads it again", DIM)]
         return [Line(in_one_line(status.note), DIM)] if status.note else []
 
+    @abc.abstractmethod
     def lines(self, width: int, height: int) -> list[Line]:
         """Return the content in exactly this size, or less."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def press(self, key: str, desk: Desk, height: int) -> bool:
         """Do what a key means here; return False if it means nothing. `height` is that of the content."""
-        raise NotImplementedError
 
 
 class Row(NamedTuple):
@@ -106,9 +107,9 @@ class TableView(View):
         self._chosen = ""  # the id of the chosen row
         self._at = 0  # its number when it was last seen
 
+    @abc.abstractmethod
     def rows(self) -> list[Row]:
         """Return all rows."""
-        raise NotImplementedError
 
     def filtered(self) -> list[Row]:
         """Return the rows that pass the filter: whose text contains it."""

@@ -1,4 +1,4 @@
-"""Carry jobs from the outbox in a database of the application to the queue. One carrier works at a time, on any machine."""
+"""Carry jobs from the outbox in a database of the application to the backend. One carrier works at a time, on any machine."""
 
 from __future__ import annotations
 

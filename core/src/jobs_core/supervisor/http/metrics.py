@@ -170,10 +170,10 @@ def _of_topics(board: Board) -> Iterator[Family]:
 
 def _of_outbox(outbox: OutboxState) -> Iterator[Family]:
     yield Family(
-        "jobs_outbox_jobs", "gauge", "Jobs in the outbox, which are to be carried to the queue.", [("", (), outbox.waiting)]
+        "jobs_outbox_jobs", "gauge", "Jobs in the outbox, which are to be carried to the backend.", [("", (), outbox.waiting)]
     )
     yield Family(
-        "jobs_outbox_refused_jobs", "gauge", "Those of them that the queue has refused so far.", [("", (), outbox.refused)]
+        "jobs_outbox_refused_jobs", "gauge", "Those of them that the backend has refused so far.", [("", (), outbox.refused)]
     )
     yield Family(
         "jobs_outbox_oldest_age_seconds", "gauge", "Time since the oldest of them was inserted; 0 if there is none.",
