@@ -13,9 +13,9 @@ from jobs_core.backends.flows import After, FlowStatus, Member, MemberStatus
 from jobs_core.backends.memory import MemoryBackend, forget
 from jobs_core.backends.sqlite import SqliteBackend
 from jobs_core.cli.exits import Exit
-from jobs_core.cli.flow_tree import INDENT, MOST_BESIDE, MOST_DEEP, held_up, tree
 from jobs_core.ids import new_id, new_token
 from jobs_core.loaders.base import add_to_path
+from jobs_core.operating.flow_tree import INDENT, MOST_BESIDE, MOST_DEEP, held_up, tree
 from jobs_core.plugins import Plugins
 
 from ..support.inprocess import as_it_was

@@ -213,7 +213,7 @@ def test_today_begins_at_midnight_of_this_machine():
 
 
 def test_a_search_says_when_it_has_not_read_all(project, monkeypatch):
-    from jobs_core.cli import searching
+    from jobs_core.operating import searching
 
     monkeypatch.setattr(searching, "MOST", 4)
     monkeypatch.setattr(searching, "PAGE", 2)

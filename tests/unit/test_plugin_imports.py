@@ -33,12 +33,17 @@ ENGINE = "jobs_core.backends.sqlite.engine"
 """Published for one reader: the ZeroMQ broker is a front of the core's SQLite queue."""
 
 DASHBOARD = {
+    "jobs_core.amending",
+    "jobs_core.config_rules",
     "jobs_core.dead_actions",
     "jobs_core.escapes",
+    "jobs_core.limiting",
     "jobs_core.machines",
     "jobs_core.operating",
+    "jobs_core.options",
     "jobs_core.schedule",
     "jobs_core.statistics",
+    "jobs_core.topics",
     "jobs_core.units",
     "jobs_core.worker.main",
     *(f"jobs_core.operating.{path.stem}" for path in (ROOT / "core/src/jobs_core/operating").glob("[a-z]*.py")),

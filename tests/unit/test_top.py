@@ -13,7 +13,7 @@ from rich.cells import cell_len
 from jobs_core.backends.base import JobRecord, State
 from jobs_core.backends.sqlite import SqliteBackend
 from jobs_core.cli.common import Context
-from jobs_core.cli.searching import Search, typed
+from jobs_core.cli.searching import typed
 from jobs_core.cli.top import reading
 from jobs_core.cli.top.drawing import Column, clipped, table
 from jobs_core.cli.top.jobs import JobsView, action
@@ -22,6 +22,7 @@ from jobs_core.cli.top.screen import Screen
 from jobs_core.cli.top.terminal import END, names_of
 from jobs_core.cli.top.views import _wrapped
 from jobs_core.errors import BackendUnavailable
+from jobs_core.operating.searching import Search
 from jobs_core.scoreboard.state import TopicState
 
 from ..support.inprocess import as_it_was

@@ -9,11 +9,13 @@ fixed list: never code. Each machine that runs when the command is given carries
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import hashlib
 import os
 import socket
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
@@ -210,8 +212,23 @@ def set_size(app: App, backend: Backend, pool: str, workers: int | None, targets
             backend.delete_document(SIZE, f"{target}/{pool}", new_id())
 
 
+_acting: ContextVar[str] = ContextVar("acting", default="")
+
+
+@contextlib.contextmanager
+def acting_as(name: str) -> Iterator[None]:
+    """Let `who` return the name of a user of the dashboard inside the block, in this thread or task."""
+    token = _acting.set(name)
+    try:
+        yield
+    finally:
+        _acting.reset(token)
+
+
 def who() -> str:
     """Return who changes something, for people; the system may have no name for its user."""
+    if name := _acting.get():
+        return name
     try:
         user = getpass.getuser()
     except (KeyError, OSError):

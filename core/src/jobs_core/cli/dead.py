@@ -11,13 +11,14 @@ from ..backends.base import Backend, JobRecord, State
 from ..escapes import in_one_line
 from ..operating.explain import MOST_DEAD, dead_letter
 from ..operating.records import as_data, name_of
+from ..operating.searching import Search
 from ..units import shown_time
 from . import output
 from .common import Context, fail, json_option, pass_context
 from .dead_groups import groups, letters, show_groups
 from .dead_retry import actions_command, alias, doubt_topic, drop_dead, no_letters_in, retry_dead
 from .jobs import show
-from .searching import Search, search_options
+from .searching import search_options
 from .types import JOB_ID, LIMIT, TEXT, TOPIC
 
 

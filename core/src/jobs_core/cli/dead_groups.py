@@ -12,49 +12,22 @@ from types import FrameType
 from typing import Any
 
 import click
-from msgspec import Struct
 
 from ..backends.base import Backend, JobRecord, State
-from ..backends.letters import UNNAMED, DeadGroup, Fingerprint, last_of
+from ..backends.letters import last_of
 from ..escapes import in_one_line
+from ..operating.dead import Group, by_size, counted
 from ..operating.formatting import count
 from ..operating.records import name_of
+from ..operating.searching import PAGE, Search
 from ..units import interval, shown_time
 from . import output
 from .common import Context
 from .exits import Exit
-from .searching import PAGE, Search, found
-
-MOST_GROUPS = 1000
-"""Most groups of a topic that are listed."""
+from .searching import found
 
 BATCH = 100
 """Dead letters that one call retries or deletes; an interrupted command has done whole batches."""
-
-
-class Group(Struct):
-    """Dead letters with the same fingerprint."""
-
-    of: Fingerprint
-    count: int = 0
-    first: float = float("inf")
-    last: float = 0.0
-    jobs: set[str] = set()
-    topics: set[str] = set()
-
-    def add(self, record: JobRecord, job: str) -> None:
-        since = record.since or 0.0
-        self.count += 1
-        self.first, self.last = min(self.first, since), max(self.last, since)
-        self.jobs.add(job)
-        self.topics.add(record.topic)
-
-    def add_counted(self, group: DeadGroup, job: str) -> None:
-        """Add what the backend has counted in one topic."""
-        self.count += group.letters
-        self.first, self.last = min(self.first, group.first), max(self.last, group.last)
-        self.jobs |= {job} if job else set()
-        self.topics.add(group.topic)
 
 
 def letters(context: Context, topic: str | None, search: Search, group: str | None = None) -> Iterator[JobRecord]:
@@ -77,7 +50,7 @@ def _dead(topic: str, backend: Backend, most: int, offset: int) -> list[JobRecor
 def _in_group(context: Context, topic: str, group: str, search: Search) -> Iterator[JobRecord]:
     for offset in itertools.count(0, PAGE):
         page = context.operate(lambda backend, offset=offset: backend.dead_in_group(topic, group, PAGE, offset))  # type: ignore[misc]
-        yield from (record for record in page if search.accepts(context, record))
+        yield from (record for record in page if search.accepts(context.app, record))
         if len(page) < PAGE:
             return
 
@@ -86,35 +59,22 @@ def groups(context: Context, topic: str | None, search: Search) -> list[Group]:
     """Return the groups of dead letters, the largest first."""
     known: dict[str, Group] = {}
     if not search.given and context.operate(lambda backend: "dead_groups" in backend.features):
-        _add_counted(context, topic, known)
-    else:
-        for record in letters(context, topic, search):
-            of = last_of(record.reason, record.errors)
-            known.setdefault(of.id, Group(of)).add(record, name_of(context.app, record))
-    return sorted(known.values(), key=lambda group: (-group.count, -group.last))
+        return _counted(context, topic)
+    for record in letters(context, topic, search):
+        of = last_of(record.reason, record.errors)
+        known.setdefault(of.id, Group(of)).add(record, name_of(context.app, record))
+    return by_size(known.values())
 
 
-def _add_counted(context: Context, topic: str | None, known: dict[str, Group]) -> None:
-    """Add the groups that the backend has counted, each with the job of its oldest letter."""
-    counted = context.operate(lambda backend: backend.dead_groups([topic] if topic else backend.topics(), MOST_GROUPS))
-    unnamed = 0
-    for one in counted:
-        if one.fingerprint.id == UNNAMED:
-            unnamed += one.letters
-            continue
-        oldest = context.operate(functools.partial(_oldest, one))
-        job = name_of(context.app, oldest[0]) if oldest else ""
-        known.setdefault(one.fingerprint.id, Group(one.fingerprint)).add_counted(one, job)
+def _counted(context: Context, topic: str | None) -> list[Group]:
+    found, unnamed = context.operate(lambda backend: counted(context.app, backend, [topic] if topic else backend.topics()))
     if unnamed:
         output.echo(
             f"jobs: {count(unnamed, 'dead letter')} of an earlier release {'is' if unnamed == 1 else 'are'} not grouped yet: "
             "housekeeping does that",
             err=True,
         )
-
-
-def _oldest(group: DeadGroup, backend: Backend) -> list[JobRecord]:
-    return backend.dead_in_group(group.topic, group.fingerprint.id, 1)
+    return found
 
 
 def show_groups(found_groups: Sequence[Group], as_json: bool) -> None:

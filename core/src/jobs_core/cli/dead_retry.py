@@ -14,17 +14,18 @@ from msgspec import Struct
 
 from .. import dead_actions
 from ..backends.base import Backend, JobRecord, State
-from ..backends.flows import was_refused
-from ..dead_actions import PAST, Action, Do
+from ..dead_actions import PAST, Do
 from ..errors import BackendError, BackendUnavailable, JobsError, NotSupported
 from ..escapes import in_one_line
+from ..operating import dead
 from ..operating.formatting import are, count
+from ..operating.searching import PAGE, Search
 from . import output
 from .common import Context, confirm, fail, json_option, pass_context, yes_option
 from .dead_editing import Change, change_options, prepare_for
 from .dead_groups import RATE, in_batches, letters
 from .exits import Exit
-from .searching import PAGE, Search, search_options
+from .searching import search_options
 from .topics import doubt
 from .types import JOB_ID, TEXT, TOPIC
 
@@ -35,8 +36,6 @@ MOST_HELD = 1000
 
 MOST_TOLD = 5
 """Most dead letters that could not be changed of which the reason is shown."""
-
-MOST_GROUPS = 10_000
 
 
 def _selecting(command: F) -> F:
@@ -265,20 +264,13 @@ def _start(context: Context, do: Do, chosen: Selection, rate: float | None, yes:
         fail("--background takes whole topics or groups, not filters: leave it out", Exit.USAGE)
     doubt_topic(context, chosen.topic)
     topics = [chosen.topic] if chosen.topic else context.operate(lambda backend: backend.topics())
-    found = [
-        each
-        for each in context.operate(lambda backend: backend.dead_groups(topics, MOST_GROUPS))
-        if not chosen.group or each.fingerprint.id == chosen.group
-    ]
-    if not found:
+    total = sum(each.letters for each in context.operate(lambda backend: dead.chosen(backend, topics, chosen.group or "")))
+    if not total:
         fail(f"no dead letters{chosen}: `jobsctl dead groups` lists the groups")
-    total = sum(each.letters for each in found)
     what = "Run" if do == "retry" else "Delete"
     then = f" again{f' in {to}' if to else ''}" if do == "retry" else " for good"
     confirm(f"{what} {count(total, 'dead letter')}{chosen}{then}, in the background?", yes)
-    dead_in, until = sorted({each.topic for each in found}), max(each.last for each in found)
-    action = Action(do, dead_in, until, total, chosen.group or "", rate, to)
-    name = context.operate(lambda backend: dead_actions.start(context.app, backend, action))
+    name, total = context.operate(lambda backend: dead.start(context.app, backend, do, topics, chosen.group or "", rate, to))
     output.echo(f"action {name} is started: {count(total, 'dead letter')} will be {PAST[do]}")
     output.echo(f"`jobsctl dead actions` shows it, `jobsctl dead actions --cancel {name}` cancels it", err=True)
 
@@ -380,7 +372,7 @@ def _tell_missed(context: Context, ids: list[str]) -> None:
 def _instead(context: Context, job_id: str) -> str:
     """Return the end of the sentence about an id that could not be retried or deleted."""
     try:
-        record, held = context.operate(lambda backend: _looked_up(backend, job_id))
+        record, held = context.operate(lambda backend: dead.held(backend, job_id))
     except NotSupported:
         return " is not in the dead letters"
     if held:
@@ -388,23 +380,10 @@ def _instead(context: Context, job_id: str) -> str:
     return " is not in the dead letters" + (f": it is {record.state.value}" if record else ": unknown job")
 
 
-def _looked_up(backend: Backend, job_id: str) -> tuple[JobRecord | None, str]:
-    """Return a job, and why it stays dead: its flow refused it, was cancelled, or forgotten."""
-    record = backend.get(job_id)
-    if record is None or record.member is None or record.state is not State.DEAD:
-        return record, ""
-    if was_refused(record.id, record.reason):
-        return record, "its flow refused it: enqueue the job anew"
-    flow = backend.flow(record.member.flow)
-    if flow is None:
-        return record, f"its flow {record.member.flow} ended longer ago than its ttl"
-    return record, f"its flow {flow.id} was cancelled" if flow.state == "cancelled" else ""
-
-
 def _tell_held(context: Context, ids: Sequence[str]) -> None:
     """Report how many of these dead letters stay, for each reason. Looks up the first MOST_HELD one by one."""
     found = context.operate(
-        lambda backend: [_looked_up(backend, each)[1] for each in ids[:MOST_HELD]] if "flows" in backend.features else []
+        lambda backend: [dead.held(backend, each)[1] for each in ids[:MOST_HELD]] if "flows" in backend.features else []
     )
     for held, number in collections.Counter(filter(None, found)).items():
         output.echo(f"jobs: {count(number, 'dead letter')} cannot be retried, because {held}", err=True)

@@ -10,11 +10,11 @@ import msgspec
 from ..backends.base import Backend
 from ..backends.flows import MOST_LISTED, FlowStatus, MemberStatus
 from ..flows.handle import FlowHandle, described
+from ..operating.flow_tree import held_up, known, tree
 from ..operating.ids import MOST_FLOWS, MOST_SHOWN, SHORTEST, AmbiguousId
 from ..units import count, format_duration
 from . import output
 from .common import Context, fail, json_option, pass_context
-from .flow_tree import held_up, known, tree
 from .types import JOB_ID, LIMIT
 
 

@@ -15,10 +15,11 @@ from ..operating import timeline
 from ..operating.formatting import size
 from ..operating.ids import flow_instead
 from ..operating.records import age, as_data, attempt, browse, name_of, owner_or_due, shown_result, time_of
+from ..operating.searching import Search
 from . import output
 from .common import Context, fail, json_option, pass_context
 from .exits import Exit
-from .searching import Search, found, search_options
+from .searching import found, search_options
 from .topics import doubt
 from .types import DURATION, JOB_ID, LIMIT, TOPIC
 

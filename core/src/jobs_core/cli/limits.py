@@ -12,7 +12,8 @@ import msgspec
 
 from ..backends.base import Backend
 from ..backends.limits import Limit, LimitState, held_back, name_of
-from ..limiting import default_burst, defined_limits, described
+from ..limiting import described
+from ..operating.limits import NONE, applies, changed
 from ..options import limit_error
 from ..units import format_duration, format_rate, interval
 from . import output
@@ -20,9 +21,6 @@ from .common import Context, fail, json_option, pass_context
 from .exits import Exit
 from .groups import DefaultsToList
 from .types import LIMIT
-
-NONE = "none"
-"""The value of an option that removes a part of a limit."""
 
 
 class _LimitName(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions only
@@ -124,16 +122,11 @@ def set_command(context: Context, limit: str, concurrency: int | str | None, rat
     """
     if concurrency is None and rate is None and burst is None:
         fail("nothing to set: give --concurrency, --rate or --burst", Exit.USAGE)
-    states, before = context.operate(lambda backend: _applies(context, backend, limit))
-    spacing = before.interval if rate is None else None if rate == NONE else interval(rate)
-    usual = before.burst == default_burst(before.interval)
-    made = Limit(
-        before.concurrency if concurrency is None else None if isinstance(concurrency, str) else concurrency,
-        spacing,
-        burst or (default_burst(spacing) if usual else before.burst),
-    )
-    if burst is not None and made.interval is None:
-        fail(f"--burst: limit {limit} has no rate: give --rate too", Exit.USAGE)
+    states, before = context.operate(lambda backend: applies(context.app, backend, limit))
+    try:
+        made = changed(before, concurrency, rate, burst)
+    except ValueError as error:
+        fail(f"--burst: limit {limit} {error}: give --rate too", Exit.USAGE)
     context.operate(lambda backend: backend.override_limit(limit, made))
     output.echo(f"{limit}: {described(made)}, until `jobsctl limits reset {limit}`")
     if doubt := _doubt(context, limit, states):
@@ -163,17 +156,8 @@ def reset_command(context: Context, limit: str, definition: bool) -> None:
             backend.define_limits({limit: Limit()}, {})
 
     context.operate(reset)
-    _, now = context.operate(lambda backend: _applies(context, backend, limit))
+    _, now = context.operate(lambda backend: applies(context.app, backend, limit))
     output.echo(f"{limit}: {described(now)}")
-
-
-def _applies(context: Context, backend: Backend, limit: str) -> tuple[dict[str, LimitState], Limit]:
-    """Return the states of the name's values in the backend, and the definition of a limit that applies now."""
-    name = name_of(limit)
-    states = {state.limit: state for state in backend.limits(10_000, (name,))}
-    state = states.get(limit) or states.get(name)
-    found = state.definition if state is not None and state.definition is not None else None
-    return states, found or defined_limits(context.app.config).get(name) or Limit()
 
 
 def _doubt(context: Context, limit: str, states: Mapping[str, LimitState]) -> str:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, Literal
 
 import click
-from msgspec import Struct
 
 from ..errors import BackendError, ScheduleError
-from ..schedule import Entry, Schedule, Stored, entries
+from ..operating.schedule import Listed, listed, runs_of
+from ..schedule import Schedule, Stored
 from ..schedule.times import zone
 from ..worker.main import prepare
 from . import output
@@ -23,21 +22,6 @@ from .types import DURATION, TEXT, TOPIC
 from .waiting import importing_application
 
 entry_argument = click.argument("name", type=TEXT)
-
-
-class _Listed(Struct):
-    """An entry, as it is shown."""
-
-    entry: Entry
-    stored: Stored | None  # what the backend says about it
-
-    @property
-    def paused(self) -> bool:
-        return self.stored is not None and self.stored.said.paused
-
-    @property
-    def is_made_at_run_time(self) -> bool:
-        return self.stored is not None and self.stored.entry is self.entry
 
 
 @click.group("schedule", cls=DefaultsToList)
@@ -56,7 +40,7 @@ def list_command(context: Context, count: int, as_json: bool) -> None:
     with importing_application():
         prepare(context.app)
     now = time.time()
-    found = [(one, [] if one.paused else list(_runs(one.entry, now, count))) for one in _listed(context)]
+    found = [(one, [] if one.paused else list(runs_of(one.entry, now, count))) for one in listed(context.app, _stored(context))]
     if as_json:
         output.json([_as_data(one, runs) for one, runs in found])
         return
@@ -183,16 +167,6 @@ def _prepare(context: Context) -> None:
     context.app.warns_of_unserved = False  # `run` warns when the job was stored
 
 
-def _listed(context: Context) -> list[_Listed]:
-    """Return all entries by name, including those of the backend if it answers."""
-    static = entries(context.app)
-    stored = {one.name: one for one in _stored(context)}
-    names = {entry.name for entry in static}
-    made = [one.entry for one in stored.values() if one.entry is not None and one.name not in names]
-    found = [_Listed(entry, stored.get(entry.name)) for entry in (*static, *made)]
-    return sorted(found, key=lambda one: one.entry.name)
-
-
 def _stored(context: Context) -> list[Stored]:
     if context.app.is_alone() or "documents" not in context.app.new_backend().features:
         return []
@@ -204,20 +178,13 @@ def _stored(context: Context) -> list[Stored]:
         return []
 
 
-def _runs(entry: Entry, now: float, count: int) -> Iterator[float]:
-    tick = entry.after(int(now * 1000))
-    while tick is not None and count:
-        yield tick / 1000
-        tick, count = entry.after(tick), count - 1
-
-
-def _notes(one: _Listed) -> str:
+def _notes(one: Listed) -> str:
     by = f" by {one.stored.said.by}" if one.stored is not None and one.stored.said.by else ""
     notes = [*(["run time"] if one.is_made_at_run_time else []), *([f"paused{by}"] if one.paused else [])]
     return ", ".join(notes)
 
 
-def _as_data(one: _Listed, runs: list[float]) -> dict[str, Any]:
+def _as_data(one: Listed, runs: list[float]) -> dict[str, Any]:
     entry = one.entry
     return {
         "name": entry.name, "job": entry.job, "cron": entry.cron, "every": entry.every, "tz": entry.tz,

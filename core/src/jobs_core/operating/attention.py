@@ -16,12 +16,10 @@ from ..backends.base import Counts
 from ..backends.limits import held_back
 from ..config import Config
 from ..machines import MachineReport
-from ..scoreboard.state import read_board
-from ..supervisor import pidfile
 from ..units import are, count, format_duration
 from .formatting import age
-from .overview import Overview
 from .snapshot import Snapshot
+from .this_machine import view
 
 SILENT = 15.0
 """Age in seconds from which the report of a machine, which sends one every 5 s, is out of date."""
@@ -67,15 +65,8 @@ def findings(app: App, snapshot: Snapshot) -> list[Finding]:
 
 def _here(app: App) -> Iterator[Finding]:
     """Yield the problems of the supervisor of this run directory, if there is one."""
-    try:
-        if pidfile.running(app.run_dir) is None:
-            return
-    except (pidfile.OfAnotherUser, OSError):
-        return
-    board = read_board(app.run_dir, most_entries=0)
-    if board.supervisor is None:
-        return
-    for trouble in Overview(board).of_processes():
+    here = view(app.run_dir)
+    for trouble in here.of_processes() if here is not None else ():
         yield Finding("bad", f"on this machine: {trouble}", "machine")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -112,3 +114,23 @@ def shown_result(app: App, record: JobRecord) -> str | None:
         return app.payloads.unpack_result(record.id, record.result).decode()
     except PayloadError:
         return HIDDEN
+
+
+def push_line(data: Mapping[str, Any]) -> str:
+    """Return the command that enqueues a job like this one again, from its record as data; "" if it cannot be read."""
+    message = data.get("message") or {}
+    if not message.get("job") or "unreadable" in message:
+        return ""
+    words = [str(message["job"]), *map(_as_word, message.get("args", ()))]
+    words += [f"--kw={name}={_as_word(value)}" for name, value in message.get("kwargs", {}).items()]
+    return shlex.join(["jobsctl", "push", *_behind_options(words)])
+
+
+def _as_word(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _behind_options(words: list[str]) -> list[str]:
+    """Put `--` before arguments that look like options, such as a negative number."""
+    options = [word for word in words if word.startswith("--kw=")]
+    return [*options, "--", *words[: len(words) - len(options)]] if any(word.startswith("-") for word in words[1:]) else words

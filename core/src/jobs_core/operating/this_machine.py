@@ -6,6 +6,7 @@ import functools
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from ..app import App
 from ..scoreboard.reader import RunEntry
@@ -134,3 +135,14 @@ class ThisMachine(Here):
 
     def _seconds(self, entry: RunEntry) -> float:
         return entry.seconds(self._view.monotonic)
+
+
+def view(run_dir: Path) -> Overview | None:
+    """Return the state of the supervisor in a run directory, with all running jobs; None if none is running, or not ours."""
+    try:
+        if pidfile.running(run_dir) is None:
+            return None
+    except (pidfile.OfAnotherUser, OSError):
+        return None
+    board = read_board(run_dir, most_entries=10**6)
+    return None if board.supervisor is None else Overview(board)

@@ -40,14 +40,20 @@ def shown_line(line: Mapping[str, Any]) -> str:
 
 
 def lines_of(record: JobRecord, runs: Sequence[Mapping[str, Any]], errors: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return what has happened to a job, oldest first: from its runs if they are kept, else from its errors."""
+    """Return what has happened to a job as lines, oldest first."""
+    return [f"{_moment(at)}  {text}" for at, text in events_of(record, runs, errors)]
+
+
+def events_of(
+    record: JobRecord, runs: Sequence[Mapping[str, Any]], errors: Sequence[Mapping[str, Any]]
+) -> list[tuple[float | None, str]]:
+    """Return what has happened to a job and when, oldest first: from its runs if they are kept, else from its errors."""
     events = [(record.pushed_at, f"pushed to {record.topic}")] if record.pushed_at else []
     told = {run.get("attempt") for run in runs}
     events += [event for run in runs for event in _run(run)]
     events += [failed(error) for error in errors if is_untold(error, told)]
     now = _state(record)
-    lines = [f"{_moment(at)}  {text}" for at, text in sorted(events, key=lambda event: event[0])]
-    return [*lines, f"{_moment(now[0])}  {now[1]}"]
+    return [*sorted(events, key=lambda event: event[0]), now]
 
 
 def is_untold(error: Mapping[str, Any], attempts: Collection[Any]) -> bool:

@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from jobs_core import ArgumentError, BackendUnavailable, JobsError, NotSupported
 from jobs_core.escapes import in_one_line
+from jobs_core.machines import acting_as
 
 from .access import Session
 from .errors import Refused
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 LARGEST_FORM = 1_000_000
 """Bytes of a form: arguments that an operator edits are among its fields."""
+
+ABOUT = ("id", "topic", "to", "group", "rate", "limit", "concurrency", "burst", "name", "machine", "pool", "workers")
+"""Fields of forms that audit lines name."""
 
 audit = logging.getLogger("jobs.web.audit")
 logger = logging.getLogger("jobs.web")
@@ -73,7 +77,8 @@ async def _answer(visit: Visit, route: Route) -> Response:
     if inspect.iscoroutinefunction(route.endpoint):
         found: Response = await route.endpoint(visit)
         return found
-    return await run_in_threadpool(route.endpoint, visit)
+    with acting_as(f"{visit.user.name} in the dashboard" if visit.user is not None else ""):
+        return await run_in_threadpool(route.endpoint, visit)
 
 
 def _check_origin(request: Request) -> None:
@@ -105,9 +110,10 @@ async def _form(request: Request) -> Mapping[str, str]:
 
 
 def _audit(visit: Visit, route: Route, how: str) -> None:
-    """Log who changed what: the fields of the form are named without their values, except for short ones that we made."""
+    """Log who changed what. Of a form, the names of what it is about are logged, and no arguments."""
     user = visit.user or User("nobody", 0)  # type: ignore[arg-type]
-    params = " ".join(f"{name}={value}" for name, value in visit.request.path_params.items())
+    about = {**visit.request.path_params, **{name: visit.form[name] for name in ABOUT if visit.form.get(name)}}
+    params = " ".join(f"{name}={str(value)[:200]}" for name, value in about.items())
     what = route.what or f"{route.method} {route.path}"
     audit.info("%s", in_one_line(f"{user.name} from {visit.client}: {what} {params}".rstrip() + f": {how}"))
 
@@ -124,8 +130,7 @@ def _failed(visit: Visit, route: Route, error: Exception) -> Response:
         body = {"type": "about:blank", "status": status, "title": titles(status), "detail": text}
         return JSONResponse(body, status, headers, "application/problem+json")
     if status == 401 and visit.site.access.has_login and route.method == "GET":
-        back = visit.request.url.path + (f"?{visit.request.url.query}" if visit.request.url.query else "")
-        return RedirectResponse(visit.url("login", next=back), 303)
+        return RedirectResponse(visit.url("login", next=visit.here), 303)
     return visit.page("error.html", status, title=titles(status), text=text)
 
 

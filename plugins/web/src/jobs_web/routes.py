@@ -16,7 +16,7 @@ from msgspec import Struct
 from starlette.responses import Response
 
 from . import login
-from .pages import overview
+from .pages import dead, flows, job, jobs, limits, machines, overview, schedule, topics
 from .roles import Role
 from .visit import Visit
 
@@ -49,6 +49,37 @@ class Route(Struct, frozen=True):
 
 ROUTES: tuple[Route, ...] = (
     Route("/", "GET", overview.show, Role.READ),
+    Route("/topics", "GET", topics.show, Role.READ),
+    Route("/topics/pause", "POST", topics.pause, Role.OPERATE, what="pause"),
+    Route("/topics/resume", "POST", topics.resume, Role.OPERATE, what="resume"),
+    Route("/jobs", "GET", jobs.show, Role.READ),
+    Route("/find", "GET", jobs.find, Role.READ),
+    Route("/job", "GET", job.show, Role.READ),
+    Route("/job/cancel", "POST", job.cancel, Role.OPERATE, what="cancel"),
+    Route("/job/retry", "POST", job.retry, Role.OPERATE, what="retry"),
+    Route("/job/edit", "POST", job.edit, Role.OPERATE, what="edit and retry"),
+    Route("/job/drop", "POST", job.drop, Role.ADMIN, what="drop"),
+    Route("/dead", "GET", dead.show, Role.READ),
+    Route("/dead/group", "GET", dead.group, Role.READ),
+    Route("/dead/retry", "POST", dead.retry, Role.OPERATE, what="retry the dead letters of"),
+    Route("/dead/drop", "POST", dead.drop, Role.ADMIN, what="drop the dead letters of"),
+    Route("/dead/stop", "POST", dead.stop_action, Role.OPERATE, what="cancel the action"),
+    Route("/flows", "GET", flows.show, Role.READ),
+    Route("/flow", "GET", flows.flow, Role.READ),
+    Route("/flow/retry", "POST", flows.retry, Role.OPERATE, what="retry the flow"),
+    Route("/flow/cancel", "POST", flows.cancel, Role.OPERATE, what="cancel the flow"),
+    Route("/limits", "GET", limits.show, Role.READ),
+    Route("/limits/override", "POST", limits.override, Role.ADMIN, what="override"),
+    Route("/limits/reset", "POST", limits.reset, Role.ADMIN, what="reset"),
+    Route("/schedule", "GET", schedule.show, Role.READ),
+    Route("/schedule/run", "POST", schedule.run, Role.OPERATE, what="run now"),
+    Route("/schedule/pause", "POST", schedule.pause, Role.ADMIN, what="pause the schedule entry"),
+    Route("/schedule/resume", "POST", schedule.resume, Role.ADMIN, what="resume the schedule entry"),
+    Route("/machines", "GET", machines.show, Role.READ),
+    Route("/machines/quiet", "POST", machines.quiet, Role.ADMIN, what="quiet"),
+    Route("/machines/resume", "POST", machines.resume, Role.ADMIN, what="resume"),
+    Route("/machines/reload", "POST", machines.reload, Role.ADMIN, what="reload"),
+    Route("/machines/scale", "POST", machines.scale, Role.ADMIN, what="scale"),
     Route("/login", "GET", login.ask, None),
     Route("/login", "POST", login.enter, None),
     Route("/logout", "POST", login.leave, None),

@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import datetime, timezone
 
 import jinja2
+from markupsafe import Markup, escape
 
-from jobs_core.escapes import one_line
+from jobs_core.escapes import lines, one_line
 from jobs_core.operating.formatting import age, size
 from jobs_core.units import count, shown_time
 
@@ -47,9 +48,32 @@ def percent(share: float) -> str:
     return f"{value:.1f} %" if 0 < value < 10 else f"{value:.0f} %"
 
 
+def printable(value: object) -> object:
+    """Return what a template shows of a value: text in one line, with characters that nobody sees written out.
+
+    Every expression of every template goes through here, before it is escaped; `lines` keeps line breaks.
+    """
+    return one_line(value) if type(value) is str else value
+
+
+def in_lines(text: str) -> Markup:
+    """Show text of several lines, such as a traceback, with characters that nobody sees written out."""
+    return escape(lines(text.replace("\r\n", "\n")))
+
+
+def ticks(text: str) -> Markup:
+    """Show the commands in a sentence, which stand between backticks, as code."""
+    parts = one_line(text).split("`")
+    if len(parts) % 2 == 0:  # a backtick without its partner
+        return escape(one_line(text))
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if number % 2 else escape(part) for number, part in enumerate(parts)
+    )
+
+
 def add_filters(templates: jinja2.Environment) -> None:
     """Add these functions as filters."""
     templates.filters |= {
         "age": age, "seconds": seconds, "number": number, "compact": compact, "moment": shown_time, "iso": iso,
-        "size": size, "count": count, "one_line": one_line, "percent": percent,
+        "size": size, "count": count, "percent": percent, "ticks": ticks, "lines": in_lines,
     }  # fmt: skip

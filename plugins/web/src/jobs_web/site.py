@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -26,12 +27,15 @@ from .assets import Assets
 from .guard import guarded, titles
 from .routes import ROUTES
 from .settings import TABLE, Settings, read
-from .shown import add_filters
+from .shown import add_filters, printable
 from .visit import Visit
 
 T = TypeVar("T")
 
-MENU = (("", "Overview"),)
+MENU = (
+    ("", "Overview"), ("topics", "Topics"), ("jobs", "Jobs"), ("dead", "Dead letters"), ("flows", "Flows"),
+    ("limits", "Limits"), ("schedule", "Schedule"), ("machines", "Machines"),
+)  # fmt: skip
 
 KEPT = 10.0
 """Seconds for which all visits share what changes rarely."""
@@ -57,6 +61,27 @@ HEADERS = {
 }
 
 
+@functools.cache
+def _assets() -> Assets:
+    return Assets()
+
+
+@functools.cache
+def _templates() -> jinja2.Environment:
+    """Return the templates: compiled once, however many sites a process has. Every value is escaped."""
+    made = jinja2.Environment(
+        loader=jinja2.PackageLoader("jobs_web"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=printable,
+    )
+    made.globals["asset"] = _assets().name
+    add_filters(made)
+    return made
+
+
 class Site:
     """What all visits share. Any thread may use it."""
 
@@ -66,16 +91,7 @@ class Site:
         self.seal = tokens.Seal(tokens.key_in(app.run_dir))
         self.access = Access(settings, self.seal, authorize, key)
         self.attempts = Attempts()
-        self.assets = Assets()
-        self.templates = jinja2.Environment(
-            loader=jinja2.PackageLoader("jobs_web"),
-            autoescape=True,
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        self.templates.globals["asset"] = self.assets.name
-        add_filters(self.templates)
+        self.assets, self.templates = _assets(), _templates()
         self._lock = threading.Lock()
         self._snapshot: snapshot.Snapshot | None = None
         self._kept: dict[str, tuple[float, Any]] = {}
@@ -108,7 +124,14 @@ class Site:
 
     def link(self, visit: Visit, finding: Finding) -> str:
         """Return where a finding is fixed; "" if no page fixes it."""
-        return ""
+        pages = {
+            "dead": visit.url("dead", "group", id=finding.name) if finding.name else visit.url("dead"),
+            "topic": visit.url("topics", q=finding.name),
+            "flow": visit.url("flow", id=finding.name),
+            "limit": visit.url("limits"),
+            "machine": visit.url("machines"),
+        }
+        return pages.get(finding.subject, "")
 
 
 def create(app: App | None, authorize: Authorize | None = None) -> Starlette:

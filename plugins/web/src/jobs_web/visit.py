@@ -13,6 +13,7 @@ from jobs_core import App
 from jobs_core.backends.base import Backend
 
 from .access import Session
+from .errors import Refused
 from .roles import Role, User
 
 if TYPE_CHECKING:
@@ -66,6 +67,13 @@ class Visit:
     def query(self, name: str, default: str = "") -> str:
         return self.request.query_params.get(name, default)
 
+    def field(self, name: str) -> str:
+        """Return a field of the form; refuse a form without it."""
+        found = self.form.get(name, "")
+        if not found:
+            raise Refused(400, f"the form has no {name}")
+        return found
+
     def number(self, name: str, default: int, least: int, most: int) -> int:
         """Return a number of the query within its bounds."""
         text = self.query(name)
@@ -75,8 +83,7 @@ class Visit:
 
     def url(self, *parts: str, **query: object) -> str:
         """Return the URL of a path under the prefix of the dashboard; each part is escaped."""
-        root = str(self.request.scope.get("root_path", ""))
-        found = f"{root}/" + "/".join(quote(part, safe="") for part in parts)
+        found = f"{self._root}/" + "/".join(quote(part, safe="") for part in parts)
         given = {key: value for key, value in query.items() if value not in (None, "")}
         return f"{found}?{urlencode(given)}" if given else found
 
@@ -95,6 +102,23 @@ class Visit:
         response.set_cookie(FLASH, sealed, max_age=round(SAID_FOR), path=self._cookie_path, httponly=True, samesite="lax")
         return response
 
+    def unsure(self, question: str, detail: str, cancel: str) -> Response | None:
+        """Ask before what cannot be undone: return a page that sends the form again; None if the user is sure."""
+        if self.form.get("sure") == "yes":
+            return None
+        fields = {name: value for name, value in self.form.items() if name not in ("token", "sure")}
+        here = self.url(*self.request.scope["path"].removeprefix(self._root).strip("/").split("/"))
+        return self.page("sure.html", question=question, detail=detail, fields=fields, cancel=cancel, action=here)
+
+    def came_from(self, page: str) -> str:
+        """Return the path of the page from which a form was sent, if it says so and it is inside; else that of `page`."""
+        return self.inside(self.form.get("back", "")) or self.url(page)
+
+    def inside(self, target: str) -> str:
+        """Return a path if it leads into this dashboard; else "", because a link may come from anybody."""
+        is_inside = target.startswith(self.url("")) and not target.startswith("//") and "\\" not in target
+        return target if is_inside and target.isprintable() else ""
+
     def _said(self) -> tuple[str, bool] | None:
         found = self.site.seal.open("said", self.request.cookies.get(FLASH, ""))
         return (str(found[0]), bool(found[1])) if isinstance(found, list) and len(found) == 2 else None
@@ -104,5 +128,15 @@ class Visit:
         return self.site.access.form_token(self.session)
 
     @property
+    def here(self) -> str:
+        """Return the path of this page with its query, for forms that come back to it."""
+        query = self.request.url.query
+        return self.request.url.path + (f"?{query}" if query else "")
+
+    @property
+    def _root(self) -> str:
+        return str(self.request.scope.get("root_path", ""))
+
+    @property
     def _cookie_path(self) -> str:
-        return str(self.request.scope.get("root_path") or "/")
+        return self._root or "/"

@@ -8,14 +8,16 @@ from collections.abc import Callable, Sequence
 
 from ...backends.base import Backend, JobRecord, State
 from ...escapes import in_one_line
+from ...operating.dead import Group
 from ...operating.formatting import count
 from ...operating.records import age, attempt, browse, name_of, owner_or_due
+from ...operating.searching import Search
 from ...scoreboard.state import TopicState
 from ...units import shown_time
 from ..common import Context
 from ..dead import last_error
-from ..dead_groups import Group, groups, letters
-from ..searching import Search, found, typed
+from ..dead_groups import groups, letters
+from ..searching import found, typed
 from .acting import Act
 from .drawing import Column, clipped
 from .views import Desk, Keys, Row, TableView, TextView

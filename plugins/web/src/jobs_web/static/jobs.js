@@ -3,12 +3,6 @@
 
 document.documentElement.classList.add("scripted");
 
-// A form that cannot be undone asks first. Without script, the server shows a page that asks.
-document.addEventListener("submit", (event) => {
-  const question = event.target.dataset.confirm;
-  if (question && !window.confirm(question)) event.preventDefault();
-});
-
 document.addEventListener("click", (event) => {
   const button = event.target.closest("[data-copy]");
   if (!button) return;

@@ -11,7 +11,6 @@ from ..backends.base import State
 from ..backends.flows import ALL, GIVE_UP_REFUSED, MOST_LISTED, After, FlowStatus, MemberStatus, was_refused
 from ..escapes import in_one_line
 from ..units import count
-from . import output
 
 MOST_BESIDE = 20
 """Most members under one node that are shown, those that have not ended first."""
@@ -25,14 +24,16 @@ MOST_DEEP = 50
 MOST_HELD = 5
 """Most dead members that are named as what holds a flow up."""
 
-_MARKS = {State.DONE.value: output.GOOD, State.DEAD.value: output.BAD, State.CANCELLED.value: "-"}
+_MARKS = {State.DONE.value: "✓", State.DEAD.value: "✗", State.CANCELLED.value: "-"}
 _RANK = {State.DEAD.value: 0, State.RESERVED.value: 1, State.WAITING.value: 3, State.CANCELLED.value: 4, State.DONE.value: 5}
 
 
-class _Node(Struct, eq=False):
+class Node(Struct, eq=False):
+    """A member, a stage or a number of members, with what waits for it."""
+
     text: str
     member: MemberStatus | None = None
-    below: list[_Node] = []
+    below: list[Node] = []
 
 
 def known(flow: FlowStatus) -> int:
@@ -87,18 +88,18 @@ def tree(members: Sequence[MemberStatus], *, whole: bool = True) -> Iterator[str
     If they are not the `whole` flow, the lines with counts say so. The lines of a long chain are indented up to MOST_DEEP.
     """
     of_these = "" if whole else f" of the {len(members):,} read"
-    for root in _grown(members, of_these):
+    for root in grown(members, of_these):
         yield from _lines(root, of_these)
 
 
-def _grown(members: Sequence[MemberStatus], of_these: str) -> list[_Node]:
+def grown(members: Sequence[MemberStatus], of_these: str) -> list[Node]:
     """Return the roots. A stage is a node of its own, under what its first member waits for, and so is what ALL stands for.
 
     A member of the finale that is after nothing listed, such as one that a member of the finale added, is under ALL too.
     """
     names = {member.id: _name(member) for member in members}
-    nodes = {("job", member.id): _Node(_line(member, names), member) for member in members}
-    roots: list[_Node] = []
+    nodes = {("job", member.id): Node(line_of(member, names), member) for member in members}
+    roots: list[Node] = []
     by_stage: dict[str, list[MemberStatus]] = {}
     for member in members:
         by_stage.setdefault(member.stage, []).append(member)
@@ -106,7 +107,7 @@ def _grown(members: Sequence[MemberStatus], of_these: str) -> list[_Node]:
         if label:
             states = Counter(member.state for member in inside)
             shown = ", ".join(f"{number:,} {state}" for state, number in states.items())
-            nodes["stage", label] = _Node(f"stage {label}: {shown}{of_these}")
+            nodes["stage", label] = Node(f"stage {label}: {shown}{of_these}")
     placed: set[tuple[str, str]] = set()
 
     def place(key: tuple[str, str], holder: tuple[str, str] | None) -> None:
@@ -116,7 +117,7 @@ def _grown(members: Sequence[MemberStatus], of_these: str) -> list[_Node]:
     for member in members:
         waits = _last(member.after, nodes) or (("all", ALL) if member.finale else None)
         if waits is not None and waits not in nodes:
-            nodes[waits] = _Node("when all others have ended")
+            nodes[waits] = Node("when all others have ended")
             place(waits, None)
         if member.stage and not (waits is not None and _stage_of(nodes[waits]) == member.stage):
             stage = ("stage", member.stage)
@@ -127,7 +128,7 @@ def _grown(members: Sequence[MemberStatus], of_these: str) -> list[_Node]:
     return roots
 
 
-def _last(after: Sequence[After], nodes: dict[tuple[str, str], _Node]) -> tuple[str, str] | None:
+def _last(after: Sequence[After], nodes: dict[tuple[str, str], Node]) -> tuple[str, str] | None:
     """Return the last target that is listed."""
     for each in reversed(after):
         key = (each.kind, each.target)
@@ -136,17 +137,17 @@ def _last(after: Sequence[After], nodes: dict[tuple[str, str], _Node]) -> tuple[
     return None
 
 
-def _stage_of(node: _Node) -> str | None:
+def _stage_of(node: Node) -> str | None:
     return None if node.member is None else node.member.stage
 
 
-def _lines(root: _Node, of_these: str) -> Iterator[str]:
+def _lines(root: Node, of_these: str) -> Iterator[str]:
     """Yield the lines of a node and of all below it, without recursion: a chain is as deep as it is long."""
-    left: list[tuple[_Node, str, str]] = [(root, "", "")]
+    left: list[tuple[Node, str, str]] = [(root, "", "")]
     while left:
         node, first, rest = left.pop()
         yield f"{first}{node.text}"
-        below = _shown(node.below, of_these)
+        below = shown_below(node.below, of_these)
         inside = len(rest) < INDENT * MOST_DEEP
         for each in reversed(below):
             last = each is below[-1]
@@ -154,7 +155,7 @@ def _lines(root: _Node, of_these: str) -> Iterator[str]:
             left.append((each, rest + ("└─ " if last else "├─ "), deeper))
 
 
-def _shown(below: list[_Node], of_these: str) -> list[_Node]:
+def shown_below(below: list[Node], of_these: str) -> list[Node]:
     """Return the nodes that are shown of those below another one, with one that counts the others."""
     if len(below) <= MOST_BESIDE:
         return below
@@ -162,10 +163,10 @@ def _shown(below: list[_Node], of_these: str) -> list[_Node]:
     below, hidden = below[:MOST_BESIDE], below[MOST_BESIDE:]
     states = Counter(each.member.state for each in hidden if each.member is not None)
     told = ", ".join(f"{number:,} {state}" for state, number in states.items())
-    return [*below, _Node(f"… {len(hidden):,} more{of_these}: {told}")]
+    return [*below, Node(f"… {len(hidden):,} more{of_these}: {told}")]
 
 
-def _line(member: MemberStatus, names: dict[str, str]) -> str:
+def line_of(member: MemberStatus, names: dict[str, str]) -> str:
     mark = _MARKS.get(member.state)
     others = [_target(each, names) for each in member.after[:-1]]
     facts = [

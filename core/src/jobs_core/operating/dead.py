@@ -1,0 +1,99 @@
+"""Dead letters by what went wrong, and what is done with a group of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from msgspec import Struct
+
+from .. import dead_actions
+from ..app import App
+from ..backends.base import Backend, JobRecord, State
+from ..backends.flows import was_refused
+from ..backends.letters import UNNAMED, DeadGroup, Fingerprint
+from ..dead_actions import Action, Do
+from .records import name_of
+
+MOST_GROUPS = 1000
+"""Most groups of a topic that are listed."""
+
+
+class Group(Struct):
+    """Dead letters with the same fingerprint."""
+
+    of: Fingerprint
+    count: int = 0
+    first: float = float("inf")
+    last: float = 0.0
+    jobs: set[str] = set()
+    topics: set[str] = set()
+
+    def add(self, record: JobRecord, job: str) -> None:
+        since = record.since or 0.0
+        self.count += 1
+        self.first, self.last = min(self.first, since), max(self.last, since)
+        self.jobs.add(job)
+        self.topics.add(record.topic)
+
+    def add_counted(self, group: DeadGroup, job: str) -> None:
+        """Add what the backend has counted in one topic."""
+        self.count += group.letters
+        self.first, self.last = min(self.first, group.first), max(self.last, group.last)
+        self.jobs |= {job} if job else set()
+        self.topics.add(group.topic)
+
+
+def by_size(groups: Iterable[Group]) -> list[Group]:
+    """Return groups, the largest first."""
+    return sorted(groups, key=lambda group: (-group.count, -group.last))
+
+
+def counted(app: App, backend: Backend, topics: Sequence[str], most: int = MOST_GROUPS) -> tuple[list[Group], int]:
+    """Return the groups that the backend counts, each with the job of its oldest letter in each topic, the largest first.
+
+    Also returns the number of letters that are not grouped yet. Raises NotSupported (dead_groups).
+    """
+    known: dict[str, Group] = {}
+    unnamed = 0
+    for one in backend.dead_groups(topics, most):
+        if one.fingerprint.id == UNNAMED:
+            unnamed += one.letters
+            continue
+        oldest = backend.dead_in_group(one.topic, one.fingerprint.id, 1)
+        job = name_of(app, oldest[0]) if oldest else ""
+        known.setdefault(one.fingerprint.id, Group(one.fingerprint)).add_counted(one, job)
+    return by_size(known.values()), unnamed
+
+
+def start(
+    app: App, backend: Backend, do: Do, topics: Sequence[str], group: str = "", rate: float | None = None, to: str = ""
+) -> tuple[str, int]:
+    """Start an action that the supervisors carry out, on a group in these topics, or on all their dead letters.
+
+    Returns its id, and the number of letters; an empty id if there are none. Raises NotSupported.
+    """
+    found = chosen(backend, topics, group)
+    if not found:
+        return "", 0
+    total = sum(each.letters for each in found)
+    dead_in, until = sorted({each.topic for each in found}), max(each.last for each in found)
+    return dead_actions.start(app, backend, Action(do, dead_in, until, total, group, rate, to)), total
+
+
+def chosen(backend: Backend, topics: Sequence[str], group: str = "") -> list[DeadGroup]:
+    """Return what the backend counts of a group in these topics, or of all groups."""
+    found = backend.dead_groups(topics, dead_actions.MOST_GROUPS)
+    return [each for each in found if not group or each.fingerprint.id == group]
+
+
+def held(backend: Backend, job_id: str) -> tuple[JobRecord | None, str]:
+    """Return a job, and why it stays dead: its flow refused it, was cancelled, or forgotten."""
+    record = backend.get(job_id)
+    if record is None or record.member is None or record.state is not State.DEAD:
+        return record, ""
+    if was_refused(record.id, record.reason):
+        return record, "its flow refused it: enqueue the job anew"
+    flow = backend.flow(record.member.flow)
+    if flow is None:
+        return record, f"its flow {record.member.flow} ended longer ago than its ttl"
+    return record, f"its flow {flow.id} was cancelled" if flow.state == "cancelled" else ""

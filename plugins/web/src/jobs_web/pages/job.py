@@ -1,0 +1,206 @@
+"""One job: what is known about it, why it does not run, and what can be done."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from starlette.responses import Response
+
+from jobs_core import ArgumentError, JobsError, Message, escapes
+from jobs_core.amending import Arguments, amended, arguments_of
+from jobs_core.backends.base import Backend, JobRecord, State
+from jobs_core.config_rules import arguments as arguments_error
+from jobs_core.operating import timeline
+from jobs_core.operating.dead import held
+from jobs_core.operating.explain import dead_letter, explain
+from jobs_core.operating.ids import missing
+from jobs_core.operating.records import as_data, push_line, shown_result
+from jobs_core.operating.this_machine import ThisMachine
+
+from ..errors import Refused
+from ..visit import Visit
+
+QUEUED = (State.READY, State.LIMITED, State.WAITING, State.SCHEDULED)
+
+MOST_SHOWN = 100_000
+"""Characters of arguments or of a result that a page shows."""
+
+
+class Call(Struct, forbid_unknown_fields=True):
+    """Arguments, as they are edited."""
+
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+
+
+def show(visit: Visit) -> Response:
+    """Show a job."""
+    return page(visit, visit.query("id"))
+
+
+def page(visit: Visit, job_id: str, *, edited: str | None = None, to: str = "", problem: str = "") -> Response:
+    """Show a job; with `edited`, what the user has typed as arguments, and the problem with it."""
+    record = _record(visit, job_id)
+    data = as_data(visit.app, record)
+    message = data.get("message") or {}
+    runs, errors = data.get("timeline", []), data.get("errors", [])
+    told = data.get("progress")
+    return visit.page(
+        "job.html",
+        422 if problem else 200,
+        record=record,
+        data=data,
+        name=message.get("job") or "(unreadable)",
+        call=_pretty({"args": message.get("args", []), "kwargs": message.get("kwargs", {})}) if message else "",
+        unreadable=data.get("unreadable") or message.get("unreadable", ""),
+        headers=message.get("headers") or {},
+        events=timeline.events_of(record, runs, errors),
+        errors=list(reversed(errors)),
+        lines=[timeline.shown_line(line) for line in data.get("log", [])],
+        told=told,
+        progress=timeline.shown(told) if told else "",
+        share=_share(told),
+        result=(shown_result(visit.app, record) or "")[:MOST_SHOWN],
+        why=_why(visit, record),
+        push=push_line(data),
+        can=_can(visit, record),
+        edited=edited,
+        to=to,
+        problem=problem,
+    )
+
+
+def _record(visit: Visit, job_id: str) -> JobRecord:
+    """Return a job; refuse an id that no job has."""
+
+    def look(backend: Backend) -> JobRecord | str:
+        if "lookup" not in backend.features:
+            return (
+                dead_letter(visit.app, backend, job_id)
+                or f"{job_id} is not a recent dead letter, and others cannot be looked up"
+            )
+        return backend.get(job_id) or missing(backend, job_id)
+
+    found = visit.operate(look)
+    if isinstance(found, str):
+        raise Refused(404, found)
+    return found
+
+
+def _why(visit: Visit, record: JobRecord) -> list[str]:
+    if record.state in (State.DONE, State.UNKNOWN):
+        return []
+    try:
+        here = ThisMachine(visit.app)
+        return visit.operate(lambda backend: explain(visit.app, backend, record.id, here)).reasons
+    except (JobsError, OSError) as error:
+        return [f"it is not known: {error}"]
+
+
+def _can(visit: Visit, record: JobRecord) -> set[str]:
+    """Return what can be done with a job in its state on this backend."""
+    found = set()
+    features = visit.operate(lambda backend: backend.features)
+    if record.state in (*QUEUED, State.RESERVED) and "cancel" in features:
+        found.add("cancel")
+    if "browse" in features:
+        found |= {"retry", "drop"} if record.state is State.DEAD else set()
+        found |= {"run"} if record.state is State.SCHEDULED else set()
+        found |= {"edit"} if record.state is State.DEAD and "amend" in features else set()
+        found |= {"move"} if "edit" in found and "move" in features and record.member is None else set()
+    return found
+
+
+def _share(told: Any) -> float | None:
+    """Return the share that is done; None if it is not known."""
+    if not told:
+        return None
+    try:
+        return min(1.0, max(0.0, float(told["done"]) / float(told["total"])))
+    except (KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError):
+        return None
+
+
+def _pretty(value: Any) -> str:
+    return escapes.json(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())[:MOST_SHOWN]
+
+
+# -- actions -----------------------------------------------------------------------------------------
+
+
+def cancel(visit: Visit) -> Response:
+    """Cancel a job: a queued one at once; a running one is told."""
+    job_id = visit.field("id")
+    state = visit.operate(lambda backend: backend.cancel(job_id))
+    said = {
+        State.CANCELLED: "The job is cancelled.",
+        State.RESERVED: "The job is running: its worker is told to stop it. A plain function on a thread ends by itself.",
+        State.DEAD: "The job is dead already.",
+        State.DONE: "The job is done already.",
+    }.get(state, "The job is not known any more.")
+    return visit.back(said, visit.url("job", id=job_id), good=state in (State.CANCELLED, State.RESERVED))
+
+
+def retry(visit: Visit) -> Response:
+    """Run a dead job again, or a scheduled one now."""
+    job_id = visit.field("id")
+    return visit.back(*_requeue(visit, job_id))
+
+
+def _requeue(visit: Visit, job_id: str) -> tuple[str, str]:
+    """Requeue a job; return what was done and where to go. Refuses what cannot be requeued."""
+    if not visit.operate(lambda backend: backend.requeue([job_id])):
+        record, why = visit.operate(lambda backend: held(backend, job_id) if "lookup" in backend.features else (None, ""))
+        state = f"it is {record.state.value}" if record else "it is not known"
+        raise Refused(409, f"the job cannot be run again: {why or state}")
+    return "The job is ready to run.", visit.url("job", id=job_id)
+
+
+def drop(visit: Visit) -> Response:
+    """Delete a dead letter for good."""
+    job_id = visit.field("id")
+    if asked := visit.unsure(
+        "Delete this dead letter for good?", "Its arguments and errors are lost.", visit.url("job", id=job_id)
+    ):
+        return asked
+    if not visit.operate(lambda backend: backend.drop([job_id])):
+        raise Refused(409, "the job is not among the dead letters any more")
+    return visit.back("The dead letter is deleted.", visit.url("dead"))
+
+
+def edit(visit: Visit) -> Response:
+    """Run a dead job again with other arguments, or in another topic. The arguments are checked against its signature."""
+    job_id, text, to = visit.field("id"), visit.form.get("call", ""), visit.form.get("to", "").strip()
+    record = _record(visit, job_id)
+    try:
+        call = _parsed(text) if text.strip() else None
+        edit = None if call is None or _is_same(visit, record, call) else functools.partial(_given, call)
+        payload = amended(visit.app, record, edit, to)
+        if not visit.operate(lambda backend: backend.amend(job_id, record.payload, payload, to)):
+            raise Refused(409, "the job has changed in the meantime")
+    except JobsError as error:
+        return page(visit, job_id, edited=text, to=to, problem=str(error))
+    return visit.back(*_requeue(visit, job_id))
+
+
+def _is_same(visit: Visit, record: JobRecord, call: Call) -> bool:
+    """Return whether the arguments were left as they are: a job that only moves need not be known here."""
+    message = arguments_of(visit.app, record)
+    return call.args == message.args and call.kwargs == message.kwargs
+
+
+def _parsed(text: str) -> Call:
+    try:
+        call = msgspec.json.decode(text.encode(), type=Call)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise ArgumentError(f"these are no arguments as JSON: {error}") from None
+    if reason := arguments_error([call.args, call.kwargs]):
+        raise ArgumentError(reason)
+    return call
+
+
+def _given(call: Call, message: Message) -> Arguments:
+    return call.args, call.kwargs

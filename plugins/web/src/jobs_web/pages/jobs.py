@@ -1,0 +1,135 @@
+"""The jobs of a topic in one state: browsed page by page, or searched. A page reads a bounded number of jobs."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import msgspec
+from starlette.responses import RedirectResponse, Response
+
+from jobs_core import JobsError
+from jobs_core.backends.base import Backend, JobRecord, State
+from jobs_core.operating.ids import flow_instead, whole_id
+from jobs_core.operating.records import age, attempt, browse, name_of
+from jobs_core.operating.searching import MOST, Search, accepted
+
+from ..visit import Visit
+
+PAGE = 50
+
+STATES = (State.READY, State.LIMITED, State.WAITING, State.SCHEDULED, State.RESERVED, State.DEAD, State.DONE)
+LABELS = {state.value: state.value for state in STATES}
+LABELS |= {"limited": "held by limits", "waiting": "waiting in flows", "reserved": "running"}
+COUNTED = {"ready", "limited", "waiting", "scheduled", "reserved", "dead"}
+
+
+def show(visit: Visit) -> Response:
+    """List jobs."""
+    snapshot = visit.site.snapshot()
+    topics = list(snapshot.topics)
+    topic = visit.query("topic") or _first(snapshot.topics)
+    state = next((each for each in STATES if each.value == visit.query("state")), State.READY)
+    job, key, text, error = (visit.query(name) or None for name in ("job", "key", "text", "error"))
+    search = Search(job, key, text, error)
+    offset = visit.number("offset", 0, 0, MOST)
+    records: list[JobRecord] = []
+    more, why_not = False, ""
+    limited_search: list[int] = []
+    try:
+        if topic:
+            records = _records(visit, topic, state, search, offset, limited_search)
+            records, more = records[:PAGE], len(records) > PAGE
+    except JobsError as error:
+        why_not = str(error)
+    return visit.page(
+        "jobs.html",
+        topic=topic,
+        topics=topics,
+        paused=topic in snapshot.paused,
+        states=_states(visit, snapshot.topics.get(topic)),
+        state=state.value,
+        labels=LABELS,
+        search=search,
+        rows=[_row(visit, record) for record in records],
+        offset=offset,
+        more=more,
+        page=PAGE,
+        searched=MOST if limited_search else 0,
+        why_not=why_not,
+    )
+
+
+def _first(topics: dict[str, Any]) -> str:
+    """Return the topic with the most jobs."""
+    return max(topics, key=lambda name: topics[name].ready + topics[name].reserved, default="")
+
+
+def _records(visit: Visit, topic: str, state: State, search: Search, offset: int, limited: list[int]) -> list[JobRecord]:
+    """Return the jobs of a page, and one more if there are more."""
+
+    def page(most: int, start: int) -> list[JobRecord]:
+        return visit.operate(lambda backend: browse(backend, topic, state, most, start))
+
+    if not search.given:
+        return page(PAGE + 1, offset)
+    return list(itertools.islice(accepted(visit.app, search, page, limited.append), offset, offset + PAGE + 1))
+
+
+def _states(visit: Visit, counts: Any) -> list[tuple[str, str, int | None]]:
+    """Return the states that the backend has: name, label, and the number of jobs if it is counted."""
+
+    def having(backend: Backend) -> list[State]:
+        lacks = {State.DONE} - ({State.DONE} if "history" in backend.features else set())
+        lacks |= {State.LIMITED, State.WAITING} - set(backend.queued_states)
+        return [state for state in STATES if state not in lacks]
+
+    return [
+        (state.value, LABELS[state.value], getattr(counts, state.value) if counts and state.value in COUNTED else None)
+        for state in visit.operate(having)
+    ]
+
+
+def _row(visit: Visit, record: JobRecord) -> dict[str, Any]:
+    return {
+        "record": record,
+        "job": name_of(visit.app, record),
+        "attempt": attempt(record),
+        "age": age(record),
+        "note": _note(record),
+    }
+
+
+def _note(record: JobRecord) -> str:
+    """Return what is most worth knowing about a job in its state, in one line."""
+    if record.state is State.DEAD:
+        return f"{record.reason}: {_error(record)}" if record.errors else record.reason
+    if record.state is State.RESERVED:
+        return f"by {record.owner}"
+    if record.state is State.LIMITED:
+        return f"waits for {record.blocked_by}" if record.blocked_by else ""
+    if record.state is State.WAITING:
+        return f"after {', '.join(record.waiting_for)}" if record.waiting_for else ""
+    return _error(record) if record.errors else ""
+
+
+def _error(record: JobRecord) -> str:
+    try:
+        error = msgspec.json.decode(record.errors[-1])
+        return str(error.get("message") or error.get("type") or "")[:300]
+    except (msgspec.MsgspecError, AttributeError, UnicodeError):  # written by another program
+        return ""
+
+
+def find(visit: Visit) -> Response:
+    """Go to a job, or a flow, by its id or the beginning of one."""
+    text = visit.query("id").strip()
+
+    def look(backend: Backend) -> tuple[str, bool]:
+        found = whole_id(backend, text, visit.app.run_dir)
+        return found, bool(flow_instead(backend, found))
+
+    if not text:
+        return RedirectResponse(visit.url("jobs"), 303)
+    found, is_flow = visit.operate(look)
+    return RedirectResponse(visit.url("flow" if is_flow else "job", id=found), 303)

@@ -1,0 +1,74 @@
+"""Limits on concurrency and rate: their use, and overriding them."""
+
+from __future__ import annotations
+
+from starlette.responses import Response
+
+from jobs_core.backends.base import Backend
+from jobs_core.backends.limits import LimitState, held_back
+from jobs_core.limiting import described
+from jobs_core.operating.limits import NONE, applies, changed
+from jobs_core.options import limit_error
+
+from ..errors import Refused
+from ..visit import Visit
+
+MOST = 200
+"""Values of limits that the page shows, those with the most waiting jobs first."""
+
+
+def show(visit: Visit) -> Response:
+    """List limits."""
+
+    def read(backend: Backend) -> list[LimitState] | None:
+        return backend.limits(MOST) if "limits" in backend.features else None
+
+    found = visit.operate(read)
+    return visit.page("limits.html", has_limits=found is not None, rows=list(map(_row, found or ())), most=MOST)
+
+
+def _row(state: LimitState) -> tuple[LimitState, str, str]:
+    """Return a limit, what it allows, and why no job can start under it now."""
+    return state, described(state.definition) if state.definition else "", ", ".join(held_back(state))
+
+
+def override(visit: Visit) -> Response:
+    """Override a limit, or one value of it, until it is reset."""
+    limit = visit.field("limit")
+    if reason := limit_error(limit):
+        raise Refused(422, reason)
+    concurrency, rate, burst = (visit.form.get(name, "").strip() for name in ("concurrency", "rate", "burst"))
+    if not (concurrency or rate or burst):
+        raise Refused(422, "give a concurrency, a rate or a burst")
+
+    def act(backend: Backend) -> str:
+        _, before = applies(visit.app, backend, limit)
+        made = changed(before, _number(concurrency, 0), rate or None, _whole(burst))
+        backend.override_limit(limit, made)
+        return described(made)
+
+    try:
+        return visit.back(f"Limit {limit}: {visit.operate(act)}, until it is reset.", visit.url("limits"))
+    except ValueError as error:
+        raise Refused(422, f"limit {limit}: {error}") from None
+
+
+def reset(visit: Visit) -> Response:
+    """End the override of a limit, and its closures by jobs."""
+    limit = visit.field("limit")
+    visit.operate(lambda backend: backend.override_limit(limit, None))
+    return visit.back(f"Limit {limit} is as it is defined.", visit.url("limits"))
+
+
+def _number(text: str, least: int) -> int | str | None:
+    if text == NONE:
+        return NONE
+    return _whole(text, least)
+
+
+def _whole(text: str, least: int = 1) -> int | None:
+    if not text:
+        return None
+    if not (text.isascii() and text.isdecimal()) or len(text) > 12 or int(text) < least:
+        raise Refused(422, f"expected a whole number from {least} on, got {text[:40]}")
+    return int(text)

@@ -1,0 +1,436 @@
+"""Every page and action, through the application, on memory and SQLite."""
+
+from __future__ import annotations
+
+import html
+import re
+
+import pytest
+
+from jobs_core import Flow, State, current_job, job
+from jobs_core.backends.limits import Limit
+from jobs_core.ids import new_token
+
+NASTY = "<script>alert(1)</script>\"'&amp;{{7*7}}\u202e\u05d0 `x`"
+"""Text that does harm wherever it is not escaped: markup, quotes, a template, another direction, a command."""
+
+
+@pytest.fixture
+def jobs(rig):
+    return Jobs(rig.app.registry)
+
+
+class Jobs:
+    """Job functions of a small shop."""
+
+    def __init__(self, registry):
+        @job(name="shop.charge", registry=registry, retries=0, topic="mail")
+        def charge(customer: str, amount: int = 1) -> None:
+            if amount < 100:
+                raise ValueError(f"no such customer {customer}")
+
+        @job(name="shop.ship", registry=registry)
+        def ship(order: int) -> int:
+            return order
+
+        @job(name="shop.tell", registry=registry, limits=("stripe",))
+        def tell(text: str) -> None:
+            return None
+
+        self.charge, self.ship, self.tell = charge, ship, tell
+
+
+def cells(page):
+    """Return the text of a page without tags."""
+    return html.unescape(re.sub(r"<[^>]+>", " ", page))
+
+
+def said(browser, response):
+    """Return what the page after an action says that it did."""
+    assert response.status_code == 303, response.text
+    page = browser.text(response.headers["location"])
+    return re.search(r'class="finding said.*?class="text">([^<]*)<', page, re.DOTALL)[1]
+
+
+# -- topics ----------------------------------------------------------------------------------------
+
+
+def test_a_topic_is_paused_and_resumed(rig, jobs):
+    jobs.ship.enqueue(1)
+    browser = rig.browser("operate")
+    response = browser.submit("/topics/pause", _page="/topics", topic="default", back="/topics?q=def")
+    assert response.headers["location"] == "/topics?q=def"
+    assert said(browser, response).startswith("Topic default is paused")
+    assert rig.app.operate(lambda backend: backend.paused()) == {"default"}
+    assert "Resume" in browser.text("/topics")
+    said(browser, browser.submit("/topics/resume", _page="/topics", topic="default"))
+    assert rig.app.operate(lambda backend: backend.paused()) == frozenset()
+
+
+def test_users_who_may_only_look_see_no_buttons(rig, jobs):
+    jobs.charge.enqueue("x")
+    rig.drain()
+    (letter,) = rig.app.operate(lambda backend: backend.browse("mail", State.DEAD, 1))
+    browser = rig.browser("read")
+    for path in ("/topics", "/dead", f"/job?id={letter.id}", "/limits", "/schedule", "/machines"):
+        page = browser.text(path)
+        assert re.findall(r'<form method="post" action="([^"]+)"', page) == ["/logout"], path
+
+
+def test_topics_are_filtered_by_name(rig):
+    page = rig.browser("read").text("/topics?q=MAI")
+    assert "mail" in page
+    assert ">default<" not in page
+    assert "No topic contains" in rig.browser("read").text("/topics?q=zzz")
+
+
+# -- jobs ------------------------------------------------------------------------------------------
+
+
+def test_jobs_are_browsed_page_by_page(rig, jobs):
+    for number in range(120):
+        jobs.ship.enqueue(number)
+    browser = rig.browser("read")
+    first = browser.text("/jobs?topic=default")
+    assert first.count("<tr><td") == 50
+    assert 'rel="prev"' not in first
+    third = browser.text("/jobs?topic=default&offset=100")
+    assert third.count("<tr><td") == 20
+    assert 'rel="next"' not in third
+
+
+def test_jobs_are_searched(rig, jobs):
+    for number in range(7):
+        jobs.ship.enqueue(1000 + number)
+    browser = rig.browser("read")
+    assert browser.text("/jobs?topic=default&text=1003").count("<tr><td") == 1
+    assert browser.text("/jobs?topic=default&job=ship").count("<tr><td") == 7
+    assert "No job passes these filters" in browser.text("/jobs?topic=default&job=charge")
+
+
+@pytest.mark.parametrize(
+    "query", ["offset=-1", "offset=x", "offset=99999999999", "state=nonsense", "topic=no%00where", "topic="]
+)
+def test_a_senseless_query_is_a_page_all_the_same(rig, query):
+    assert rig.browser("read").get(f"/jobs?{query}").status_code == 200
+
+
+def test_a_job_is_found_by_the_beginning_of_its_id(rig, jobs):
+    handle = jobs.ship.enqueue(1)
+    browser = rig.browser("read")
+    assert browser.get(f"/find?id={handle.id[:-3]}").headers["location"] == f"/job?id={handle.id}"
+    assert browser.get("/job?id=unknown").status_code == 404
+
+
+# -- one job ---------------------------------------------------------------------------------------
+
+
+def test_a_job_shows_why_it_does_not_run_and_the_command(rig, jobs):
+    handle = jobs.ship.enqueue(-1)
+    page = cells(rig.browser("read").text(f"/job?id={handle.id}"))
+    assert "it is ready and next in line" in page
+    assert "jobsctl push -- shop.ship -1" in page
+    assert f"jobsctl show {handle.id}" in page
+
+
+def test_a_queued_job_is_cancelled(rig, jobs):
+    handle = jobs.ship.enqueue(1)
+    browser = rig.browser("operate")
+    assert said(browser, browser.submit("/job/cancel", _page="/", id=handle.id)) == "The job is cancelled."
+    assert handle.status() is State.CANCELLED
+
+
+def test_a_scheduled_job_runs_now(rig, jobs):
+    handle = jobs.ship.using(delay=3600).enqueue(1)
+    browser = rig.browser("operate")
+    assert "Run now" in browser.text(f"/job?id={handle.id}")
+    assert said(browser, browser.submit("/job/retry", _page="/", id=handle.id)) == "The job is ready to run."
+    assert handle.status() is State.READY
+
+
+def test_a_dead_job_shows_its_error_and_runs_again(rig, jobs):
+    handle = jobs.charge.enqueue("Ärger")
+    rig.drain()
+    browser = rig.browser("operate")
+    page = cells(browser.text(f"/job?id={handle.id}"))
+    assert "no such customer Ärger" in page
+    assert "Traceback" in page
+    assert said(browser, browser.submit("/job/retry", _page="/", id=handle.id)) == "The job is ready to run."
+    assert handle.status() is State.READY
+    refused = browser.submit("/job/retry", _page="/", id="unknown")
+    assert refused.status_code == 409
+
+
+def test_a_dead_job_runs_again_with_other_arguments(rig, jobs):
+    handle = jobs.charge.enqueue("x")
+    rig.drain()
+    browser = rig.browser("operate")
+    new = '{"args": ["x"],\r\n "kwargs": {"amount": 100}}'
+    said(browser, browser.submit("/job/edit", _page="/", id=handle.id, call=new))
+    rig.drain()
+    assert handle.status() is not State.DEAD
+
+
+@pytest.mark.parametrize(
+    ("call", "problem"),
+    [
+        ('{"args": ["x", "many"], "kwargs": {}}', "amount"),
+        ('{"args": []}', "customer"),
+        ('{"arguments": []}', "unknown field"),
+        ("no json", "no arguments as JSON"),
+        ("[" * 5000, "no arguments as JSON"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_shown_again_with_the_problem(rig, jobs, call, problem):
+    handle = jobs.charge.enqueue("x")
+    rig.drain()
+    response = rig.browser("operate").submit("/job/edit", _page="/", id=handle.id, call=call)
+    assert response.status_code == 422
+    assert problem in html.unescape(response.text)
+    assert html.escape(call, quote=False)[:200].replace('"', "&#34;") in response.text
+    assert handle.status() is State.DEAD
+
+
+def test_a_dead_job_moves_to_another_topic(rig, jobs):
+    handle = jobs.charge.enqueue("x")
+    rig.drain()
+    browser = rig.browser("operate")
+    said(browser, browser.submit("/job/edit", _page="/", id=handle.id, call="", to="default"))
+    record = rig.app.find(handle.id)
+    assert (record.state, record.topic) == (State.READY, "default")
+    refused = browser.submit("/job/edit", _page="/", id=handle.id, to="no topic")
+    assert refused.status_code in (409, 422)
+
+
+def test_a_dead_letter_is_deleted_only_after_a_question(rig, jobs):
+    handle = jobs.charge.enqueue("x")
+    rig.drain()
+    browser = rig.browser("admin")
+    asked = browser.submit("/job/drop", _page="/", id=handle.id)
+    assert asked.status_code == 200
+    assert "Delete this dead letter for good?" in asked.text
+    assert handle.status() is State.DEAD
+    assert said(browser, browser.submit("/job/drop", _page="/", id=handle.id, sure="yes")) == "The dead letter is deleted."
+    assert handle.status() is State.UNKNOWN
+
+
+def test_progress_and_log_lines_are_shown(rig):
+    @job(name="shop.long", registry=rig.app.registry, retries=0)
+    def long() -> None:
+        current_job().progress(3, 10, "page 3")
+        current_job().log("halfway")
+        raise ValueError("page 4")
+
+    handle = long.enqueue()
+    rig.drain()
+    page = cells(rig.browser("read").text(f"/job?id={handle.id}"))
+    assert "3 of 10 (30 %) page 3" in page
+    assert "halfway" in page
+
+
+# -- dead letters ----------------------------------------------------------------------------------
+
+
+def test_dead_letters_are_grouped_retried_and_dropped(rig, jobs):
+    for number in range(3):
+        jobs.charge.enqueue(f"customer {number}")
+    rig.drain()
+    browser = rig.browser("admin")
+    page = browser.text("/dead")
+    (group,) = set(re.findall(r"/dead/group\?id=([0-9a-f]+)", page))
+    one = browser.text(f"/dead/group?id={group}")
+    assert "Run 3 dead letters again" in one
+    assert one.count("<tr><td") == 3
+    response = browser.submit("/dead/retry", _page="/", group=group, rate="10/s", to="default")
+    assert said(browser, response).startswith("3 dead letters will be retried by the supervisors, in default")
+    assert "admin in the dashboard" in browser.text("/dead")
+    (action,) = re.findall(r'action="/dead/stop".*?name="id" value="([^"]+)"', browser.text("/dead"), re.DOTALL)
+    assert said(browser, browser.submit("/dead/stop", _page="/", id=action)) == "The action is cancelled."
+    asked = browser.submit("/dead/drop", _page="/", group=group)
+    assert "Delete 3 dead letters for good?" in asked.text
+    assert said(browser, browser.submit("/dead/drop", _page="/", group=group, sure="yes")).startswith(
+        "3 dead letters will be dropped"
+    )
+
+
+@pytest.mark.parametrize(("field", "value"), [("rate", "fast"), ("rate", "0/s"), ("to", "no topic"), ("group", "unknown")])
+def test_a_senseless_action_on_a_group_is_refused(rig, jobs, field, value):
+    jobs.charge.enqueue("x")
+    rig.drain()
+    browser = rig.browser("admin")
+    (group,) = set(re.findall(r"/dead/group\?id=([0-9a-f]+)", browser.text("/dead")))
+    response = browser.submit("/dead/retry", _page="/", **{"group": group, field: value})
+    assert response.status_code in (404, 422), response.text
+
+
+# -- flows, limits, schedule, machines -------------------------------------------------------------
+
+
+def test_a_flow_is_shown_as_a_tree_retried_and_cancelled(rig, jobs):
+    with Flow("order 7") as flow:
+        paid = flow.add(jobs.charge.call("x"))
+        flow.add(jobs.ship.call(1), after=paid)
+    rig.drain()
+    browser = rig.browser("operate")
+    assert "order 7" in browser.text("/flows")
+    name = flow.handle.id
+    page = browser.text(f"/flow?id={name}")
+    tree = page[page.index('class="tree"') :]
+    assert tree.index("shop.charge") < tree.index("shop.ship")
+    assert "is dead" in cells(page)
+    assert said(browser, browser.submit("/flow/retry", _page="/", id=name)) == "1 member of the flow will run again."
+    assert browser.submit("/flow/cancel", _page="/", id=name).status_code == 200
+    assert said(browser, browser.submit("/flow/cancel", _page="/", id=name, sure="yes")) == "The flow is cancelled."
+    assert browser.get("/flow?id=unknown").status_code == 404
+
+
+def test_a_limit_is_overridden_and_reset(rig, jobs):
+    rig.app.operate(lambda backend: backend.define_limits({"stripe": Limit(5)}, {}))
+    browser = rig.browser("admin")
+    assert "5 at once" in browser.text("/limits")
+    response = browser.submit("/limits/override", _page="/", limit="stripe", concurrency="2", rate="10/s")
+    assert said(browser, response) == "Limit stripe: 2 at once, 10/s, until it is reset."
+    assert "overridden" in browser.text("/limits")
+    assert said(browser, browser.submit("/limits/reset", _page="/", limit="stripe")) == "Limit stripe is as it is defined."
+    for wrong in ({}, {"rate": "fast"}, {"concurrency": "-1"}, {"burst": "0"}, {"concurrency": "1e9"}, {"limit": "no limit"}):
+        assert browser.submit("/limits/override", _page="/", **{"limit": "stripe", **wrong}).status_code == 422, wrong
+
+
+def test_the_schedule_is_shown_run_paused_and_resumed(rig):
+    @job(name="shop.report", registry=rig.app.registry, cron="0 6 * * *")
+    def report() -> None: ...
+
+    browser = rig.browser("admin")
+    page = browser.text("/schedule")
+    assert "shop.report" in page
+    assert "0 6 * * *" in page
+    assert said(browser, browser.submit("/schedule/pause", _page="/", name="shop.report")).startswith("shop.report is paused")
+    assert "paused" in browser.text("/schedule")
+    assert said(browser, browser.submit("/schedule/resume", _page="/", name="shop.report")).startswith("shop.report is resumed")
+    assert said(browser, browser.submit("/schedule/run", _page="/", name="shop.report")) == "shop.report is enqueued."
+    assert browser.submit("/schedule/pause", _page="/", name="unknown").status_code == 409
+
+
+def report_of(rig, name="web1.abc123", **changes):
+    import msgspec
+
+    from jobs_core.machines import GONE, MACHINE, MachineReport, PoolReport, RunReport
+
+    facts = {
+        "name": name, "host": "web1", "run_dir": "/srv", "pid": 7, "version": "1", "state": "serving", "started_at": 1e9,
+        "generation": 1, "pools": [PoolReport("default", ["default", "mail"], 2, 2, 2)], "running": 1,
+        "longest": [RunReport("id", "shop.ship", "default", 5.0, 8)], "memory": 10**8, "done": 5, "failed": 1, "crashed": 0,
+    }  # fmt: skip
+    report = MachineReport(**{**facts, **changes})
+    rig.app.operate(lambda backend: backend.put_document(MACHINE, name, msgspec.json.encode(report), new_token(), ttl=GONE))
+
+
+def test_machines_are_shown_and_get_commands(rig):
+    report_of(rig)
+    browser = rig.browser("admin")
+    page = browser.text("/machines")
+    assert "web1.abc123" in page
+    assert "2 of 2" in page
+    for do in ("quiet", "resume", "reload"):
+        assert said(browser, browser.submit(f"/machines/{do}", _page="/", machine="web1.abc123")).startswith(
+            "The command is sent"
+        )
+    response = browser.submit("/machines/scale", _page="/", machine="web1.abc123", pool="default", workers="4")
+    assert said(browser, response).startswith("Pool default of web1.abc123 is set to 4")
+    response = browser.submit("/machines/scale", _page="/", machine="web1.abc123", pool="default", workers="")
+    assert said(browser, response).startswith("Pool default of web1.abc123 is set to its configured size")
+    wrong = browser.submit("/machines/scale", _page="/", machine="web1.abc123", pool="default", workers="many")
+    assert wrong.status_code == 422
+
+
+def test_a_machine_that_is_in_trouble_is_a_finding(rig):
+    from jobs_core.machines import PoolReport
+
+    pools = [PoolReport("default", ["default"], 2, 0, 2, last_error="ImportError: no module shop")]
+    report_of(rig, pools=pools, last_refusal="SyntaxError")
+    page = cells(rig.browser("read").text("/"))
+    assert "pool default of web1.abc123: 0 of 2 workers serve: ImportError: no module shop" in page
+    assert "machine web1.abc123 refused its last reload: SyntaxError" in page
+
+
+# -- hostile text ----------------------------------------------------------------------------------
+
+
+def test_no_text_of_a_job_is_ever_markup(rig):
+    """Hostile text in everything that a job carries, on every page that may show it."""
+
+    @job(name="shop.nasty", registry=rig.app.registry, retries=0, topic="mail")
+    def nasty(text: str) -> None:
+        current_job().progress(1, 2, text)
+        current_job().log(text)
+        raise type(text[:20], (ValueError,), {})(text)
+
+    handle = nasty.using(key=NASTY, headers={NASTY: NASTY}, unique=None).enqueue(NASTY)
+    label = NASTY.replace("\u202e", "")
+    with Flow(label) as flow:
+        member = flow.add(nasty.call(NASTY), stage=label)
+        flow.add(nasty.call(NASTY), after=member)
+    rig.drain()
+    report_of(rig, last_refusal=NASTY, state=NASTY, version=NASTY)
+    browser = rig.browser("admin")
+    (group,) = set(re.findall(r"/dead/group\?id=([0-9a-f]+)", browser.text("/dead")))
+    paths = [
+        "/", "/topics", "/jobs?topic=mail&state=dead", f"/job?id={handle.id}", "/dead", f"/dead/group?id={group}", "/flows",
+        f"/flow?id={flow.handle.id}", "/limits", "/schedule", "/machines",
+    ]  # fmt: skip
+    from urllib.parse import quote
+
+    evil = quote(NASTY)
+    paths += [f"/topics?q={evil}", f"/jobs?topic={evil}&text={evil}&job={evil}&key={evil}&error={evil}", f"/login?next={evil}"]
+    paths += [f"/job?id={evil}", f"/flow?id={evil}", f"/dead/group?id={evil}", f"/find?id={evil}"]
+    shown = 0
+    for path in paths:
+        page = browser.get(path, follow_redirects=True).text
+        assert "<script>alert" not in page, path
+        assert "49" not in re.findall(r"\{\{.{0,9}|alert\(1\)&lt;/script&gt;.{0,40}", page), path
+        assert "%3Cscript" in path or "\u202e" not in page, path  # fields keep what the user has typed
+        shown += "&lt;script&gt;alert(1)" in page
+    assert shown > 8
+
+
+def test_an_action_with_hostile_fields_says_so_and_does_not_fail(rig, caplog):
+    browser = rig.browser("admin")
+    from jobs_web.routes import ROUTES
+
+    fields = (
+        "id",
+        "topic",
+        "to",
+        "group",
+        "rate",
+        "limit",
+        "concurrency",
+        "burst",
+        "name",
+        "machine",
+        "pool",
+        "workers",
+        "call",
+    )
+    for route in ROUTES:
+        if route.changes:
+            response = browser.submit(route.path, _page="/", sure="yes", **dict.fromkeys(fields, NASTY))
+            assert response.status_code < 500, (route.path, response.text)
+            assert "<script>alert" not in response.text
+            empty = browser.submit(route.path, _page="/", sure="yes")
+            assert empty.status_code == 400, route.path
+    assert "\n" not in "".join(record.getMessage() for record in caplog.records)
+
+
+def test_actions_leave_audit_lines(rig, jobs, caplog):
+    import logging
+
+    caplog.set_level(logging.INFO, "jobs.web.audit")
+    handle = jobs.ship.enqueue(1)
+    rig.browser("operate").submit("/job/cancel", _page="/", id=handle.id)
+    rig.browser("read").submit("/topics/pause", _page="/", topic="default")
+    lines = [record.getMessage() for record in caplog.records if "logged in" not in record.getMessage()]
+    assert lines == [
+        f"operate from testclient: cancel id={handle.id}: done",
+        "read from testclient: pause: refused: this needs the role operate, and read has read",
+    ]
