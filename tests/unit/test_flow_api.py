@@ -389,7 +389,7 @@ class NeverEnding:
         self.looks = looks
         self.waits: list[float] = []
 
-    def operate(self, action: Any) -> FlowStatus:
+    def flow_status(self, flow_id: str) -> FlowStatus:
         self.looks -= 1
         return FlowStatus("flow", "running" if self.looks else "failed", active=1 if self.looks else 0)
 

@@ -33,7 +33,7 @@ from .units import DurationLike
 
 if TYPE_CHECKING:
     from .backends.base import Backend
-    from .backends.flows import Part
+    from .backends.flows import FlowStatus, Part
     from .placeholders import Taken
 
 P = ParamSpec("P")
@@ -142,6 +142,8 @@ class Enqueuer(Protocol):
     ) -> None: ...
 
     def flow_result(self, flow: str, job_id: str, stored: bytes) -> Any: ...
+
+    def flow_status(self, flow_id: str) -> FlowStatus | None: ...
 
     def operate(self, action: Callable[[Backend], U]) -> U: ...
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .backends.base import Backend, Outgoing
-from .backends.outbox import Outbox
+from .backends.flows import FlowStatus
+from .backends.outbox import Outbox, OutboxItem
 from .backends.transactions import Enlisted
 from .errors import NotSupported, elsewhere
 from .plugins import Implementation, obeyed
@@ -47,7 +49,20 @@ class Transactions:
 
     def holds(self, job_id: str) -> bool:
         """Return whether a job is in the outbox."""
-        return isinstance(self._store, Outbox) and self._store.holds(job_id)
+        found = self.in_outbox(job_id)
+        return found is not None and (found.members is None or found.id != job_id)
+
+    def flow(self, flow_id: str) -> FlowStatus | None:
+        """Return the status of a flow in the outbox; None if it is not there."""
+        found = self.in_outbox(flow_id)
+        if found is None or found.members is None or found.id != flow_id:
+            return None
+        now, members = time.time(), found.members
+        return FlowStatus(flow_id, "scheduled", found.topic, members, members, created_at=now - found.age, broker_now=now)
+
+    def in_outbox(self, item_id: str) -> OutboxItem | None:
+        """Return what is known of a job or flow, or of the flow of a member, in the outbox; None if it is not there."""
+        return self._store.find(item_id) if isinstance(self._store, Outbox) else None
 
     def push(self, transaction: object, outgoing: Sequence[Outgoing], patience: float) -> Mapping[str, str]:
         """Store messages in a transaction; return what `Backend.push` returns."""

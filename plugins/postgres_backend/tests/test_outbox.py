@@ -15,7 +15,7 @@ import pytest
 from tests.support.project import Project, until
 from tests.support.supervised import Supervised
 
-from jobs_core import App, BackendUnavailable, Config, Flow, NotSupported, TransactionError, Unique, job, set_current_app
+from jobs_core import App, BackendUnavailable, Config, TransactionError, Unique, job
 from jobs_core.backends.base import State
 from jobs_core.backends.outbox import MOST_LOADED
 from jobs_core.config import Outbox
@@ -103,7 +103,7 @@ def test_loads_are_bounded_and_keep_the_order(app, postgres_server):
     outbox = app.new_outbox()
     outbox.open()
     load = outbox.take(MOST_LOADED)
-    assert len(load.messages) == MOST_LOADED
+    assert len(load.items) == MOST_LOADED
     assert outbox.take(MOST_LOADED) == load  # until it is finished
     outbox.close()
     assert carry(app) == len(texts)
@@ -114,7 +114,7 @@ def test_large_jobs_are_carried_few_at_a_time(app, postgres_server):
     leave(app, postgres_server, *["x" * 900_000] * 40)
     outbox = app.new_outbox()
     outbox.open()
-    assert 16 <= len(outbox.take(MOST_LOADED).messages) <= 19
+    assert 16 <= len(outbox.take(MOST_LOADED).items) <= 19
     outbox.close()
 
 
@@ -274,22 +274,9 @@ def test_operators_see_retry_and_delete_what_is_in_the_outbox(project, postgres_
     assert f"{stuck.id}" in text
     assert "no room" in text
     assert "`jobsctl outbox` lists them" in project.here("check", code=None)
-    assert "1 job will be tried at once" in project.here("outbox", "retry", stuck.id)
-    assert "0 jobs deleted" in project.here("outbox", "drop", "--yes", "unknown", code=1)
+    assert "1 job or flow will be tried at once" in project.here("outbox", "retry", stuck.id)
+    assert "0 jobs or flows deleted" in project.here("outbox", "drop", "--yes", "unknown", code=1)
     assert "1 id not found: `jobsctl outbox` lists" in project.here("outbox", "retry", "unknown", code=1)
-    assert "1 job deleted" in project.here("outbox", "drop", "--yes", stuck.id)
+    assert "1 job or flow deleted" in project.here("outbox", "drop", "--yes", stuck.id)
     assert "the outbox is empty" in project.here("outbox")
     app.close()
-
-
-def test_a_flow_cannot_be_left_in_an_outbox(app, postgres_server):
-    set_current_app(app)
-    try:
-        with (
-            psycopg.connect(postgres_server.url) as connection,
-            pytest.raises(NotSupported, match="send the flow after the commit"),
-            Flow(transaction=connection) as flow,
-        ):
-            flow.add(note.call())
-    finally:
-        set_current_app(None)

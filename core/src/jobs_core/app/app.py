@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import boundary, foreign
 from ..backends.base import JobRecord, Outgoing, State
-from ..backends.flows import Part
+from ..backends.flows import FlowStatus, Part
+from ..backends.outbox import OutboxItem
 from ..config import Config
 from ..errors import BackendError, NotSupported, TransactionError
 from ..handle import JobHandle
@@ -286,6 +287,14 @@ class App(Resources):
     def status(self, job_id: str) -> State:
         """Return the state of a job; UNKNOWN if it never existed, or finished without a stored result."""
         return self._results.status(job_id)
+
+    def flow_status(self, flow_id: str) -> FlowStatus | None:
+        """Return the status of a flow; None if it is known neither to the backend nor to the outbox."""
+        return self._results.flow_status(flow_id)
+
+    def in_outbox(self, item_id: str) -> OutboxItem | None:
+        """Return what is known of a job or flow, or of the flow of a member, in the outbox; None if it is not there."""
+        return self._results.in_outbox(item_id)
 
     def find(self, job_id: str) -> JobRecord | None:
         """Return everything the backend knows about a job; None if it never existed, or finished without a stored result."""

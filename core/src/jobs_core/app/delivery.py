@@ -109,6 +109,11 @@ class Delivery:
             return None
         return self.transactions().around_caller()
 
+    @property
+    def enlists(self) -> bool:
+        """True once something was, or might have been, pushed into a transaction."""
+        return self._transactions is not None
+
     def transactions(self) -> Transactions:
         """Return what pushes into transactions of the application."""
         known = self._transactions

@@ -12,6 +12,8 @@ import msgspec
 
 from .. import escapes
 from ..backends.base import Backend, JobRecord, State
+from ..backends.flows import FlowStatus
+from ..backends.outbox import OutboxItem
 from ..errors import (
     BackendError,
     BackendUnavailable,
@@ -33,6 +35,9 @@ T = TypeVar("T")
 RESULT_SLICE = 5.0
 """Longest single wait for a result in one call of the backend, in seconds."""
 
+OUTBOX_LOOK = 0.1
+"""Seconds after which a wait looks again whether its job was carried from the outbox: nothing tells of that."""
+
 RESULT_SLICE_IN_JOB = 0.1
 """The same in a job on the main thread: its interruption cannot break into the call, and has to succeed within 250 ms."""
 
@@ -47,9 +52,23 @@ class Results:
     def status(self, job_id: str) -> State:
         """Return the state of a job; UNKNOWN if it never existed, or finished without a stored result."""
         record = self._resources.operate(lambda backend: backend.get(job_id))
-        if record is None and self._resources.config.outbox.url and self._delivery.transactions().holds(job_id):
-            return State.SCHEDULED
+        if record is None and self._resources.config.outbox.url:
+            if self._delivery.transactions().holds(job_id):
+                return State.SCHEDULED
+            record = self._resources.operate(lambda backend: backend.get(job_id))  # it may have been carried in between
         return record.state if record else State.UNKNOWN
+
+    def flow_status(self, flow_id: str) -> FlowStatus | None:
+        """Return the status of a flow; None if it is known neither to the backend nor to the outbox."""
+        found = self._resources.operate(lambda backend: backend.flow(flow_id))
+        if found is None and self._resources.config.outbox.url:
+            found = self._delivery.transactions().flow(flow_id)
+            found = found or self._resources.operate(lambda backend: backend.flow(flow_id))  # carried in between
+        return found
+
+    def in_outbox(self, item_id: str) -> OutboxItem | None:
+        """Return what is known of a job or flow, or of the flow of a member, in the outbox; None if it is not there."""
+        return self._delivery.transactions().in_outbox(item_id) if self._resources.config.outbox.url else None
 
     def result(self, handle: JobHandle[T], timeout: float | None) -> T:
         """Wait until a job has ended, and return its result; see `JobHandle.result`."""
@@ -106,8 +125,15 @@ class Results:
                     raise
                 time.sleep(min(0.2, left))
                 continue
+            if record is not None and record.state is State.UNKNOWN and self._will_be_carried(job_id):
+                record = None
+                time.sleep(min(OUTBOX_LOOK, left))
             if record is not None or (deadline is not None and time.monotonic() >= deadline):
                 return record
+
+    def _will_be_carried(self, job_id: str) -> bool:
+        """Return whether a job that the backend did not know is on its way there, or has arrived by now."""
+        return bool(self._resources.config.outbox.url) and self.status(job_id) is not State.UNKNOWN
 
     def _read(self, handle: JobHandle[T], record: JobRecord) -> T:
         if record.state is State.CANCELLED:
@@ -123,7 +149,10 @@ class Results:
                 traceback=last.get("traceback", ""),
             )
         if record.result is None:
-            raise ResultNotStored(f"job {handle.id} is unknown: it finished and its result has expired, or it never existed")
+            why = "it finished and its result has expired, or it never existed"
+            if self._delivery.enlists:
+                why = f"the transaction that enqueued it has not committed, so that it cannot run yet; or {why}"
+            raise ResultNotStored(f"job {handle.id} is unknown: {why}")
         stored = self.stored(record.id, record.result)
         if "unstorable" in stored:
             raise ResultNotStored(f"job {handle.id} is done, but its result was not stored: {stored['unstorable']}")

@@ -118,8 +118,9 @@ class Part(Struct, frozen=True):
     open_for: float = 3600.0  # seconds without a new part after which an open flow is dropped
 
 
-FlowState: TypeAlias = Literal["open", "running", "failed", "done", "cancelled"]
-"""The state of a flow: open until its last part is there; failed while it has a dead member; cancelled by an operator.
+FlowState: TypeAlias = Literal["scheduled", "open", "running", "failed", "done", "cancelled"]
+"""The state of a flow: scheduled while it is only in an outbox; open until its last part is there; failed while it has a dead
+member; cancelled by an operator.
 
 It is done once each member has ended and none is dead or stuck.
 """

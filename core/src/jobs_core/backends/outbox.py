@@ -5,6 +5,9 @@ One carrier at a time (`lead`) takes the oldest ones as a load, pushes them unde
 is killed in between, the next carrier is given the same load under the same request id first, so that a queue with
 `dedup` adds nothing twice.
 
+A flow is one item of a load, of whatever size: the load has the next part of it, and `advance` the one after that, so that no
+step is larger than a part. The backend lets no member run before it has the last part.
+
 Methods are called by one thread at a time, except `interrupt`.
 """
 
@@ -16,8 +19,10 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from msgspec import Struct
 
+from .base import Outgoing
+from .flows import Part
+
 if TYPE_CHECKING:
-    from .base import Outgoing
     from .transactions import Enlisted
 
 MOST_LOADED = 1000
@@ -33,34 +38,43 @@ FIRST_RETRY, LONGEST_RETRY = 5.0, 600.0
 """Seconds after which a refused job is tried again: doubled every time, up to the second."""
 
 
-class Load(Struct, frozen=True):
-    """Jobs to be pushed as one, in the order of their insertion; their delays are what is left of them."""
+class FlowPart(Struct, frozen=True):
+    """A flow in a load: the next of its parts that is to be pushed."""
 
-    request: str
+    part: Part
     messages: list[Outgoing]
 
 
+class Load(Struct, frozen=True):
+    """Jobs and flows to be pushed in the order of their insertion; their delays are what is left of them."""
+
+    request: str
+    items: list[Outgoing | FlowPart]
+    unreadable: dict[str, str] = {}  # by id, what this release cannot read, with the reason
+
+
 class OutboxState(Struct, frozen=True):
-    """The jobs in an outbox."""
+    """The jobs in an outbox, members of flows included."""
 
     waiting: int  # that are to be carried, the refused ones included; at most MOST_COUNTED
     oldest_age: float | None  # seconds since the oldest of them was inserted; None if there are none
     refused: int  # that the backend has refused so far; at most MOST_COUNTED
 
 
-class RefusedJob(Struct, frozen=True):
-    """A job that the backend has refused."""
+class OutboxItem(Struct, frozen=True):
+    """A job or flow in an outbox, for people."""
 
     id: str
-    topic: str
+    topic: str  # of a flow, its name
     age: float  # seconds since it was inserted
-    tries: int
-    next_try: float  # seconds from now
-    reason: str
+    tries: int = 0  # that the backend has refused
+    next_try: float | None = None  # seconds from now, if the backend has refused it
+    reason: str = ""  # why it has
+    members: int | None = None  # of a flow, how many of them are not carried yet
 
 
 class Outbox(abc.ABC):
-    """A connection to an outbox, opened by `open`; `enlist`, `shares` and `holds` need none, and open their own."""
+    """A connection to an outbox, opened by `open`; `enlist`, `shares` and `find` need none, and open their own."""
 
     name: str = ""
     """The URL scheme, for messages."""
@@ -74,8 +88,8 @@ class Outbox(abc.ABC):
         """Return whether a transaction of the application is on the database of this outbox."""
 
     @abc.abstractmethod
-    def holds(self, job_id: str) -> bool:
-        """Return whether a job is in the outbox."""
+    def find(self, item_id: str) -> OutboxItem | None:
+        """Return the job or flow with this id, or the flow of which it is a member; None if the outbox does not have it."""
 
     @abc.abstractmethod
     def setup(self) -> None:
@@ -95,11 +109,18 @@ class Outbox(abc.ABC):
 
     @abc.abstractmethod
     def take(self, most: int) -> Load | None:
-        """Return the load that was taken and not finished, else a new one of up to `most` jobs; None if no job is due."""
+        """Return the load that was taken and not finished, else a new one of up to `most` items; None if none is due."""
 
     @abc.abstractmethod
-    def finish(self, request: str, refused: Mapping[str, str]) -> None:
-        """Delete the jobs of a load, except the refused ones, by id with the reason, which are tried again later."""
+    def advance(self, load: Load, part: Part) -> FlowPart:
+        """Delete a part that was pushed, which is not the last of its flow; return the next.
+
+        Raises BackendUnavailable if another carrier has the load by now, BackendError if the next part is missing.
+        """
+
+    @abc.abstractmethod
+    def finish(self, load: Load, refused: Mapping[str, str]) -> None:
+        """Delete the items of a load, except the refused ones, by id with the reason, which are tried again later."""
 
     @abc.abstractmethod
     def wait(self, timeout: float) -> None:
@@ -118,16 +139,16 @@ class Outbox(abc.ABC):
         """Count the jobs."""
 
     @abc.abstractmethod
-    def refused(self, most: int) -> list[RefusedJob]:
-        """Return the jobs that the backend has refused, the oldest first."""
+    def refused(self, most: int) -> list[OutboxItem]:
+        """Return the jobs and flows that the backend has refused, the oldest first."""
 
     @abc.abstractmethod
     def retry(self, job_ids: Sequence[str]) -> int:
-        """Let refused jobs be tried at once; return how many are known."""
+        """Let refused jobs and flows be tried at once; return how many are known."""
 
     @abc.abstractmethod
     def drop(self, job_ids: Sequence[str]) -> int:
-        """Delete jobs that are not being carried; return how many."""
+        """Delete jobs, or flows as far as they are here, that are not being carried; return how many."""
 
 
 OutboxFactory: TypeAlias = Callable[[str, str], Outbox]

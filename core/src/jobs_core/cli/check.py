@@ -19,6 +19,7 @@ from ..loaders import importing
 from ..machines import EVERYWHERE, sizes
 from ..operating.explain import misfit
 from ..operating.formatting import count
+from ..operating.in_outbox import told
 from ..payloads.store import open_store
 from ..plugins import Plugins
 from ..schedule import entries
@@ -33,7 +34,6 @@ from .extensions import disable_fatal_plugins, reported
 from .in_child import IMPORT_TIMEOUT, Say, TookTooLong, run_in_child
 from .limits_check import lacking, problems
 from .main import OURS
-from .outbox import told
 from .preflight import preflight, unused_results
 from .start import DAEMON_LOG
 from .types import DURATION

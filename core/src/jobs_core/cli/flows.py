@@ -12,6 +12,7 @@ from ..backends.flows import MOST_LISTED, FlowStatus, MemberStatus
 from ..flows.handle import FlowHandle, described
 from ..operating.flow_tree import held_up, known, tree
 from ..operating.ids import MOST_FLOWS, MOST_SHOWN, SHORTEST, AmbiguousId
+from ..operating.in_outbox import explained
 from ..units import count, format_duration
 from . import output
 from .common import Context, fail, json_option, pass_context
@@ -54,17 +55,24 @@ def show_command(context: Context, job_id: str, most: int, as_json: bool) -> Non
     ID is that of the flow, or its beginning. Of more than 1,000 members, only those that have not ended are known. Of more than
     --limit, the dead ones are shown first.
     """
-    flow, members = context.operate(lambda backend: _look(backend, job_id, most))
+    waiting = context.app.in_outbox(job_id)
+    scheduled = None if waiting is None else context.app.flow_status(waiting.id)
+    if waiting is not None and scheduled is not None and scheduled.state == "scheduled":
+        flow, members = scheduled, list[MemberStatus]()
+    else:
+        flow, members = context.operate(lambda backend: _look(backend, job_id, most))
     if as_json:
         output.json({**msgspec.to_builtins(flow), "members": [_as_data(member) for member in members]})
         return
     output.facts({"id": flow.id, "name": flow.name})
     output.echo(described(flow))
+    if waiting is not None:
+        output.echo(f"- {explained(waiting)}")
     for line in held_up(flow, members):
         output.echo(f"- {line}")
     if members:
         output.echo()
-    more = known(flow) - len(members)
+    more = 0 if flow.state == "scheduled" else known(flow) - len(members)
     for line in tree(members, whole=more <= 0):
         output.echo(line)
     if more > 0:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import click
 
 from .. import urls
-from ..backends.outbox import MOST_COUNTED, Outbox, OutboxState
+from ..backends.base import Backend
+from ..backends.outbox import Outbox, OutboxItem
 from ..errors import ConfigError
+from ..operating.in_outbox import next_try, told
 from ..supervisor.housekeeper.carrier import Carrier
 from ..units import count, format_duration
 from . import output
@@ -30,7 +32,7 @@ def outbox_command() -> None:
 @json_option
 @pass_context
 def list_command(context: Context, most: int, as_json: bool) -> None:
-    """Count the jobs in the outbox, and list those that the backend has refused, with the reason."""
+    """Count the jobs in the outbox, and list the jobs and flows that the backend has refused, with the reason."""
     with _opened(context) as outbox:
         state, refused = outbox.state(), outbox.refused(most)
     if as_json:
@@ -39,19 +41,20 @@ def list_command(context: Context, most: int, as_json: bool) -> None:
     output.echo(told(state))
     if refused:
         rows = [
-            (job.id, job.topic, format_duration(round(job.age)), job.tries, _next(job.next_try), job.reason) for job in refused
+            (item.id, _what(item), format_duration(round(item.age)), item.tries, next_try(item.next_try or 0.0), item.reason)
+            for item in refused
         ]
-        output.table(["job", "topic", "for", "tries", "next try", "reason"], rows)
+        output.table(["id", "topic", "for", "tries", "next try", "reason"], rows)
 
 
 @outbox_command.command("retry")
 @click.argument("job_ids", nargs=-1, required=True, metavar="ID...")
 @pass_context
 def retry_command(context: Context, job_ids: tuple[str, ...]) -> None:
-    """Try refused jobs at once."""
+    """Try refused jobs and flows at once; ID is that of a job or of a flow."""
     with _opened(context) as outbox:
         found = outbox.retry(job_ids)
-    output.echo(f"{count(found, 'job')} will be tried at once")
+    output.echo(f"{count(found, 'job or flow', 'jobs or flows')} will be tried at once")
     _end(found, len(job_ids))
 
 
@@ -60,11 +63,13 @@ def retry_command(context: Context, job_ids: tuple[str, ...]) -> None:
 @yes_option
 @pass_context
 def drop_command(context: Context, job_ids: tuple[str, ...], yes: bool) -> None:
-    """Delete jobs from the outbox: they are never enqueued."""
-    confirm(f"Delete {count(len(job_ids), 'job')} from the outbox, never to be enqueued?", yes)
+    """Delete jobs and flows from the outbox: they are never enqueued. A flow that is carried in part is cancelled, too."""
+    confirm(f"Delete {count(len(job_ids), 'job or flow', 'jobs or flows')} from the outbox, never to be enqueued?", yes)
     with _opened(context) as outbox:
         found = outbox.drop(job_ids)
-    output.echo(f"{count(found, 'job')} deleted")
+    if found:
+        context.operate(lambda backend: _cancel_parts(backend, job_ids))
+    output.echo(f"{count(found, 'job or flow', 'jobs or flows')} deleted")
     _end(found, len(job_ids))
 
 
@@ -91,16 +96,6 @@ def setup_command(context: Context) -> None:
     output.echo("the outbox is set up")
 
 
-def told(state: OutboxState) -> str:
-    """Return a sentence about the jobs in an outbox."""
-    if not state.waiting:
-        return "the outbox is empty"
-    more = " or more" if state.waiting >= MOST_COUNTED else ""
-    oldest = f", the oldest for {format_duration(round(state.oldest_age or 0.0))}"
-    refused = f"; the backend has refused {state.refused:,} of them" if state.refused else ""
-    return f"{count(state.waiting, 'job')}{more} in the outbox{oldest}{refused}"
-
-
 @contextlib.contextmanager
 def _opened(context: Context) -> Iterator[Outbox]:
     _require(context)
@@ -122,8 +117,18 @@ def _shown(context: Context) -> str:
     return urls.redact(context.app.config.outbox.url or "")
 
 
-def _next(seconds: float) -> str:
-    return "now" if seconds <= 0 else f"in {format_duration(round(seconds))}"
+def _cancel_parts(backend: Backend, ids: Sequence[str]) -> None:
+    """Cancel the flows of which the backend has some parts, to which no further part will come."""
+    for flow_id in ids if "flows" in backend.features else ():
+        flow = backend.flow(flow_id)
+        if flow is not None and flow.state == "open":
+            backend.cancel_flow(flow_id)
+
+
+def _what(item: OutboxItem) -> str:
+    if item.members is None:
+        return item.topic
+    return f"flow {item.topic}".rstrip() + f" of {count(item.members, 'member')}"
 
 
 def _end(found: int, asked: int) -> None:

@@ -69,7 +69,7 @@ class BackendBack(Event, frozen=True):
 
 
 class OutboxRefused(Event, frozen=True):
-    """The queue has refused a job from the outbox, where it stays, and is tried again later."""
+    """The backend has refused a job or flow from the outbox, where it stays, and is tried again later."""
 
     level: ClassVar[int] = logging.ERROR
 
@@ -77,7 +77,7 @@ class OutboxRefused(Event, frozen=True):
     reason: str
 
     def __str__(self) -> str:
-        return f"job {self.id} stays in the outbox, and is tried again later, because the backend has refused it: {self.reason}"
+        return f"{self.id} stays in the outbox, and is tried again later, because the backend has refused it: {self.reason}"
 
 
 class BackendRisk(Event, frozen=True):

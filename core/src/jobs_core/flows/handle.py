@@ -25,6 +25,9 @@ WAIT_SLICE = 5.0
 FIRST_SLICE = 0.1
 """Seconds until `result` first looks whether the flow has failed; each further wait is twice as long, up to WAIT_SLICE."""
 
+OUTBOX_LOOK = 0.1
+"""Seconds after which `wait` looks again whether its flow was carried from the outbox: nothing tells of that."""
+
 WAIT_SLICE_IN_JOB = 0.1
 """The same inside a job, whose interruption cannot break into the call."""
 
@@ -42,6 +45,8 @@ class Operator(Protocol):
     """The methods of an application that a handle calls."""
 
     def operate(self, action: Callable[[Backend], R]) -> R: ...
+
+    def flow_status(self, flow_id: str) -> FlowStatus | None: ...
 
     def may_be_in_job(self) -> bool: ...
 
@@ -65,14 +70,18 @@ class FlowHandle(Struct, eq=False):
 
         Raises FlowLost for a flow that is not known: it was dropped, or ended more than its `ttl` ago.
         """
-        found = self._application.operate(lambda backend: backend.flow(self.id))
+        found = self._application.flow_status(self.id)
         if found is None:
             raise self._lost()
         return found
 
     def status(self) -> str:
-        """Return the state: "open", "running", "failed", "done" or "cancelled"; "unknown" for a flow that is not known."""
-        found = self._application.operate(lambda backend: backend.flow(self.id))
+        """Return the state; "unknown" for a flow that is not known.
+
+        It is "open" until its last part has arrived, then "running", "failed", "done" or "cancelled"; before, "scheduled" in an
+        outbox, from which it was not carried yet.
+        """
+        found = self._application.flow_status(self.id)
         return "unknown" if found is None else found.state
 
     def wait(self, timeout: DurationLike | None = None) -> FlowStatus:
@@ -98,6 +107,9 @@ class FlowHandle(Struct, eq=False):
             if found is not None:
                 return found
             status = self.progress()
+            if status.state == "scheduled":  # the backend does not know it, and has answered at once
+                over = deadline is not None and time.monotonic() >= deadline
+                time.sleep(min(OUTBOX_LOOK, patience))
             if over:
                 raise ResultTimeout(
                     f"flow {self.id} has not ended within {left:g} s: {described(status)}. `jobsctl flow show {self.id}` tells "
@@ -156,8 +168,8 @@ class FlowHandle(Struct, eq=False):
 
     def _lost(self) -> FlowLost:
         return FlowLost(
-            f"flow {self.id} is unknown: its `with Flow` block has not ended yet, which sends it, or it was never sent "
-            "completely, was dropped, or ended longer ago than its ttl"
+            f"flow {self.id} is unknown: its `with Flow` block has not ended yet, which sends it, its transaction has not "
+            "committed, or it was never sent completely, was dropped, or ended longer ago than its ttl"
         )
 
     def __await__(self) -> Any:

@@ -22,6 +22,7 @@ from ..registry import AnyJob
 from ..unfinished import NOWHERE, Here, before, held_up, jobs, reserved, waits, when
 from ..units import count, format_duration, times
 from .ids import missing
+from .in_outbox import explained
 
 QUEUED_OR_RUNNING = frozenset({State.READY, State.LIMITED, State.WAITING, State.SCHEDULED, State.RESERVED})
 
@@ -44,6 +45,8 @@ def explain(app: App, backend: Backend, job_id: str, here: Here = NOWHERE) -> Ex
     if "lookup" not in backend.features:
         return _without_lookup(app, backend, job_id, here)
     record = backend.get(job_id)
+    if record is None and (waiting := app.in_outbox(job_id)) is not None:
+        return Explanation(True, [explained(waiting)])
     if record is None:
         return Explanation(False, [missing(backend, job_id)])
     return Explanation(True, [*_state(app, backend, record, here), *_history(record)])

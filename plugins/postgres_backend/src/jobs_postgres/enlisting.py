@@ -12,7 +12,7 @@ from jobs_core.backend_kit import new_id
 from jobs_core.backends.base import Backend, BackendOptions, Outgoing
 from jobs_core.backends.flows import Part
 from jobs_core.backends.transactions import Enlisted
-from jobs_core.errors import BackendUnavailable, NotSupported, TransactionError
+from jobs_core.errors import BackendUnavailable, TransactionError
 
 from .connection import ServerConnection
 from .flows import part_rows
@@ -23,6 +23,9 @@ from .url import Target
 
 VERSION = 1
 """The version of the function `enqueue` that is called here."""
+
+Storing: TypeAlias = Generator[tuple[str, list[Any]], Any, Mapping[str, str]]
+"""Statements of which the second parameter names the database, each of which is sent the answer; returns the conflicts."""
 
 _PLACE = """
     SELECT concat_ws('/', system_identifier, (SELECT oid FROM pg_database WHERE datname = current_database()))
@@ -74,6 +77,10 @@ class Enlisting(abc.ABC):
     def enqueuing(self, messages: Sequence[Outgoing], patience: float) -> tuple[str, list[Any]]:
         """Return the statement that stores messages, and its parameters, of which the second names the database."""
 
+    @abc.abstractmethod
+    def storing(self, part: Part, messages: Sequence[Outgoing], patience: float) -> Storing:
+        """Yield the statements that store a part of a flow, in the form of `enqueuing`; return the conflicts."""
+
     def explained(self, error: Exception) -> TransactionError | None:
         """Return the error for a transaction on a database without these tables; or one that has failed; else None."""
         code = _sqlstate(error)
@@ -98,9 +105,6 @@ class PostgresTransactionCalls(Enlisting, Backend):
 
     _options: BackendOptions
 
-    def enlist(self, transaction: object) -> Enlisted:
-        return StoreTransaction(self, transaction, waits=awaits(transaction))
-
     def _prepare(self, connection: ServerConnection) -> str:
         connection.prepare_store()
         return str(connection.function("place"))
@@ -112,23 +116,22 @@ class PostgresTransactionCalls(Enlisting, Backend):
         wakes = self._target.notify
         return statement, [VERSION, self.place(), listed, payloads, plain, lined, self._options.cancelled_ttl, patience, wakes]
 
-    def beginning(self, part: Part, messages: Sequence[Outgoing], patience: float) -> tuple[str, list[Any]]:
-        """Return the statement that begins to store a part of a flow, and its parameters."""
+    def storing(self, part: Part, messages: Sequence[Outgoing], patience: float) -> Storing:
+        schema = ServerConnection(self._target).schema
         rows, *_ = facts(messages, members=True)
-        schema = ServerConnection(self._target).schema
-        statement = f"SELECT {schema}.begin_flow(%s, %s, %s, %s, %s, %s::jsonb, %s::text[], %s::text[], %s)::text"
+        begin = f"SELECT {schema}.begin_flow(%s, %s, %s, %s, %s, %s::jsonb, %s::text[], %s::text[], %s)::text"
         named = new_id(), part.flow, part.number, rows, ids_of(messages), labels_of(messages)
-        return statement, [VERSION, self.place(), *named, patience]
-
-    def ending(self, part: Part, messages: Sequence[Outgoing], begun: Mapping[str, Any]) -> tuple[str, list[Any]]:
-        """Return the statement that stores the part; `begun` is the answer of the first."""
-        schema = ServerConnection(self._target).schema
-        statement = (
+        begun = yield begin, [VERSION, self.place(), *named, patience]
+        if "answer" in begun:
+            answer: Mapping[str, str] = begun["answer"]
+            return answer
+        end = (
             f"SELECT {schema}.end_flow(%s, %s, %s, %s::bigint[], %s::jsonb, %s::jsonb, %s::jsonb, %s::bytea[], %s::jsonb, "
             "%s::jsonb, %s::jsonb, %s::bigint[], %s, %s)::text"
         )
         stored = part_rows(part, messages, begun)
-        return statement, [VERSION, self.place(), *stored, self._options.cancelled_ttl, self._target.notify]
+        yield end, [VERSION, self.place(), *stored, self._options.cancelled_ttl, self._target.notify]
+        return {}
 
 
 Steps: TypeAlias = Generator[tuple[str, Sequence[Any]], Any, Mapping[str, str]]
@@ -150,7 +153,10 @@ class PostgresTransaction(Enlisted):
         return await self._arun(self._pushing(messages, patience))
 
     def push_flow(self, parts: Sequence[tuple[Part, list[Outgoing]]], patience: float) -> Mapping[str, str]:
-        raise NotSupported("flows in transactions", "an outbox on postgresql://", "send the flow after the commit")
+        return self._run(self._pushing_flow(parts, patience))
+
+    async def apush_flow(self, parts: Sequence[tuple[Part, list[Outgoing]]], patience: float) -> Mapping[str, str]:
+        return await self._arun(self._pushing_flow(parts, patience))
 
     # -- steps ---------------------------------------------------------------------------------------
 
@@ -187,31 +193,6 @@ class PostgresTransaction(Enlisted):
     def _pushing(self, messages: Sequence[Outgoing], patience: float) -> Steps:
         return (yield from self._asking(*self._calls.enqueuing(messages, patience), patience))["conflicts"]  # type: ignore[no-any-return]
 
-    def _asking(self, statement: str, parameters: list[Any], patience: float) -> Generator[tuple[str, Sequence[Any]], Any, Any]:
-        """Execute a function of transactions.sql, of which the second parameter names the database; return what it answers."""
-        answer: dict[str, Any] = msgspec.json.decode((yield statement, parameters))
-        refused = answer.get("refused")
-        if refused == "busy":
-            raise BackendUnavailable(
-                f"gave up after {patience:g} s (enqueue_timeout): another transaction, which has not ended, holds a unique key "
-                "or id of these jobs; the job was not enqueued, and your transaction may go on"
-            )
-        if refused:
-            raise self._calls.elsewhere()
-        return answer
-
-
-class StoreTransaction(PostgresTransaction):
-    """A transaction on the database of the store, which has flows, too."""
-
-    _calls: PostgresTransactionCalls
-
-    def push_flow(self, parts: Sequence[tuple[Part, list[Outgoing]]], patience: float) -> Mapping[str, str]:
-        return self._run(self._pushing_flow(parts, patience))
-
-    async def apush_flow(self, parts: Sequence[tuple[Part, list[Outgoing]]], patience: float) -> Mapping[str, str]:
-        return await self._arun(self._pushing_flow(parts, patience))
-
     def _pushing_flow(self, parts: Sequence[tuple[Part, list[Outgoing]]], patience: float) -> Steps:
         """Push all parts, or none: a refused one undoes those before it."""
         if parts[1:]:
@@ -227,12 +208,27 @@ class StoreTransaction(PostgresTransaction):
         return {}
 
     def _pushing_part(self, part: Part, messages: list[Outgoing], patience: float) -> Steps:
-        begun = yield from self._asking(*self._calls.beginning(part, messages, patience), patience)
-        if "answer" in begun:
-            answer: Mapping[str, str] = begun["answer"]
-            return answer
-        yield from self._asking(*self._calls.ending(part, messages, begun), patience)
-        return {}
+        storing = self._calls.storing(part, messages, patience)
+        answer = None
+        while True:
+            try:
+                statement, parameters = storing.send(answer)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]  # what Storing returns
+            answer = yield from self._asking(statement, parameters, patience)
+
+    def _asking(self, statement: str, parameters: list[Any], patience: float) -> Generator[tuple[str, Sequence[Any]], Any, Any]:
+        """Execute a function of transactions.sql, of which the second parameter names the database; return what it answers."""
+        answer: dict[str, Any] = msgspec.json.decode((yield statement, parameters))
+        refused = answer.get("refused")
+        if refused == "busy":
+            raise BackendUnavailable(
+                f"gave up after {patience:g} s (enqueue_timeout): another transaction, which has not ended, holds a unique key "
+                "or id of these jobs; the job was not enqueued, and your transaction may go on"
+            )
+        if refused:
+            raise self._calls.elsewhere()
+        return answer
 
 
 def _sqlstate(error: BaseException) -> str:

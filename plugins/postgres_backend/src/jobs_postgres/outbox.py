@@ -11,29 +11,32 @@ import msgspec
 
 from jobs_core.backend_kit import new_id
 from jobs_core.backends.base import Outgoing
+from jobs_core.backends.flows import Part
 from jobs_core.backends.outbox import (
     FIRST_RETRY,
     LOAD_BYTES,
     LONGEST_RETRY,
     MOST_COUNTED,
+    FlowPart,
     Load,
     Outbox,
+    OutboxItem,
     OutboxState,
-    RefusedJob,
 )
-from jobs_core.errors import BackendError
+from jobs_core.errors import BackendError, BackendUnavailable
 
 from .advice import pooling_advice
 from .connection import ServerConnection
-from .enlisting import Enlisting
+from .enlisting import Enlisting, Storing
 from .polling import Poller, listener_for
 from .url import Target
 
 VERSION = 1
-"""The version of the function `put_out` that is called here."""
+"""The version of the functions `put_out` and `put_out_flow` that are called here."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Outgoing).decode
+_decode_part = msgspec.msgpack.Decoder(FlowPart).decode
 
 _NEW = """
     WITH oldest AS (
@@ -48,8 +51,13 @@ _NEW = """
     UPDATE {s}.outbox SET load = %(load)s
      WHERE seq IN (SELECT seq FROM summed WHERE before < %(bytes)s AND n <= %(most)s) RETURNING 1"""
 _LOADED = """
-    SELECT load, at, message, {s}.outbox_now() FROM {s}.outbox
+    SELECT load, id, members IS NOT NULL, {s}.outbox_now() - at, message FROM {s}.outbox
      WHERE load = (SELECT load FROM {s}.outbox WHERE load IS NOT NULL LIMIT 1) ORDER BY seq"""
+_ADVANCE = """
+    WITH carried AS (DELETE FROM {s}.outbox_member WHERE flow = %(flow)s AND number = %(number)s RETURNING 1),
+    next AS (DELETE FROM {s}.outbox_part WHERE flow = %(flow)s AND number = %(number)s + 1 RETURNING message)
+    UPDATE {s}.outbox SET message = next.message, members = members - (SELECT count(*) FROM carried)
+      FROM next WHERE id = %(flow)s AND load = %(load)s RETURNING outbox.message, {s}.outbox_now() - at"""
 _FINISH = """
     WITH refused AS (
         UPDATE {s}.outbox AS o SET load = NULL, tries = tries + 1, reason = r.reason,
@@ -57,14 +65,26 @@ _FINISH = """
           FROM unnest(%(ids)s::text[], %(reasons)s::text[]) AS r (id, reason)
          WHERE o.load = %(load)s AND o.id = r.id RETURNING seq),
     done AS (
-        DELETE FROM {s}.outbox WHERE load = %(load)s AND id <> ALL (%(ids)s::text[]) RETURNING seq)
-    SELECT (SELECT count(*) FROM refused), (SELECT count(*) FROM done)"""
+        DELETE FROM {s}.outbox WHERE load = %(load)s AND id <> ALL (%(ids)s::text[]) RETURNING id),
+    parts AS (
+        DELETE FROM {s}.outbox_part WHERE flow = ANY (%(flows)s::text[]) AND flow IN (SELECT id FROM done) RETURNING 1),
+    members AS (
+        DELETE FROM {s}.outbox_member WHERE flow = ANY (%(flows)s::text[]) AND flow IN (SELECT id FROM done) RETURNING 1)
+    SELECT (SELECT count(*) FROM refused), (SELECT count(*) FROM done), (SELECT count(*) FROM parts),
+           (SELECT count(*) FROM members)"""
+_DROP = """
+    WITH gone AS (DELETE FROM {s}.outbox WHERE id = ANY (%(ids)s) AND load IS NULL RETURNING id),
+    parts AS (DELETE FROM {s}.outbox_part WHERE flow IN (SELECT id FROM gone) AND flow = ANY (%(ids)s)),
+    members AS (DELETE FROM {s}.outbox_member WHERE flow IN (SELECT id FROM gone) AND flow = ANY (%(ids)s))
+    SELECT count(*) FROM gone"""
 _STATE = """
-    SELECT (SELECT count(*) FROM (SELECT FROM {s}.outbox LIMIT %(most)s) AS some_),
+    SELECT (SELECT least(%(most)s, coalesce(sum(greatest(1, members)), 0))::integer
+              FROM (SELECT members FROM {s}.outbox LIMIT %(most)s) AS some_),
            (SELECT {s}.outbox_now() - at FROM {s}.outbox ORDER BY seq LIMIT 1),
-           (SELECT count(*) FROM (SELECT FROM {s}.outbox WHERE try_at IS NOT NULL LIMIT %(most)s) AS some_)"""
+           (SELECT least(%(most)s, coalesce(sum(greatest(1, members)), 0))::integer
+              FROM (SELECT members FROM {s}.outbox WHERE try_at IS NOT NULL LIMIT %(most)s) AS some_)"""
 _REFUSED = """
-    SELECT id, topic, {s}.outbox_now() - at, tries, try_at - {s}.outbox_now(), reason FROM {s}.outbox
+    SELECT id, topic, {s}.outbox_now() - at, tries, try_at - {s}.outbox_now(), reason, members FROM {s}.outbox
      WHERE try_at IS NOT NULL ORDER BY seq LIMIT %s"""
 
 
@@ -111,13 +131,21 @@ class PostgresOutbox(Enlisting, Outbox):
         bodies = [_encode(message) for message in messages]
         return statement, [VERSION, self.place(), ids, topics, bodies, self._target.notify]
 
-    def holds(self, job_id: str) -> bool:
-        connection = ServerConnection(self._target)
+    def storing(self, part: Part, messages: Sequence[Outgoing], patience: float) -> Storing:
+        statement = f"SELECT {self._connection.schema}.put_out_flow(%s, %s, %s, %s, %s, %s, %s::text[], %s)::text"
+        body, ids = _encode(FlowPart(part, list(messages))), [message.id for message in messages]
+        yield statement, [VERSION, self.place(), part.flow, part.number, part.name, body, ids, self._target.notify]
+        return {}
+
+    def find(self, item_id: str) -> OutboxItem | None:
+        connection = ServerConnection(self._target)  # of its own: any thread may ask
         connection.connect()
         try:
-            return bool(connection.value(connection.sql("SELECT EXISTS (SELECT FROM {s}.outbox WHERE id = %s)"), (job_id,)))
+            self._make(connection)
+            rows = connection.rows(connection.call("outbox_find", 1), (item_id,))
         finally:
             connection.disconnect()
+        return _item(*rows[0]) if rows else None
 
     # -- the carrier ---------------------------------------------------------------------------------
 
@@ -169,18 +197,31 @@ class PostgresOutbox(Enlisting, Outbox):
         rows = self._connection.rows(self._connection.sql(_LOADED))
         if not rows:
             return None
-        messages = []
-        for _, at, body, now in rows:
-            message = _decode(body)
-            left = max(0.0, message.delay - max(0.0, now - at))
-            messages.append(msgspec.structs.replace(message, delay=left) if message.delay else message)
-        return Load(rows[0][0], messages)
+        load = Load(rows[0][0], [], {})
+        for _, item_id, is_flow, waited, body in rows:
+            try:
+                load.items.append(_part(body, waited) if is_flow else _due(_decode(body), waited))
+            except msgspec.DecodeError as error:
+                load.unreadable[item_id] = f"this release cannot read it, perhaps because a newer one has written it: {error}"
+        return load
 
-    def finish(self, request: str, refused: Mapping[str, str]) -> None:
+    def advance(self, load: Load, part: Part) -> FlowPart:
+        facts = {"flow": part.flow, "number": part.number, "load": load.request}
+        rows = self._connection.rows(self._connection.sql(_ADVANCE), facts)
+        if not rows:
+            held = "SELECT EXISTS (SELECT FROM {s}.outbox WHERE id = %(flow)s AND load = %(load)s)"
+            if not self._connection.value(self._connection.sql(held), facts):  # another carrier took over
+                raise BackendUnavailable(f"{self._target.shown}: another carrier has carried flow {part.flow} on")
+            raise BackendError(f"its part {part.number + 1} is not in the outbox any more: drop it, and send it anew")
+        return _part(*rows[0])
+
+    def finish(self, load: Load, refused: Mapping[str, str]) -> None:
+        flows = [item.part.flow for item in load.items if isinstance(item, FlowPart) and item.part.flow not in refused]
         facts = {
-            "load": request,
+            "load": load.request,
             "ids": list(refused),
             "reasons": [reason.replace("\0", "") for reason in refused.values()],
+            "flows": flows,
             "first": FIRST_RETRY,
             "longest": LONGEST_RETRY,
         }
@@ -216,20 +257,19 @@ class PostgresOutbox(Enlisting, Outbox):
         ((waiting, age, refused),) = self._connection.rows(self._connection.sql(_STATE), {"most": MOST_COUNTED})
         return OutboxState(waiting, None if age is None else max(0.0, age), refused)
 
-    def refused(self, most: int) -> list[RefusedJob]:
-        return [RefusedJob(*row) for row in self._connection.rows(self._connection.sql(_REFUSED), (most,))]
+    def refused(self, most: int) -> list[OutboxItem]:
+        return [_item(*row) for row in self._connection.rows(self._connection.sql(_REFUSED), (most,))]
 
     def retry(self, job_ids: Sequence[str]) -> int:
         statement = "UPDATE {s}.outbox SET try_at = {s}.outbox_now() WHERE id = ANY (%s) AND try_at IS NOT NULL RETURNING 1"
         return len(self._connection.rows(self._connection.sql(statement), (list(job_ids),)))
 
     def drop(self, job_ids: Sequence[str]) -> int:
-        statement = "DELETE FROM {s}.outbox WHERE id = ANY (%s) AND load IS NULL RETURNING 1"
-        return len(self._connection.rows(self._connection.sql(statement), (list(job_ids),)))
+        return int(self._connection.value(self._connection.sql(_DROP), {"ids": list(job_ids)}))
 
     def _make(self, connection: ServerConnection, *, anew: bool = False) -> None:
         """Create the tables and functions if they are missing; any number of processes may do so at once."""
-        exists = "SELECT EXISTS (SELECT FROM pg_tables WHERE schemaname = %s AND tablename = 'outbox_lease')"
+        exists = "SELECT EXISTS (SELECT FROM pg_tables WHERE schemaname = %s AND tablename = 'outbox_member')"
         if not anew and connection.value(exists, (self._target.schema,)):
             return
         with connection.translated(), connection.raw.transaction():
@@ -237,3 +277,21 @@ class PostgresOutbox(Enlisting, Outbox):
                 "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"jobs setup {self._target.schema}",)
             )
             connection.raw.execute(connection.script("outbox.sql").encode())
+
+
+def _due(message: Outgoing, waited: float) -> Outgoing:
+    """Return a message with what is left of its delay, unless that counts from the ends of other jobs."""
+    if not message.delay or (message.member is not None and message.member.after):
+        return message
+    return msgspec.structs.replace(message, delay=max(0.0, message.delay - max(0.0, waited)))
+
+
+def _part(body: bytes, waited: float) -> FlowPart:
+    flow = _decode_part(body)
+    return FlowPart(flow.part, [_due(message, waited) for message in flow.messages])
+
+
+def _item(
+    item_id: str, topic: str, age: float, tries: int, next_try: float | None, reason: str | None, members: int | None
+) -> OutboxItem:
+    return OutboxItem(item_id, topic, max(0.0, age), tries, next_try, reason or "", members)

@@ -5,14 +5,18 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+
+from msgspec.structs import replace
 
 from ... import events
 from ...app import App
-from ...backends.base import Backend
-from ...backends.outbox import MOST_LOADED, Load, OutboxState
+from ...backends.base import Backend, Outgoing
+from ...backends.flows import Part
+from ...backends.outbox import MOST_LOADED, FlowPart, Load, Outbox, OutboxState
 from ...boundary import text_of
-from ...errors import BackendError, BackendUnavailable
+from ...errors import BackendError, BackendUnavailable, FlowLost
 from ...failpoints import failpoint
 from ...worker.outage import Outage
 
@@ -23,6 +27,20 @@ LOOK = 1.0
 
 TAKE_OVER = 2.0
 """Seconds after which a carrier that another one keeps from working tries again."""
+
+OPEN_FOR = 7 * 86400.0
+"""Seconds for which the backend keeps the parts of a flow without the next one, at least: carrying may be cut off in between,
+and what the backend drops then can never be carried."""
+
+POINTS = (
+    "carry.taken",  # a load is marked as taken
+    "carry.part",  # the backend has a part of a flow
+    "carry.advanced",  # and the outbox has it no more
+    "carry.one",  # the backend has one job, or refuses it, of a load that it has refused as a whole
+    "carry.pushed",  # the backend has the whole load
+    "carry.finished",  # and the outbox has it no more
+)
+"""The fail points between two steps, at each of which a carrier may die without loss or repetition."""
 
 STATE_INTERVAL = 5.0
 """Seconds between two counts of the jobs in the outbox."""
@@ -52,6 +70,10 @@ class Carrier:
             except BackendError as error:
                 self._outage.began(error)
                 pause = self._outage.pause()
+            except Exception:  # a bug, ours or a plugin's: the jobs behind it must not wait for ever
+                logger.exception("the carrier of the outbox failed, and goes on with new connections in %g s", TAKE_OVER)
+                self._close()
+                pause = TAKE_OVER
             if pause > 0 and not self._stopping:
                 time.sleep(min(pause, TAKE_OVER))
         self._close()
@@ -64,7 +86,7 @@ class Carrier:
             self._next_state = time.monotonic() + STATE_INTERVAL
         if not self._outbox.lead():
             return TAKE_OVER
-        if not self._carry():
+        if self._carry() is None:
             self._outbox.wait(LOOK)
         return 0.0
 
@@ -75,7 +97,7 @@ class Carrier:
             if not self._outbox.lead():
                 return None
             carried = 0
-            while some := self._carry():
+            while (some := self._carry()) is not None:
                 carried += some
             return carried
         finally:
@@ -92,48 +114,125 @@ class Carrier:
         self._queue.close()
         self._open = False
 
-    def _carry(self) -> int:
-        """Carry one load; return how many jobs it has."""
+    def _carry(self) -> int | None:
+        """Carry one load; return how many jobs it had, and None if there was none."""
         load = self._outbox.take(MOST_LOADED)
         if load is None:
-            return 0
+            return None
         failpoint("carry.taken")
-        refused = self._push(load)
+        pushing = _Pushing(self._queue, self._outbox, load)
+        pushing.push()
         failpoint("carry.pushed")
-        self._outbox.finish(load.request, refused)
+        self._outbox.finish(load, pushing.refused)
         failpoint("carry.finished")
-        return len(load.messages)
+        return pushing.jobs
 
-    def _push(self, load: Load) -> dict[str, str]:
-        """Push a load; return the jobs that the queue refuses, by id with the reason. Raises BackendUnavailable."""
+
+class _Pushing:
+    """Pushes one load: runs of jobs together, and flows part by part. Raises BackendUnavailable."""
+
+    def __init__(self, queue: Backend, outbox: Outbox, load: Load) -> None:
+        self._queue = queue
+        self._outbox = outbox
+        self._load = load
+        self.jobs = 0
+        self.refused: dict[str, str] = {}  # by id, with the reason
+
+    def push(self) -> None:
+        for item_id, why in self._load.unreadable.items():
+            self._refuse(item_id, why)
+        place = 0
+        for is_flow, group in groupby(self._load.items, lambda item: isinstance(item, FlowPart)):
+            items = list(group)
+            if is_flow:
+                for n, item in enumerate(items, place):
+                    self._push_flow(item, f"{self._load.request}/{n}")  # type: ignore[arg-type]  # groupby has told
+            else:
+                self._push_jobs(items, place)  # type: ignore[arg-type]
+            place += len(items)
+
+    def _push_jobs(self, messages: Sequence[Outgoing], place: int) -> None:
+        """Push jobs that follow one another in the load, the first at this place."""
+        request = self._load.request
+        self.jobs += len(messages)
+        whole = request if len(messages) == len(self._load.items) else f"{request}/{place}-{place + len(messages)}"
         try:
-            self._note(self._queue.push(load.messages, load.request))
+            self._note(self._queue.push(messages, whole))
         except BackendUnavailable:
             raise
         except BackendError as error:
-            if len(load.messages) == 1:
-                return self._refusal(load.messages[0].id, error)
+            if len(messages) == 1:
+                self._refuse(messages[0].id, text_of(error))
+                return
         else:
-            return {}
-        refused: dict[str, str] = {}
-        for n, message in enumerate(load.messages):  # one of them was refused, and nothing stored
+            return
+        for n, message in enumerate(messages, place):  # one of them was refused, and nothing stored
             try:
-                self._note(self._queue.push([message], f"{load.request}/{n}"))
+                self._note(self._queue.push([message], f"{request}/{n}"))
             except BackendUnavailable:
                 raise
             except BackendError as error:
-                refused |= self._refusal(message.id, error)
-        return refused
+                self._refuse(message.id, text_of(error))
+            failpoint("carry.one")
 
-    def _refusal(self, job_id: str, error: BackendError) -> dict[str, str]:
-        reason = text_of(error)
-        events.emit(events.OutboxRefused(job_id, reason))
-        return {job_id: reason}
+    def _push_flow(self, flow: FlowPart, request: str) -> None:
+        """Push what is left of a flow, unless the backend refuses a part of it; then the rest waits."""
+        while True:
+            part, messages = flow.part, flow.messages
+            self.jobs += len(messages)
+            try:
+                refused = self._queue.push_part(
+                    part if part.last else replace(part, open_for=max(part.open_for, OPEN_FOR)),
+                    messages,
+                    f"{request}/{part.number}",
+                )
+            except BackendUnavailable:
+                raise
+            except BackendError as error:
+                if not isinstance(error, FlowLost) or not self._was_cancelled(part):
+                    self._refuse(part.flow, text_of(error))
+                return
+            if refused:
+                self._refuse(part.flow, _held(messages, refused))
+                return
+            failpoint("carry.part")
+            if part.last:
+                return
+            try:
+                flow = self._outbox.advance(self._load, part)
+            except BackendUnavailable:
+                raise
+            except BackendError as error:
+                self._refuse(part.flow, text_of(error))
+                return
+            failpoint("carry.advanced")
 
-    def _note(self, conflicts: object) -> None:
-        for job_id, holder in dict(conflicts or {}).items():  # type: ignore[call-overload]
+    def _was_cancelled(self, part: Part) -> bool:
+        """Return whether a flow of which the backend has some parts was cancelled there: then the others are dropped, too."""
+        found = self._queue.flow(part.flow)
+        if found is None or found.state != "cancelled":
+            return False
+        logger.info("the rest of flow %s was dropped from the outbox, because the flow was cancelled", part.flow)
+        return True
+
+    def _refuse(self, item_id: str, reason: str) -> None:
+        events.emit(events.OutboxRefused(item_id, reason))
+        self.refused[item_id] = reason
+
+    def _note(self, conflicts: Mapping[str, str] | None) -> None:
+        for job_id, holder in (conflicts or {}).items():
             if job_id != holder:
                 logger.info("job %s of the outbox was not added: %s holds its unique key", job_id, holder)
+
+
+def _held(messages: Sequence[Outgoing], refused: Mapping[str, str]) -> str:
+    """Say which member of a flow was refused, and why."""
+    member = next(message for message in messages if message.id in refused)
+    holder, label = refused[member.id], member.member.label if member.member is not None else ""
+    if holder == member.id:
+        return f"its member {label} {member.id} has the id of another job"
+    key = f" {member.unique.key!r}" if member.unique is not None else ""
+    return f"job {holder} holds the unique key{key} of its member {label} {member.id}"
 
 
 class CarrierThread:

@@ -1,0 +1,31 @@
+"""What is said about jobs and flows in the outbox."""
+
+from __future__ import annotations
+
+from ..backends.outbox import MOST_COUNTED, OutboxItem, OutboxState
+from ..units import count, format_duration, times
+
+
+def told(state: OutboxState) -> str:
+    """Return a sentence about the jobs in an outbox."""
+    if not state.waiting:
+        return "the outbox is empty"
+    more = " or more" if state.waiting >= MOST_COUNTED else ""
+    oldest = f", the oldest for {format_duration(round(state.oldest_age or 0.0))}"
+    refused = f"; the backend has refused {state.refused:,} of them" if state.refused else ""
+    return f"{count(state.waiting, 'job')}{more} in the outbox{oldest}{refused}"
+
+
+def explained(item: OutboxItem) -> str:
+    """Return a sentence about a job or flow in the outbox."""
+    what = "it waits" if item.members is None else f"{count(item.members, 'member')} of flow {item.id} wait"
+    since = f"in the outbox of the application's database, for {format_duration(round(item.age))}"
+    if item.next_try is None:
+        return f"{what} {since}: the carrier, a part of the supervisor, takes it to the backend (`jobsctl outbox`)"
+    tried = f"the backend has refused it {times(item.tries)}: {item.reason}; next try {next_try(item.next_try)}"
+    return f"{what} {since}: {tried} (`jobsctl outbox retry {item.id}`)"
+
+
+def next_try(seconds: float) -> str:
+    """Say when a refused item is tried again."""
+    return "now" if seconds <= 0 else f"in {format_duration(round(seconds))}"
