@@ -98,7 +98,7 @@ bench: $(VENV)/ready ## measure; print a table, and write JSON to bench/results/
 bench-turns: $(VENV)/ready ## measure another checkout and this one in turn, on every backend: BEFORE=../before
 	$(BIN)/python -m bench.turns $(BEFORE)
 
-bench-peers: $(VENV)/ready ## measure Celery, RQ, Dramatiq and others beside ours; writes docs/benchmarks.md
+bench-peers: $(VENV)/ready ## measure Celery, RQ, Procrastinate and others beside ours; writes docs/benchmarks.md
 	$(BIN)/python -m bench.peers
 
 docs: $(VENV)/ready ## write the reference pages from the code

@@ -6,6 +6,7 @@ jobs, and how they are enqueued. A broker is an entry in brokers.py. Everything 
     python -m bench.peers drain enqueue          measure, and keep the figures in bench/results/peers.json
     python -m bench.peers kill --only celery     measure some peers alone
     python -m bench.peers --broker rabbitmq      measure the peers on one broker alone
+    python -m bench.peers.bloat                  measure those on PostgreSQL beside a transaction that stays open
     python -m bench.peers table                  write the kept figures into docs/benchmarks.md
 
 Every job of every peer (ours included) appends one record of 24 bytes to a file; reports count these records.

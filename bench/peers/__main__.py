@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+import time
 
 from . import results, table
 from .brokers import BROKERS
 from .measures import MEASURES, ROUNDS
-from .peers import PEERS
+from .peers import PEERS, Peer
 from .venvs import environment
 
 
@@ -36,19 +37,28 @@ def main() -> None:
             and options.broker in (None, peer.broker)
             and (not options.only or any(text in peer.name for text in options.only))
         ]
-        for peer in peers:
-            environment(peer)
+        peers = [peer for peer in peers if _has_environment(peer)]
         results.begin(name, peers, forget=not options.more)
         for _ in range(min(options.rounds, ROUNDS.get(name, options.rounds))):
+            begun = time.time()
             for peer in peers:
                 try:
                     figures = MEASURES[name](peer)
                 except Exception as error:  # one peer's failure does not end the run; the table shows a gap
                     print(f"{name} on {peer.broker}, {peer.name}: {error}", flush=True)
                     continue
-                results.add(name, peer, figures)
+                results.add(name, peer, figures, begun)
                 told = (f"{what} {value:,.2f}" for what, value in figures.items())
                 print(f"{name} on {peer.broker}, {peer.name}:", *told, flush=True)
+
+
+def _has_environment(peer: Peer) -> bool:
+    try:
+        environment(peer)
+    except RuntimeError as error:
+        print(f"{peer.name} on {peer.broker} is left out: {error}", flush=True)
+        return False
+    return True
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ import itertools
 import time
 from collections import Counter
 
+import psycopg
+
 from ..support import percentile
 from .peers import RATE, Peer
 from .run import Measure, PeerRun, run
@@ -177,6 +179,45 @@ def rate(peer: Peer) -> dict[str, float]:
         return {f"most in a second ({wanted} allowed)": most, "jobs/s": (count - 1) / (found[-1] - found[0]), CPU: cpu}
 
 
+def idle(peer: Peer) -> dict[str, float]:
+    """Measure what a worker set costs in 20 seconds in which it has nothing to do: at the server, and CPU of both."""
+    seconds = 20.0
+    statements = """
+        SELECT (SELECT coalesce(sum(calls), 0)::float FROM pg_stat_statements(false) WHERE toplevel AND dbid = d.oid),
+               (SELECT (xact_commit + xact_rollback)::float FROM pg_stat_database WHERE datid = d.oid)
+          FROM pg_database AS d WHERE datname = %s"""
+    with run(peer) as made, psycopg.connect(made.server, autocommit=True) as looking:
+        made.start()
+        made.produce("push", 20)
+        _until(made, 21, START)
+        time.sleep(5.0)  # they have settled down
+        name = [made.broker.rpartition("/")[2]]
+        before, cpu, begin = looking.execute(statements, name).fetchone() or (), made.cpu(), time.perf_counter()
+        time.sleep(seconds)
+        after, lasted = looking.execute(statements, name).fetchone() or (), time.perf_counter() - begin
+        calls, transactions = ((late - early) / lasted for early, late in zip(before, after, strict=True))
+        used = (made.cpu() - cpu) / lasted
+        return {"statements/s": calls, "transactions/s": transactions, "CPU time a second, ms": used * 1e3}
+
+
+def commits(peer: Peer) -> dict[str, float]:
+    """Measure 64 writers that commit a row, alone and with a job in the same transaction; a worker set runs the jobs."""
+    seconds, processes, threads = 6.0, 4, 16
+    figures = {}
+    with run(peer) as made, psycopg.connect(made.broker, autocommit=True) as connection:
+        connection.execute("CREATE TABLE orders (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, customer integer)")
+        made.start()
+        made.produce("push", 1)
+        _until(made, 2, START)
+        for what, url, more in (
+            ("without a job", made.broker, ()),
+            ("with a job, notify = on", made.broker, ("enqueue",)),
+            ("with a job, notify = off", f"{made.broker}?notify=off", ("enqueue",)),
+        ):
+            figures[f"{what}, commits/s"] = made.write(url, processes, str(threads), str(seconds), *more) / seconds
+    return figures
+
+
 def _until(made: PeerRun, count: int, patience: float) -> None:
     if not made.until(count, patience):
         raise RuntimeError(f"{made.peer.name} stopped at {made.count()} of {count}:\n{made.log()}")
@@ -193,6 +234,8 @@ MEASURES: dict[str, Measure] = {
     "results": results,
     "limit": limit,
     "rate": rate,
+    "idle": idle,
+    "commits": commits,
 }
 ROUNDS = {"many": 1, "kill": 1, "rate": 1}
 """Rounds of the slow measurements; the others have three."""

@@ -18,8 +18,10 @@ class Peer:
     environment: dict[str, str] = field(default_factory=dict)
     drain: int = 3000  # jobs
     enqueue: int = 2000
+    setup: tuple[str, ...] = ()  # commands that prepare an empty broker
     bulk: int = 0  # jobs of the bulk call; 0: there is none
     measures: tuple[str, ...] = ("drain", "enqueue", "latency", "kill")
+    bloat: bool = False  # whether bloat.py measures it
 
     @property
     def cold(self) -> str:
@@ -35,12 +37,20 @@ ARQ = ("arq", "hiredis")
 TASKIQ = ("taskiq", "taskiq-redis", "hiredis", "taskiq-aio-pika", "aio-pika")
 SAQ = ("saq[redis,hiredis]", "uvloop", "typing_extensions")
 STREAQ = ("streaq", "hiredis")
+PROCRASTINATE = ("procrastinate", "psycopg[binary]")
+PGQUEUER = ("pgqueuer[asyncpg]", "typer<0.27")  # its command does not start with newer ones
+OBAN = ("oban", "psycopg[binary]")
+DJANGO = ("django-tasks-db", "django", "psycopg[binary]")
 
 _JOBS = "python -m jobs_core worker"
 _CELERY = "python -m celery -A celery_app worker --without-gossip --without-mingle --without-heartbeat -l WARNING"
 _CELERIES = (f"{_CELERY} -P prefork -c 1 -n a@%h", f"{_CELERY} -P prefork -c 1 -n b@%h")
 _DRAMATIQ = "dramatiq -p 2 -t 8 dramatiq_app"
 _TASKIQ = "taskiq worker --workers 2 --max-async-tasks 100 taskiq_app:broker"
+_START = "python -m jobs_core start"
+_PROCRASTINATE = "procrastinate --app=procrastinate_app.app"
+_OBAN = "oban start --dsn {broker} --cron-modules oban_app"
+_DJANGO = "python -m django db_worker"
 _DRAIN = ("drain",)
 _MANY = ("many",)
 _COLD = ("cold",)
@@ -49,6 +59,9 @@ _RESULTS = ("results",)
 _LIMIT = ("limit",)
 _RATE = ("rate",)
 _KEEP = {"RESULTS": "1"}
+_POSTGRES = ("drain", "enqueue", "latency", "idle")
+_PGQUEUER = {"PGDSN": "{broker}"}
+_SETTINGS = {"DJANGO_SETTINGS_MODULE": "django_settings"}
 
 RATE = "500"
 """Jobs that may start in a second, where rates are measured."""
@@ -175,6 +188,50 @@ PEERS = [
     Peer(
         "taskiq, classic", "taskiq_app", (_TASKIQ,), f"classic queue, qos=200; {_TASKIQ}", TASKIQ,
         broker="rabbitmq", environment={"KIND": "classic"}, drain=4000, enqueue=1000,
+    ),
+    # On PostgreSQL: what one types first, and below it, the settings that help each most, on both cores.
+    Peer(
+        "jobs", "jobs_app", (_START,), "jobsctl start", broker="postgres", drain=60_000, bulk=60_000,
+        measures=(*_POSTGRES, "commits"),
+    ),
+    Peer(
+        "jobs, two workers", "jobs_app", (_START,), "jobsctl start, workers = 2", broker="postgres",
+        environment={"JOBS_POOLS__DEFAULT__WORKERS": "2"}, drain=60_000, measures=_DRAIN, bloat=True,
+    ),
+    Peer(
+        "procrastinate", "procrastinate_app", (f"{_PROCRASTINATE} worker",), "procrastinate worker", PROCRASTINATE,
+        broker="postgres", setup=(f"{_PROCRASTINATE} schema --apply",), drain=1000, bulk=20_000, measures=_POSTGRES,
+    ),
+    Peer(
+        "procrastinate, tuned", "procrastinate_app", (f"{_PROCRASTINATE} worker -c 30 --delete-jobs successful",) * 2,
+        "2 x procrastinate worker -c 30 --delete-jobs successful", PROCRASTINATE,
+        broker="postgres", setup=(f"{_PROCRASTINATE} schema --apply",), drain=2000, measures=_DRAIN, bloat=True,
+    ),
+    Peer(
+        "pgqueuer", "pgqueuer_app", ("pgq run --log-level INFO pgqueuer_app:main",), "", PGQUEUER,
+        broker="postgres", environment=_PGQUEUER, setup=("pgq install",), drain=4000, bulk=20_000, measures=_POSTGRES,
+    ),
+    Peer(
+        "pgqueuer, tuned", "pgqueuer_app", ("pgq run --log-level INFO pgqueuer_app:main --batch-size 200",) * 2,
+        "2 x pgq run --batch-size 200", PGQUEUER,
+        broker="postgres", environment=_PGQUEUER, setup=("pgq install",), drain=8000, measures=_DRAIN, bloat=True,
+    ),
+    Peer(
+        "oban", "oban_app", (f"{_OBAN} --queues default:10",), "oban start --queues default:10", OBAN,
+        broker="postgres", setup=("oban install --dsn {broker}",), drain=2000, bulk=20_000, measures=_POSTGRES,
+    ),
+    Peer(
+        "oban, tuned", "oban_app", (f"{_OBAN} --queues default:200",) * 2, "2 x oban start --queues default:200", OBAN,
+        broker="postgres", setup=("oban install --dsn {broker}",), drain=8000, measures=_DRAIN, bloat=True,
+    ),
+    Peer(
+        "django-tasks-db", "django_app", (_DJANGO,), "manage.py db_worker", DJANGO,
+        broker="postgres", environment=_SETTINGS, setup=("python -m django migrate",), drain=500, enqueue=1000, bulk=4000,
+        measures=_POSTGRES,
+    ),
+    Peer(
+        "django-tasks-db, two workers", "django_app", (_DJANGO, _DJANGO), "2 x manage.py db_worker", DJANGO,
+        broker="postgres", environment=_SETTINGS, setup=("python -m django migrate",), drain=1000, measures=_DRAIN, bloat=True,
     ),
     # Ten thousand jobs of a second at once.
     Peer(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,11 +34,12 @@ def begin(measure: str, peers: Sequence[Peer], *, forget: bool) -> None:
     _save(kept)
 
 
-def add(measure: str, peer: Peer, figures: dict[str, float]) -> None:
-    """Keep one round's figures."""
+def add(measure: str, peer: Peer, figures: dict[str, float], begun: float = 0.0) -> None:
+    """Keep the figures of the round that was begun at this time, and how busy the machine was."""
     kept = load()
     rows = kept.setdefault(peer.broker, {}).setdefault(measure, {})
     row = rows.setdefault(peer.name, {"settings": peer.settings or next(iter(peer.workers), ""), "figures": {}})
     for what, value in figures.items():
         row["figures"].setdefault(what, []).append(value)
+    row.setdefault("rounds", []).append({"begun": begun, "load": os.getloadavg()[0]})
     _save(kept)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from .brokers import BROKERS
+from .brokers import BROKERS, Running
 from .peers import RATE, Peer
 from .venvs import environment, fresh
 
@@ -24,15 +24,22 @@ ADAPTERS = Path(__file__).parent / "adapters"
 class PeerRun:
     """One measurement; see the module. Processes lead their own sessions, so that a whole worker set can be killed."""
 
-    def __init__(self, peer: Peer, directory: Path, broker: str, broker_directory: Path) -> None:
-        self.peer, self.directory, self.broker, self.broker_directory = peer, directory, broker, broker_directory
+    def __init__(self, peer: Peer, directory: Path, broker: Running) -> None:
+        self.peer, self.directory, self.broker, self.broker_directory = peer, directory, broker.url, broker.directory
         self.producer_cpu = 0.0
         """CPU seconds of the last producer, without the start of its process."""
         self.ledger = directory / "ledger"
         self.programs = environment(peer)
         self.workers: list[subprocess.Popen[bytes]] = []
-        limits = f'[limits.ten]\nconcurrency = 10\n[limits.rate]\nrate = "{RATE}/s"\n' if broker.startswith("redis") else ""
-        (directory / "jobs.toml").write_text(f'backend = "{broker}"\nmodules = ["jobs_app"]\n{limits}')
+        limits = f'[limits.ten]\nconcurrency = 10\n[limits.rate]\nrate = "{RATE}/s"\n' if peer.broker == "redis" else ""
+        (directory / "jobs.toml").write_text(f'backend = "{self.broker}"\nmodules = ["jobs_app"]\n{limits}')
+        for command in peer.setup:
+            subprocess.run(self._words(command), cwd=directory, env=self.environment, capture_output=True, check=True)
+
+    @property
+    def server(self) -> str:
+        """The URL of a database of PostgreSQL in which no peer does anything."""
+        return f"{self.broker.rpartition('/')[0]}/postgres"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -45,19 +52,62 @@ class PeerRun:
             **{name: value.format(broker=self.broker) for name, value in self.peer.environment.items()},
         }
 
+    def _words(self, command: str) -> list[str]:
+        return shlex.split(command.format(broker=self.broker))
+
     # -- producers -------------------------------------------------------------------------------
+
+    def _producer(self, what: str, count: int) -> list[str]:
+        return [str(self.programs / "python"), "-m", "produce", self.peer.adapter, what, str(count)]
 
     def produce(self, what: str, count: int, timeout: float = 120.0) -> float:
         """Enqueue; return the seconds that it took, without the start of the process."""
-        command = [self.programs / "python", "-m", "produce", self.peer.adapter, what, str(count)]
         done = subprocess.run(
-            command, cwd=self.directory, env=self.environment, capture_output=True, text=True, timeout=timeout, check=False
+            self._producer(what, count),
+            cwd=self.directory,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
         )
         if done.returncode:
             raise RuntimeError(f"{self.peer.name} cannot {what}:\n{done.stderr[-3000:]}")
         cpu, seconds = done.stdout.split()[-2:]
         self.producer_cpu = float(cpu)
         return float(seconds)
+
+    def write(self, url: str, processes: int, *arguments: str) -> int:
+        """Run writers, whose jobs go to `url`; return how many commits they made."""
+        environment = {**self.environment, "JOBS_BACKEND": url}
+        command = [str(self.programs / "python"), "-m", "writers", *arguments]
+        running = [
+            subprocess.Popen(
+                command, cwd=self.directory, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+            for _ in range(processes)
+        ]
+        for process in running:
+            assert process.stdout
+            process.stdout.readline()
+        for process in running:
+            assert process.stdin
+            process.stdin.write("\n")
+            process.stdin.flush()
+        return sum(int(process.communicate()[0]) for process in running)
+
+    @contextlib.contextmanager
+    def producing(self, what: str, count: int) -> Iterator[subprocess.Popen[bytes]]:
+        """Enqueue beside the block, which ends the producer."""
+        with (self.directory / "producer.log").open("ab") as log:
+            producer = subprocess.Popen(
+                self._producer(what, count), cwd=self.directory, env=self.environment, stdout=log, stderr=log
+            )
+        try:
+            yield producer
+        finally:
+            producer.kill()
+            producer.wait()
 
     def enqueue_cold(self, code: str) -> tuple[float, float]:
         """Run Python code in a new process; return its CPU seconds and its seconds."""
@@ -74,13 +124,17 @@ class PeerRun:
         """Start the worker set."""
         with (self.directory / "workers.log").open("ab") as log:
             for command in self.peer.workers:
-                words = shlex.split(command.format(broker=self.broker))
                 self.workers.append(
                     subprocess.Popen(
-                        words, cwd=self.directory, env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                        self._words(command),
+                        cwd=self.directory,
+                        env=self.environment,
+                        stdin=subprocess.DEVNULL,
+                        stdout=log,
+                        stderr=log,
                         start_new_session=True,
                     )
-                )  # fmt: skip
+                )
 
     def kill(self) -> None:
         """Send SIGKILL to every process of the worker set at once."""
@@ -116,14 +170,15 @@ class PeerRun:
 
     def _broker_processes(self) -> set[int]:
         """Return all processes of the broker: those that name its directory in their command or (RabbitMQ) in their
-        environment."""
+        environment, and (PostgreSQL) their children, which show something else there."""
         mark = str(self.broker_directory).encode()
         found = set()
         for path in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 if mark in (path / "cmdline").read_bytes() or mark in (path / "environ").read_bytes():
                     found.add(int(path.name))
-        return found
+                    found.update(map(int, (path / "task" / path.name / "children").read_text().split()))
+        return found - {os.getpid()}
 
     def memory(self) -> float:
         """Return the proportional memory of the worker set in MB: shared pages are counted once."""
@@ -167,7 +222,7 @@ def run(peer: Peer) -> Iterator[PeerRun]:
         tempfile.TemporaryDirectory(prefix="jobs-broker-") as data,
         BROKERS[peer.broker](Path(data)) as broker,
     ):
-        made = PeerRun(peer, Path(files), broker, Path(data))
+        made = PeerRun(peer, Path(files), broker)
         try:
             yield made
         finally:

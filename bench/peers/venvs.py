@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,22 +11,44 @@ from .peers import Peer
 
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / "bench" / ".peers"
-OURS = {"redis": ("jobs-redis", "redis", "hiredis"), "rabbitmq": ("jobs-rabbitmq", "pika")}
+OURS = {
+    "redis": ("jobs-redis", "redis", "hiredis"),
+    "rabbitmq": ("jobs-rabbitmq", "pika"),
+    "postgres": ("jobs-postgres", "psycopg", "psycopg-binary"),
+}
+PYTHONS = {"postgres": "3.12"}
+"""Where a peer needs a newer Python than that of this process, all peers of its broker and we run on it."""
 
 
 def environment(peer: Peer) -> Path:
     """Return the directory of the peer's programs."""
-    if not peer.packages:
-        return Path(sys.executable).parent
-    directory = CACHE / peer.packages[0].partition("[")[0]
-    ready, wanted = directory / "ready", "\n".join(peer.packages)
+    if peer.packages:
+        return _made(peer, peer.packages[0].partition("[")[0], peer.packages)
+    if peer.broker in PYTHONS:
+        ours = (str(ROOT / "core"), str(ROOT / "plugins" / f"{peer.broker}_backend"))
+        return _made(peer, f"jobs-{peer.broker}", ("psycopg[binary]", *(f"--editable={path}" for path in ours)))
+    return Path(sys.executable).parent
+
+
+def _made(peer: Peer, name: str, packages: tuple[str, ...]) -> Path:
+    directory = CACHE / name
+    ready, wanted = directory / "ready", "\n".join(packages)
     if not ready.exists() or ready.read_text() != wanted:
-        print(f"making an environment for {', '.join(peer.packages)}", flush=True)
-        subprocess.run([sys.executable, "-m", "venv", directory], check=True)
-        install = [directory / "bin" / "python", "-m", "pip", "install", "-q", "--disable-pip-version-check", *peer.packages]
+        print(f"making an environment for {', '.join(packages)}", flush=True)
+        subprocess.run([_python(peer.broker), "-m", "venv", directory], check=True)
+        install = [directory / "bin" / "python", "-m", "pip", "install", "-qq", "--disable-pip-version-check", *packages]
         subprocess.run(install, check=True)
         ready.write_text(wanted)
     return directory / "bin"
+
+
+def _python(broker: str) -> str:
+    if broker not in PYTHONS:
+        return sys.executable
+    found = subprocess.run([ROOT / "tools" / "find-python.sh", PYTHONS[broker]], capture_output=True, text=True, check=False)
+    if found.returncode:
+        raise RuntimeError(f"the measurements on {broker} need Python {PYTHONS[broker]}")
+    return found.stdout.strip()
 
 
 def fresh(peer: Peer) -> Path:
@@ -35,7 +58,7 @@ def fresh(peer: Peer) -> Path:
     directory = CACHE / "jobs"
     if not (directory / "ready").exists():
         subprocess.run([sys.executable, "-m", "venv", directory], check=True)
-        install = [directory / "bin" / "python", "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+        install = [directory / "bin" / "python", "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
         subprocess.run([*install, "-e", ROOT / "core", "-e", ROOT / "plugins" / "redis_backend"], check=True)
         (directory / "ready").touch()
     return directory / "bin"
@@ -43,7 +66,7 @@ def fresh(peer: Peer) -> Path:
 
 def versions(peer: Peer) -> list[str]:
     """Return the installed versions of the packages that a peer names, as `name version`."""
-    names = [package.partition("[")[0] for package in peer.packages] or ["jobs-core", *OURS[peer.broker]]
+    names = [re.split(r"\[|<", package)[0] for package in peer.packages] or ["jobs-core", *OURS[peer.broker]]
     code = "import sys; from importlib.metadata import version; print(*[f'{n} {version(n)}' for n in sys.argv[1:]], sep='\\n')"
     done = subprocess.run([environment(peer) / "python", "-c", code, *names], capture_output=True, text=True, check=True)
     return done.stdout.splitlines()

@@ -1,8 +1,10 @@
 """The comparison with other systems: its entries fit together, and writing one broker's tables leaves the others unchanged."""
 
+import json
 from collections import Counter
 
-from bench.peers import results, table
+import pytest
+from bench.peers import bloat, results, table
 from bench.peers.brokers import BROKERS
 from bench.peers.measures import MEASURES
 from bench.peers.peers import PEERS
@@ -44,3 +46,39 @@ def test_tables_are_written_between_their_broker_s_marks_alone(tmp_path, monkeyp
     assert "of redis" in written
     assert "of rabbitmq" not in written
     assert "| jobs | 2,000 (1,000–3,000) | quorum queues;" in written
+
+
+def test_rows_are_compared_within_their_rounds():
+    ours = {
+        "settings": "a",
+        "figures": {"jobs/s": [300.0, 100.0, 500.0]},
+        "rounds": [{"begun": n, "load": 9.0} for n in (1, 2, 3)],
+    }
+    peer = {"settings": "b", "figures": {"jobs/s": [100.0, 50.0]}, "rounds": [{"begun": n, "load": 21.0} for n in (1, 3)]}
+    text = table._table("Title", {"jobs": ours, "peer": peer}, compared=True)
+    assert "| jobs | 300 (100–500) | – | a |" in text
+    assert "| peer | 75 (50–100) | 6.50 (3–10) | b |" in text
+    assert "Load average of the machine meanwhile: 9 to 21." in text
+
+
+def test_the_curve_has_a_point_for_each_minute():
+    samples = [bloat.Sample(10.0 * n, 1000 * n, 0.5 * n, 2.0, 0, 1.0) for n in range(14)]
+    points = bloat.points(samples)
+    assert [(point["minute"], point["jobs"], point["rate"], point["cpu"]) for point in points] == [
+        (1.0, 6000, 100.0, 500.0),
+        (2.0, 12000, 100.0, 500.0),
+    ]
+
+
+def test_the_curve_is_kept_in_the_order_of_the_peers(tmp_path, monkeypatch):
+    monkeypatch.setattr(bloat, "RESULTS", tmp_path)
+    monkeypatch.setattr(bloat, "DATA", tmp_path / "kept")
+    names = [peer.name for peer in PEERS if peer.bloat]
+    for name in reversed(names):
+        samples = [bloat.Sample(0.0, 0, 0.0, 1.0, 0, 1.0), bloat.Sample(60.0, 600, 6.0, 1.0, 9, 2.0)]
+        kept = {"settings": "as usual", "versions": [], "fields": bloat.Sample._fields, "samples": samples}
+        (tmp_path / f"{name}.json").write_text(json.dumps(kept))
+    bloat.keep()
+    kept = json.loads((tmp_path / "kept").read_text())
+    assert [each["name"] for each in kept] == names
+    assert kept[0]["points"][0]["rate"] == pytest.approx(10.0)
