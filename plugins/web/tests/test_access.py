@@ -22,12 +22,15 @@ from .support import Browser
 FILLED = re.compile(r"\{[^}]*\}")
 
 
+PAGES = [route for route in ROUTES if route.kind is Kind.PAGE]  # test_api.py tries the others
+
+
 def _tried(browser, route):
     path = FILLED.sub("x", route.path)
     return browser.get(path) if route.method == "GET" else browser.submit(path)
 
 
-@pytest.mark.parametrize("route", ROUTES, ids=[f"{route.method}-{route.path}" for route in ROUTES])
+@pytest.mark.parametrize("route", PAGES, ids=[f"{route.method}-{route.path}" for route in PAGES])
 @pytest.mark.parametrize("role", ["", *ROLES])
 def test_every_route_refuses_users_whose_role_is_too_low(rig, route, role):
     response = _tried(rig.browser(role), route)
@@ -40,11 +43,15 @@ def test_every_route_refuses_users_whose_role_is_too_low(rig, route, role):
         assert f"this needs the role {route.role.word}" in response.text
     else:  # a page leads to the login, an action does not
         to_login = response.status_code == 303 and response.headers["location"].startswith("/login?next=")
-        assert to_login if route.method == "GET" and route.kind is Kind.PAGE else response.status_code == 401
+        assert to_login if route.method == "GET" else response.status_code == 401
 
 
 def test_only_the_login_is_open_to_everybody():
-    assert {route.path for route in ROUTES if route.role is None} == {"/login", "/logout"}
+    assert {route.path for route in PAGES if route.role is None} == {"/login", "/logout"}
+    assert [route.path for route in ROUTES if route.role is None and route not in PAGES] == [
+        "/api/v1/openapi.json",
+        "/api/v1/health",
+    ]
 
 
 def test_actions_need_more_than_the_role_that_looks():
@@ -53,7 +60,7 @@ def test_actions_need_more_than_the_role_that_looks():
 
 def test_read_only_refuses_every_change(make_rig):
     browser = make_rig(read_only=True).browser("admin")
-    answers = {route.path: _tried(browser, route) for route in ROUTES if route.changes}
+    answers = {route.path: _tried(browser, route) for route in PAGES if route.changes}
     assert [path for path, answer in answers.items() if answer.status_code != 403 or "read-only" not in answer.text] == []
 
 

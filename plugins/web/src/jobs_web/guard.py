@@ -69,8 +69,9 @@ async def _answer(visit: Visit, route: Route) -> Response:
             raise Refused(403, f"this needs the role {route.role.word}, and {visit.user.name} has {visit.user.role.word}")
     if route.changes and visit.read_only:
         raise Refused(403, "this dashboard is read-only")
-    if route.method != "GET" and route.kind.value == "page":
+    if route.method != "GET":  # of the API, too: the application that mounts it may know its users by a cookie
         _check_origin(visit.request)
+    if route.method != "GET" and route.kind.value == "page":
         visit.form = await _form(visit.request)
         if not visit.site.access.is_form_token(visit.session, visit.form.get("token", "")):
             raise Refused(403, "the form is too old, or was not ours: go back, reload the page, and try again")
@@ -126,12 +127,22 @@ def _failed(visit: Visit, route: Route, error: Exception) -> Response:
         logger.error("error %s of %s %s", number, route.method, route.path, exc_info=error)
         text = f"this is a fault of the dashboard, not yours: the log has it under {number}"
     if route.kind.value == "api":
-        headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
-        body = {"type": "about:blank", "status": status, "title": titles(status), "detail": text}
-        return JSONResponse(body, status, headers, "application/problem+json")
+        return problem(status, text, {"WWW-Authenticate": "Bearer"} if status == 401 else {})
     if status == 401 and visit.site.access.has_login and route.method == "GET":
         return RedirectResponse(visit.url("login", next=visit.here), 303)
     return visit.page("error.html", status, title=titles(status), text=text)
+
+
+def problem(status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:
+    """Answer a call of the API with an error, as RFC 9457 describes it."""
+    body = {"type": "about:blank", "status": status, "title": titles(status), "detail": text}
+    return JSONResponse(body, status, headers, "application/problem+json")
+
+
+def in_api(request: Request) -> bool:
+    """Return whether a request is for the API, though perhaps for no call of it."""
+    path = request.url.path.removeprefix(str(request.scope.get("root_path", "")))
+    return path.startswith("/api/")
 
 
 def _told(error: Exception) -> tuple[int, str]:

@@ -16,6 +16,9 @@ from msgspec import Struct
 from starlette.responses import Response
 
 from . import login
+from .api.openapi import document
+from .api.operation import PREFIX
+from .api.operations import OPERATIONS
 from .pages import dead, flows, job, jobs, limits, machines, overview, schedule, topics
 from .roles import Role
 from .visit import Visit
@@ -83,4 +86,6 @@ ROUTES: tuple[Route, ...] = (
     Route("/login", "GET", login.ask, None),
     Route("/login", "POST", login.enter, None),
     Route("/logout", "POST", login.leave, None),
+    Route(f"{PREFIX}/openapi.json", "GET", document, None, Kind.API),
+    *(Route(PREFIX + each.path, each.method, each.endpoint, each.role, Kind.API) for each in OPERATIONS),
 )

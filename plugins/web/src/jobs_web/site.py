@@ -24,7 +24,7 @@ from jobs_core.operating.attention import Finding
 from . import tokens
 from .access import Access, Attempts, Authorize
 from .assets import Assets
-from .guard import guarded, titles
+from .guard import guarded, in_api, problem, titles
 from .routes import ROUTES
 from .settings import TABLE, Settings, read
 from .shown import add_filters, printable
@@ -151,6 +151,9 @@ def asgi(site: Site) -> Starlette:
 
     async def error_page(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500
+        if in_api(request):
+            headers = error.headers if isinstance(error, HTTPException) else None
+            return problem(status, "there is no such call: GET /api/v1/openapi.json lists all", headers)
         session = site.access.session_of(request)
         visit = Visit(site, request, session, site.access.user_of(request, session), {})
         text = "there is no such page" if status == 404 else "nothing was done"

@@ -1,0 +1,59 @@
+"""The body of a request, bounded, and the answer of a call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from ..errors import Refused
+from ..visit import Visit
+from .once import Answer, once
+
+LARGEST = 10_000_000
+"""Most bytes of a body."""
+
+
+async def body_of(request: Request) -> bytes:
+    """Return the body of a request; refuse one that is too large before all of it has arrived."""
+    length = request.headers.get("content-length", "0")
+    if length.isdecimal() and int(length) > LARGEST:
+        raise _too_large()
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > LARGEST:
+            raise _too_large()
+    return bytes(body)
+
+
+def _too_large() -> Refused:
+    return Refused(413, f"the body is larger than {LARGEST:,} bytes: send it in several requests")
+
+
+def answered(answer: Answer) -> Response:
+    """Return an answer as JSON."""
+    return Response(msgspec.json.encode(answer.body), answer.status, answer.headers, "application/json")
+
+
+def asking(act: Callable[[Visit], Any]) -> Callable[[Visit], Response]:
+    """Return the endpoint of a call that only asks: its answer is what `act` returns."""
+
+    def endpoint(visit: Visit) -> Response:
+        return answered(Answer(200, act(visit)))
+
+    return endpoint
+
+
+def acting(act: Callable[[Visit, bytes, str], Answer]) -> Callable[[Visit], Any]:
+    """Return the endpoint of a call that changes something: `act` gets the body, and the seed of an Idempotency-Key."""
+
+    async def endpoint(visit: Visit) -> Response:
+        raw = await body_of(visit.request)
+        return answered(await run_in_threadpool(once, visit, raw, lambda seed: act(visit, raw, seed)))
+
+    return endpoint
