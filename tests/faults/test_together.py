@@ -15,7 +15,7 @@ from jobs_zeromq.backend import ZeromqBackend
 
 from ..torture import flows, limits, postgres, redis, sqlite, zeromq
 from ..torture.stage import endure
-from ..torture.supervised import Run
+from ..torture.supervised import Run, unexplained
 
 SET_UPS = {
     "sqlite": (sqlite.supervised, SqliteBackend),
@@ -43,6 +43,26 @@ def test_no_member_is_lost_or_early_and_each_flow_ends_once_whatever_is_killed(t
 
 
 # -- the checks themselves -------------------------------------------------------------------------
+
+
+def run_of(job_id: str, pid: int, start: float) -> Run:
+    return Run(["start", job_id, f"token-{start}", f"{pid}", f"{start}", "0"], None, {})
+
+
+@pytest.mark.parametrize(
+    ("runs", "broker_deaths", "unexplained_jobs"),
+    [
+        ([run_of("a", 1, 1), run_of("b", 2, 2)], [], 0),
+        ([run_of("a", 1, 1), run_of("a", 2, 2)], [], 0),  # 1 has died
+        ([run_of("a", 1, 1), run_of("a", 2, 2), run_of("b", 1, 3)], [], 1),
+        ([run_of("a", 1, 1), run_of("a", 1, 2)], [], 1),
+        ([run_of("a", 1, 1), run_of("a", 1, 2)], [1.5], 0),
+        ([run_of("a", 1, 1), run_of("a", 1, 2)], [2.5], 1),
+    ],
+    ids=["once", "after a death", "of a worker that lives", "of the same worker", "broker died", "broker died later"],
+)
+def test_the_check_sees_jobs_that_ran_again_without_a_cause(runs, broker_deaths, unexplained_jobs):
+    assert len([*unexplained(runs, broker_deaths)]) == unexplained_jobs
 
 
 def ran(job_id: str, start: float, end: float | None, *facts: str, reserved: float = 0.0) -> Run:

@@ -3,6 +3,7 @@
 Each job tells when it ran, and when it was reserved. Two runs of one limit that overlap held two of its slots at least; the
 reservations of jobs that ran took a token each. A token that came back with an unstarted job is used later than it was taken,
 so that at some moment up to a burst more may be reserved. At the end, each limit has to admit as many jobs as it defines.
+A job runs again only if its worker was killed before it had settled it, or the broker before the reservation was on its disk.
 A worker that is cut off for longer than its lease may exceed a limit (docs/guarantees.md): no act here does that.
 """
 
@@ -26,7 +27,7 @@ from jobs_core.message import Message, new_message
 from ..support.ledger import Producing
 from ..support.project import PATIENCE
 from .stage import Row, Stage
-from .supervised import ROUND, SHORT_LEASE, Act, Run, SetUpSupervision, Supervision, with_failpoints
+from .supervised import ROUND, SHORT_LEASE, Act, Run, SetUpSupervision, Supervision, unexplained, with_failpoints
 from .troubles import in_turn
 
 TASKS = '''
@@ -111,6 +112,8 @@ class LimitedStage(Supervision):
         runs = self.runs()
         problems = [*exceeded(runs)]
         assert not problems, f"{len(problems)} limits were exceeded: {problems[:5]}"
+        again = [*unexplained(runs, self.broker_deaths)]
+        assert not again, f"{len(again)} jobs ran again without a cause: {again[:5]}"
         with self.backend() as backend:
             _assert_full_number(backend, [_limit(value) for value in range(self.values)])
 
