@@ -22,6 +22,7 @@ from ..torture.stage import endure
 pytestmark = pytest.mark.timeout(300)  # thousands of jobs through faults: slow on a busy machine
 
 JOBS = 5000
+HOUR = 3600
 
 
 def test_nothing_is_lost_by_whatever_happens_to_server_connections_and_workers(tmp_path):
@@ -44,6 +45,30 @@ def test_a_failover_to_a_synchronous_standby_loses_nothing_and_check_reports_an_
         assert "accept writes" not in stage.project.here("check", code=None)
         stage.old_primary.start()
         assert "both accept writes: one is an old primary that has returned" in stage.project.here("check", code=None)
+
+
+def test_a_jump_of_the_servers_clock_expires_no_live_lease_and_dead_workers_are_found(project):
+    with started.readable_clock() as clock, PostgresServer(environment=clock.environment) as server:
+        project.configure('lease = "1s"', backend=f'backend = "{server.url}"')
+        workers = [project.worker() for _ in range(2)]
+        for jump in (HOUR, 0):
+            names = [f"one-{jump}", f"two-{jump}"]
+            project.push_many([("nap", (4.0, name), {}) for name in names])
+            project.until(lambda names=names: all(starts_of(project, name) for name in names))
+            clock.move(jump)
+            project.until_noted(*[f"end {name}" for name in names])
+            assert [len(starts_of(project, name)) for name in names] == [1, 1]
+        project.push("nap", 2.0, "again")
+        (pid,) = project.until(lambda: starts_of(project, "again"))
+        (victim,) = (worker for worker in workers if worker.pid == pid)
+        victim.kill()
+        project.until(lambda: len(starts_of(project, "again")) == 2)
+        project.until_noted("end again")
+
+
+def starts_of(project, name):
+    """Return the processes that have started a job of this name."""
+    return [int(line.split()[2]) for line in project.ledger() if line.startswith(f"start {name} ")]
 
 
 def cpu_seconds(supervisor):

@@ -50,12 +50,12 @@ def _row(act: Trouble, *options: str, times: int = 1) -> Row:
 
 @contextlib.contextmanager
 def many_at_once_killed(directory: Path, count: int) -> Iterator[tuple[Stage, Trouble]]:
-    """Kill workers with thousands of async jobs under way."""
+    """Kill workers with thousands of async jobs under way, which last until there are as many on a busy machine, too."""
     some = min(AT_ONCE_IN_A_WORKER, count // 4)
     options = ("--mode", "async", "--concurrency", str(AT_ONCE_IN_A_WORKER))
     with (
         PostgresServer() as server,
-        Stage(directory / "project", server.url, options=options, job="awork", seconds=1.0) as stage,
+        Stage(directory / "project", server.url, options=options, job="awork", seconds=max(1.0, some / 500)) as stage,
     ):
         yield stage, kill_busy_workers(some)
 

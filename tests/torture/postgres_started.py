@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -74,13 +75,21 @@ S = TypeVar("S", bound=Stage)
 
 
 @contextlib.contextmanager
+def readable_clock() -> Iterator[Clock]:
+    """Yield a clock that the user of the server may read, as it may not in a directory of pytest."""
+    directory = Path(tempfile.mkdtemp(prefix="jobs-clock-"))
+    try:
+        directory.chmod(0o755)
+        yield Clock(directory)
+    finally:
+        shutil.rmtree(directory)
+
+
+@contextlib.contextmanager
 def _server(directory: Path, *options: str, log_in: Path | None = None) -> Iterator[StartedStage]:
     """Yield the stage of a server whose clock can be moved, reached through a proxy."""
     with contextlib.ExitStack() as stack:
-        readable = Path(tempfile.mkdtemp(prefix="jobs-clock-"))  # by the user of the server
-        stack.callback(shutil.rmtree, readable)
-        readable.chmod(0o755)
-        clock = Clock(readable)
+        clock = stack.enter_context(readable_clock())
         server = stack.enter_context(PostgresServer(*options, log_in=log_in, environment=clock.environment))
         proxy = stack.enter_context(Proxy(server.port))
         stage = StartedStage(directory / "project", f"postgresql://{ROLE}@127.0.0.1:{proxy.port}/postgres")
@@ -295,6 +304,9 @@ def log_on_a_full_disk(directory: Path, count: int) -> Iterator[tuple[Stage, Tro
 
 # -- failover ----------------------------------------------------------------------------------------
 
+MOST_CONNECTIONS = 30
+"""Of a supervisor, two workers, a producer and a reader, with those of statements that were given up and wait for a standby."""
+
 SYNCHRONOUS = ("-c", "synchronous_standby_names=*")
 
 
@@ -334,6 +346,30 @@ def failover(directory: Path, count: int) -> SetUp:
     return _failover(directory, *SYNCHRONOUS)
 
 
+@contextlib.contextmanager
+def standby_away(directory: Path, count: int) -> Iterator[tuple[Stage, Trouble]]:
+    """Kill the only synchronous standby: commits wait for it, and what is repeated meanwhile leaves nothing behind."""
+    with replicated(*SYNCHRONOUS) as (primary, standby, url):
+        stage = StartedStage(directory / "project", url)
+        stage.server = primary
+
+        def take_away(stage: StartedStage) -> None:
+            told = stage.told()
+            standby.kill()
+            stage.until_told("the backend cannot be reached", told)
+            time.sleep(2 * postgres.SILENCE)  # in which statements are repeated
+            with psycopg.connect(primary.url) as operator:
+                (number,) = operator.execute("SELECT count(*) FROM pg_stat_activity WHERE usename = 'jobs'").fetchone() or (0,)
+            assert number <= MOST_CONNECTIONS, f"jobs has {number} connections"
+            assert "wait for a synchronous standby" in stage.project.here("check", code=None)
+            standby.start()
+            stage.until_reached()
+            assert not any("settled_pkey" in line for line in stage.workers[0].lines)
+
+        with stage:
+            yield stage, in_turn(take_away)
+
+
 def failover_without_waiting(directory: Path, count: int) -> SetUp:
     """The same with a standby for which no commit waits: what it had not received is lost."""
     return _failover(directory)
@@ -358,6 +394,7 @@ def by_hand(directory: Path, count: int) -> Iterator[tuple[Stage, Trouble]]:
 ROWS: dict[str, Row] = {
     "server killed, connections cut and silent": _row(*KILLS * 2),
     "failover to a synchronous standby": failover,
+    "synchronous standby away": standby_away,
     "disk of the tables full": tables_on_a_full_disk,
     "disk of the log full": log_on_a_full_disk,
     "no connections left": _row(*[use_up_connections] * 3, options=FEW),

@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
-from tests.support.project import Project
+from tests.support.project import Project, until
 from tests.support.supervised import Supervised
 
-from jobs_core.backends.base import BackendOptions, Outgoing
+from jobs_core.backends.base import Answer, BackendOptions, Outcome, Outgoing, Settlement
 from jobs_core.errors import BackendError, BackendUnavailable
 from jobs_core.ids import new_id, new_token
 from jobs_core.testing.services.postgres import PostgresServer
@@ -73,6 +73,23 @@ def test_a_user_without_rights_is_told_what_to_do(postgres_url, postgres_server,
             connection.execute(f'DROP ROLE "{schema}"'.encode())
 
 
+def test_a_user_without_a_free_connection_is_told_so_and_may_try_again(tmp_path, postgres_url, postgres_server, schema):
+    opened(postgres_url).close()
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        connection.execute(f'CREATE ROLE "{schema}" LOGIN CONNECTION LIMIT 0'.encode())
+    try:
+        url = f"postgresql://{schema}@127.0.0.1:{postgres_server.port}/postgres?schema={schema}"
+        with pytest.raises(BackendUnavailable, match="no connection is left for jobs: close some, or raise max_connections"):
+            opened(url)
+        project = Project(tmp_path / "project")
+        project.configure(backend=f'backend = "{url}"')
+        assert "no connection is left for jobs" in project.here("check", code=None)
+        project.close()
+    finally:
+        with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+            connection.execute(f'DROP ROLE "{schema}"'.encode())
+
+
 @pytest.mark.parametrize(
     ("url", "error", "fix"),
     [
@@ -103,3 +120,24 @@ def test_a_stopped_server_is_unavailable_and_back_after_its_start():
         (delivery,) = backend.reserve(["t"], 1, new_token())
         assert delivery.payload == b"{}"
         backend.close()
+
+
+def test_a_settlement_that_is_repeated_while_its_first_try_still_waits_settles_once(postgres_url, postgres_server, schema):
+    owner, request = new_token(), new_token()
+    first, second = opened(postgres_url, owner), opened(postgres_url, owner)
+    first.push([Outgoing(new_id(), "t", b"{}")], new_token())
+    (delivery,) = first.reserve(["t"], 1, new_token())
+    settlements = [Settlement(delivery.id, delivery.token, Outcome.DONE)]
+    second._settling = request  # it has sent this before
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE %s"
+    with ThreadPoolExecutor(2) as threads, psycopg.connect(postgres_server.url, autocommit=True) as look:
+        with psycopg.connect(postgres_server.url) as other:
+            other.execute(f'SELECT FROM "{schema}".reserved FOR UPDATE'.encode())
+            tries = []
+            for number, backend in enumerate((first, second), 1):
+                tries.append(threads.submit(backend.settle, settlements, request))
+                until(lambda number=number: look.execute(waiting, (f"%{schema}%",)).fetchone() == (number,))
+        answers = [answer for each in tries for answer in each.result()]
+    assert answers == [Answer.SETTLED, Answer.ALREADY]
+    first.close()
+    second.close()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from msgspec import structs
 
-from jobs_core.backend_kit import is_loopback, new_id
+from jobs_core.backend_kit import count, is_loopback, new_id
 from jobs_core.errors import BackendError
 
 from .connection import ServerConnection
@@ -35,7 +35,7 @@ def advice(target: Target, connection: ServerConnection) -> list[str]:
     try:
         return [
             *_version(connection), *_durability(connection), *_access(target, connection), *_bloat(connection),
-            *_locks(connection), *_split(target), *_pooling(target, connection),
+            *_locks(connection), *_standby(connection), *_split(target), *_pooling(target, connection),
         ]  # fmt: skip
     except BackendError as error:
         return [f"the settings of the server cannot be read: {error}"]
@@ -139,6 +139,16 @@ def _locks(connection: ServerConnection) -> Iterator[str]:
         yield (
             f"table {table} is locked ({mode}) by process {pid} of the server (program {program}, user {user}): jobs waits "
             f"until its transaction ends; `SELECT pg_terminate_backend({pid})` ends it"
+        )
+
+
+def _standby(connection: ServerConnection) -> Iterator[str]:
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND state_change < now() - interval '5 s'"
+    number = connection.value(waiting)
+    if number:
+        yield (
+            f"{count(number, 'commit')} on this server wait for a synchronous standby: start it, or change "
+            f"synchronous_standby_names, which is '{_setting(connection, 'synchronous_standby_names')}'"
         )
 
 

@@ -57,6 +57,8 @@ def translated(error: Exception, where: str) -> BackendError:
         return QueueFull(f"{where}: the disk of the server is full: make room there; queued jobs are safe")
     if code.startswith(("08", "53", "57P", "58")) or code in _RETRIED or code == "55P03":
         return BackendUnavailable(f"{where} is unavailable: {text}")
+    if text == "wait timeout expired":
+        return BackendUnavailable(f"{where} cannot be reached: it has not answered within 10 s")
     if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | OSError):
         return BackendUnavailable(f"{where} cannot be reached: {text}")
     return BackendError(f"{where}: {text}")
@@ -68,5 +70,8 @@ def _ends_server(error: Exception) -> bool:
 
 
 def may_be_repeated(error: psycopg.Error) -> bool:
-    """Return whether the same statement may succeed at once: its transaction collided with another one, and did nothing."""
-    return error.sqlstate in _RETRIED
+    """Return whether the same statement may succeed at once: its transaction collided with another one, and did nothing.
+
+    A settlement also collides with its own first try, if that was given up while it waited, such as for a standby.
+    """
+    return error.sqlstate in _RETRIED or (error.sqlstate == "23505" and error.diag.table_name == "settled")
