@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 SECONDS ?= 15
+VERSIONS ?= 13 14 16 17 18
 BIN    := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest
 
@@ -9,7 +10,7 @@ TRANSPORT := $(addprefix plugins/rabbitmq_backend/tests/test_,transport.py frame
     $(addprefix plugins/redis_backend/tests/test_,transport.py protocol.py) tests/supervisor/test_probes.py tests/supervisor/test_metrics.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo announce test test-all test-python transport transport-all django-matrix check format lint types imports unit contract faults chaos torture redis-versions contract-rabbitmq contract-pgbouncer contract-zeromq bench bench-turns bench-peers docs pins clean
+.PHONY: help demo announce test test-all test-python transport transport-all django-matrix check format lint types imports unit contract faults chaos torture redis-versions postgres-versions contract-rabbitmq contract-pgbouncer contract-zeromq bench bench-turns bench-peers docs pins clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -82,6 +83,9 @@ redis-versions: $(VENV)/ready ## run contract and faults on other servers: SERVE
 	@for server in $(SERVERS); do \
 	    $$server --version && JOBS_TEST_REDIS_SERVER=$$server $(PYTEST) -q plugins/redis_backend/tests tests/faults/test_redis.py tests/faults/test_redis_clocks.py || exit 1; \
 	done
+
+postgres-versions: $(VENV)/ready ## run the tests of jobs-postgres on other servers, fetched with npm: VERSIONS="13 14 16 17 18"
+	@PYTHON=$(BIN)/python tools/postgres-versions.sh "$(VERSIONS)" $(TESTS)
 
 contract-rabbitmq: $(VENV)/ready ## run the whole contract on RabbitMQ's classic queues, and with results beside it
 	$(PYTEST) plugins/rabbitmq_backend/tests/whole_contract.py -q

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import Any, TypeVar
@@ -39,6 +40,12 @@ connection was closed, and each repetition would leave another. The server also 
 holds locks. The functions need to see what others have committed since they began."""
 
 SCHEMA_VERSION = 2
+"""The version of the tables and functions, that of the first release. Stores of version 1, the state before limits, flows and
+notes, are from development alone: a setup carries their jobs over, but workers of both versions do not run side by side."""
+
+GONE = ("claim(text, double precision, text[], text, boolean)", "deliveries(text, text, double precision)")
+"""Functions of version 1 that have no successor; a setup drops them."""
+
 EMPTIED = 0.0
 """In place of the version of tables that have lost even that."""
 
@@ -59,6 +66,9 @@ SCRIPTS = (
     "statistics.sql",
 )
 """The functions, and the tables that were added since version 1, where they are missing."""
+
+_DEFINITION = re.compile(r"^CREATE OR REPLACE FUNCTION .*?\$\$;", re.MULTILINE | re.DOTALL)
+_FUNCTION = re.compile(r"^CREATE OR REPLACE FUNCTION .*?\.(\w+)\(", re.MULTILINE)
 
 REPEATS = 5
 """Most repetitions of a statement that collides with another one."""
@@ -240,7 +250,20 @@ class ServerConnection:
     def scripts(self) -> list[str]:
         """Return the SQL that makes the tables that are missing, and all functions."""
         version = f"UPDATE {self.schema}.meta SET value = {SCHEMA_VERSION} WHERE key = 'schema';\n"
-        return [*map(self.script, SCRIPTS), version]
+        gone = "".join(f"DROP FUNCTION IF EXISTS {self.schema}.{each};\n" for each in GONE)
+        return [*self.defining(SCRIPTS), gone, self.script("rights.sql"), version]
+
+    def defining(self, names: Sequence[str]) -> list[str]:
+        """Return the SQL of files, whose functions replace those of an earlier release with other results or arguments."""
+        texts = [self.script(name) for name in names]
+        functions = sorted({name for text in texts for name in _FUNCTION.findall(text)})
+        wrapped = [_DEFINITION.sub(rf"CALL {self.schema}.define($define$\g<0>$define$);", text) for text in texts]
+        listed = sql.Literal(functions).as_string(None)
+        end = (
+            f"CALL {self.schema}.drop_others({listed});\n"
+            f"DROP PROCEDURE {self.schema}.drop_others;\nDROP PROCEDURE {self.schema}.define;\n"
+        )
+        return [self.script("define.sql"), *wrapped, end]
 
     def script(self, name: str, role: str = "") -> str:
         """Return the SQL of a file for this schema, and for a role that it names."""

@@ -276,7 +276,8 @@ class PostgresOutbox(Enlisting, Outbox):
             connection.raw.execute(
                 "SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"jobs setup {self._target.schema}",)
             )
-            connection.raw.execute(connection.script("outbox.sql").encode())
+            for statements in [*connection.defining(["outbox.sql"]), connection.script("outbox_rights.sql")]:
+                connection.raw.execute(statements.encode())
 
 
 def _due(message: Outgoing, waited: float) -> Outgoing:

@@ -125,5 +125,3 @@ END $$;
 DROP TRIGGER IF EXISTS outbox_at_commit ON {s}.outbox_call;
 CREATE CONSTRAINT TRIGGER outbox_at_commit AFTER INSERT ON {s}.outbox_call
     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION {s}.outbox_at_commit();
-
-REVOKE EXECUTE ON FUNCTION {s}.put_out, {s}.put_out_flow, {s}.outbox_at_commit FROM PUBLIC;

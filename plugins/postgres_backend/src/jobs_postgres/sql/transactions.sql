@@ -118,8 +118,3 @@ END $$;
 DROP TRIGGER IF EXISTS at_commit ON {s}.wake_at_commit;
 CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON {s}.wake_at_commit
     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION {s}.at_commit();
-
--- Whatever runs with the rights of the owner is for those alone to whom it is granted; see producer.sql.
-REVOKE EXECUTE ON FUNCTION
-    {s}.push, {s}.count_pushed, {s}.wake_after, {s}.begin_part, {s}.end_part, {s}.enqueue, {s}.begin_flow, {s}.end_flow,
-    {s}.at_commit FROM PUBLIC;
