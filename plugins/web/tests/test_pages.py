@@ -395,7 +395,7 @@ def test_no_text_of_a_job_is_ever_markup(rig):
 
 def test_an_action_with_hostile_fields_says_so_and_does_not_fail(rig, caplog):
     browser = rig.browser("admin")
-    from jobs_web.routes import ROUTES
+    from jobs_web.routes import ROUTES, Kind
 
     fields = (
         "id",
@@ -413,7 +413,7 @@ def test_an_action_with_hostile_fields_says_so_and_does_not_fail(rig, caplog):
         "call",
     )
     for route in ROUTES:
-        if route.changes:
+        if route.changes and route.kind is Kind.PAGE:
             response = browser.submit(route.path, _page="/", sure="yes", **dict.fromkeys(fields, NASTY))
             assert response.status_code < 500, (route.path, response.text)
             assert "<script>alert" not in response.text

@@ -102,7 +102,7 @@ def _topics(config: Config, snapshot: Snapshot) -> Iterator[Finding]:
     for name, number in snapshot.topics.items():
         if name in snapshot.paused:
             text = f"topic {name} is paused, {are(number.ready, 'job')} ready"
-            yield Finding("warning", text, "topic", name, f"jobsctl resume {name}")
+            yield Finding("warning" if number.ready else "note", text, "topic", name, f"jobsctl resume {name}")
         elif number.ready and served is not None and name not in served:
             text = f"topic {name}: {are(number.ready, 'job')} ready, and no running machine serves it"
             yield Finding("bad", text, "topic", name)

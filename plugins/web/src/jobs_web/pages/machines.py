@@ -34,7 +34,7 @@ def show(visit: Visit) -> Response:
         raise JobsError(snapshot.error)
     here = view(visit.app.run_dir)
     return visit.page(
-        "machines.html", machines=snapshot.machines, here=here, lines=[] if here is None else _lines(here), most=MOST_LINES
+        "machines.html", machines=snapshot.machines, local=here, lines=[] if here is None else _lines(here), most=MOST_LINES
     )
 
 

@@ -1,0 +1,227 @@
+"""Take pictures of the dashboard with Chromium, wide and narrow, light and dark: python tools/draw_dashboard.py [DIR].
+
+Without DIR, it writes those that docs/dashboard.md shows. With DIR, it writes all of them there, to be looked at.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import uvicorn
+from PIL import Image
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+
+from jobs_core import App, Flow, current_job, job, set_current_app
+from jobs_core.backends.limits import Limit
+from jobs_core.backends.statistics import StatisticsRow
+from jobs_core.config import Config, Pool
+from jobs_core.ids import new_token
+from jobs_core.machines import GONE, MACHINE, MachineReport, PoolReport, RunReport
+from jobs_core.plugins import Plugins
+from jobs_core.registry import Registry
+from jobs_core.statistics import SUMS
+from jobs_core.worker.main import Worker
+from jobs_web.settings import Settings
+from jobs_web.site import Site, asgi
+from jobs_web.tokens import new_token as new_key
+
+ROOT = Path(__file__).parents[1]
+PICTURES = ROOT / "docs" / "pictures"
+SHOWN = {"overview-wide-light": "dashboard", "job-wide-dark": "dashboard-job", "dead-narrow-light": "dashboard-narrow"}
+SIZES = {"wide": (1440, 1000), "narrow": (360, 740)}
+TOPICS = ["billing", "default", "mail", "reports", "thumbnails"]
+
+
+def shop(registry: Registry) -> dict[str, Any]:
+    """Return the job functions of a shop."""
+
+    @job(name="shop.billing.charge", registry=registry, retries=0, topic="billing")
+    def charge(order: int, customer: str) -> None:
+        current_job().progress(1, 3, f"asked the bank of {customer}")
+        current_job().log("the bank answered after 204 ms")
+        raise ConnectionError(f"bank.example refused order {order}: card expired")
+
+    @job(name="shop.mail.send", registry=registry, retries=0, topic="mail")
+    def send(to: str, text: str) -> None:
+        raise ValueError(f"no such mailbox {to!r}")
+
+    @job(name="shop.thumbnails.resize", registry=registry, topic="thumbnails", limits=("images",))
+    def resize(photo: str) -> None: ...
+
+    @job(name="shop.reports.monthly", registry=registry, topic="reports", cron="0 6 1 * *")
+    def monthly() -> None: ...
+
+    @job(name="shop.orders.pack", registry=registry)
+    def pack(order: int) -> int:
+        return order
+
+    return {"charge": charge, "send": send, "resize": resize, "monthly": monthly, "pack": pack}
+
+
+class Shop:
+    """An application with some of everything."""
+
+    def __init__(self, directory: Path, topics: int = 0) -> None:
+        names = [*TOPICS, *(f"tenant-{number:03}" for number in range(topics))]
+        url = f"sqlite:///{directory}/jobs.db"
+        pools = {"default": Pool(topics=names)}
+        self.app = App(Config(backend=url, base_dir=directory, pools=pools), plugins=Plugins(), registry=Registry())
+        set_current_app(self.app)
+        self.jobs = shop(self.app.registry)
+        self.dead = self.flow = ""
+
+    def fill(self) -> None:
+        """Put jobs, letters, flows, limits, statistics and machines into the backend."""
+        jobs, operate = self.jobs, self.app.operate
+        self.dead = jobs["charge"].using(key="acme").enqueue(4711, "Łukasz Żółć").id
+        for number in range(23):
+            jobs["charge"].enqueue(5000 + number, "مريم")
+        for number in range(4):
+            jobs["send"].enqueue(f"nobody{number}@example.com", "Grüße")
+        with Flow("order 4711") as flow:
+            packed = flow.add(jobs["pack"].call(4711))
+            paid = flow.add(jobs["charge"].call(4711, "Łukasz"), after=packed)
+            flow.add(jobs["send"].call("l@example.com", "sent"), after=paid)
+            flow.add(jobs["resize"].call("label.png"), after=packed)
+        self.flow = flow.handle.id
+        Worker(self.app, "default", Pool(topics=TOPICS), None, owner=f"web1-{new_token()}", drain=True).run()
+        for number in range(130):
+            jobs["pack"].using(key=f"tenant {number % 7}").enqueue(number)
+        for number in range(6):
+            jobs["resize"].enqueue(f"a-very-long-name-of-a-photo-without-any-space-{number:040}.jpeg")
+            jobs["send"].using(delay=600.0 * number + 60).enqueue("later@example.com", "")
+        operate(lambda backend: backend.define_limits({"images": Limit(4), "stripe": Limit(None, 0.1)}, {}))
+        operate(lambda backend: backend.override_limit("stripe:acct_42", Limit(2)))
+        operate(lambda backend: backend.pause("reports"))
+        self._statistics()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Let the machines report again: what they have said is forgotten after 30 s."""
+        self.report("web1.3f2a9c", 5, "serving")
+        self.report("web2.77b01d", 3, "quiet")
+
+    def _statistics(self) -> None:
+        until = int(time.time()) // 60 * 60
+        rows = []
+        for minute in range(60):
+            failed = 12 if 20 < minute < 30 else 2
+            run, wait = [0] * 17, [0] * 17
+            done = 180 + 60 * ((minute * 7) % 5)
+            run[4 + minute % 3], wait[3 + (minute // 9) % 4] = done, done
+            sums = [0] * len(SUMS)
+            sums[SUMS.index("reports")], sums[SUMS.index("done")], sums[SUMS.index("dead")] = 1, done, failed
+            if not 40 < minute < 44:
+                rows.append(StatisticsRow(until - 60 * (60 - minute), sums=(*sums, *run[:16], *wait[:16])))
+        self.app.operate(lambda backend: backend.add_statistics(rows, new_token()))
+
+    def report(self, name: str, workers: int, state: str) -> None:
+        report = MachineReport(
+            name, name.partition(".")[0], "/srv/shop", 812, "0.1.0", state, time.time() - 90_000, 4,
+            [PoolReport("default", TOPICS, workers, workers, 8, scaled=state == "quiet")], workers,
+            [RunReport("01a2", "shop.orders.pack", "default", 3.2, 815)], 412_000_000, 91_234, 311, 2,
+        )  # fmt: skip
+        self.app.operate(
+            lambda backend: backend.put_document(MACHINE, name, msgspec.json.encode(report), new_token(), ttl=GONE)
+        )
+
+    def pages(self) -> dict[str, str]:
+        """Return the path of each page by its name."""
+        return {
+            "overview": "/", "topics": "/topics", "jobs": "/jobs?topic=default", "dead-jobs": "/jobs?topic=billing&state=dead",
+            "job": f"/job?id={self.dead}", "dead": "/dead", "flows": "/flows", "flow": f"/flow?id={self.flow}",
+            "limits": "/limits", "schedule": "/schedule", "machines": "/machines",
+        }  # fmt: skip
+
+
+@contextlib.contextmanager
+def served(app: App) -> Iterator[tuple[str, str]]:
+    """Serve the dashboard on a thread; yield its address, and the path that logs in."""
+    key = new_key()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        config = uvicorn.Config(asgi(Site(app, Settings(), key=key)), log_config=None, lifespan="off")
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}", f"/login?key={key}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@contextlib.contextmanager
+def chromium(*arguments: str) -> Iterator[webdriver.Chrome]:
+    """Start Debian's Chromium without a window."""
+    options = webdriver.ChromeOptions()
+    options.binary_location = "/usr/bin/chromium"
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--hide-scrollbars",
+        *arguments,
+    ):
+        options.add_argument(argument)
+    driver = webdriver.Chrome(options=options, service=Service("/usr/bin/chromedriver"))
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+def look(driver: webdriver.Chrome, size: str, scheme: str) -> None:
+    """Set the width of the page, and light or dark."""
+    width, height = SIZES[size]
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": size == "narrow"}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+
+
+def picture(driver: webdriver.Chrome, most: int = 2400) -> Image.Image:
+    """Return a picture of the whole page, up to a height."""
+    height = min(most, int(driver.execute_script("return document.documentElement.scrollHeight")))
+    width = int(driver.execute_script("return innerWidth"))
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    return Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
+
+
+def main(directory: Path | None) -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        made = Shop(Path(temporary))
+        made.fill()
+        with served(made.app) as (address, login), chromium() as driver:
+            driver.get(address + login)
+            for name, path in made.pages().items():
+                for size in SIZES:
+                    for scheme in ("light", "dark"):
+                        full = f"{name}-{size}-{scheme}"
+                        if directory is None and full not in SHOWN:
+                            continue
+                        made.refresh()
+                        look(driver, size, scheme)
+                        driver.get(address + path)
+                        target = directory / f"{full}.png" if directory else PICTURES / f"{SHOWN[full]}.webp"
+                        picture(driver, 2400 if directory else 1100).save(
+                            target, **({} if directory else {"quality": 80, "method": 6})
+                        )
+        made.app.close()
+        set_current_app(None)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else None)
