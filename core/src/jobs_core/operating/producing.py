@@ -66,7 +66,6 @@ class Producing:
 
     def __init__(self, app: App) -> None:
         self._app = app
-        self._knows = any(job.name != WEBHOOK for job in app.registry)
         self._last: tuple[str, dict[str, Any], Any] | None = None
 
     def enqueue(self, new: NewJob) -> Enqueued:
@@ -97,11 +96,12 @@ class Producing:
         """Return the call of a job that this process knows, with checked arguments; None if it knows no jobs at all."""
         if new.job == WEBHOOK:  # it signs what it sends: no other program may have it sign something
             raise JobDefinitionError(f"{WEBHOOK} is made by jobs itself: configure [webhooks.NAME] instead")
-        if not self._knows:
+        registry = self._app.registry
+        if registry.get(new.job) is None and all(job.name == WEBHOOK for job in registry):
             return None
         options = {name: value for name in OPTIONS if (value := getattr(new, name)) is not None}
         if self._last is None or self._last[:2] != (new.job, options):
-            job = self._app.registry.find(new.job)
+            job = registry.find(new.job)
             self._last = new.job, options, job.using(**options) if options else job
         call: Call[Any] = Call(self._last[2], tuple(new.args), new.kwargs)
         call.job.arguments.check(call.args, call.kwargs)
