@@ -64,6 +64,10 @@ class Transactions:
         """Return what is known of a job or flow, or of the flow of a member, in the outbox; None if it is not there."""
         return self._store.find(item_id) if isinstance(self._store, Outbox) else None
 
+    def withdraw(self, item_id: str) -> bool:
+        """Delete a job or flow of which nothing was carried yet from the outbox; return whether it was there."""
+        return isinstance(self._store, Outbox) and self._store.withdraw(item_id)
+
     def push(self, transaction: object, outgoing: Sequence[Outgoing], patience: float) -> Mapping[str, str]:
         """Store messages in a transaction; return what `Backend.push` returns."""
         return self.enlist(transaction).push(outgoing, patience)

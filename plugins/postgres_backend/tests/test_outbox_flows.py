@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
+import time
 
 import psycopg
 import pytest
@@ -24,7 +26,7 @@ from jobs_core import (
     set_current_app,
 )
 from jobs_core.backends.base import State
-from jobs_core.config import Outbox
+from jobs_core.config import Outbox, Payloads
 from jobs_core.errors import BackendUnavailable
 from jobs_core.registry import Registry
 from jobs_core.supervisor.housekeeper.carrier import Carrier
@@ -306,3 +308,40 @@ def test_operators_see_why_a_flow_waits_and_can_delete_it(project, postgres_serv
     finally:
         set_current_app(None)
         app.close()
+
+
+def test_what_waits_in_the_outbox_can_be_cancelled(app, postgres_server):
+    with psycopg.connect(postgres_server.url) as connection:
+        gone, kept = app.enqueue_many([note.using(transaction=connection).call(text) for text in ("gone", "kept")])
+    assert gone.cancel() is State.CANCELLED
+    assert gone.cancel() is State.UNKNOWN
+    handle, members = leave(postgres_server, 1100)
+    assert members[0].cancel() is State.SCHEDULED  # others wait for it: only the flow can be cancelled
+    assert handle.cancel()
+    assert not handle.cancel()
+    assert handle.status() == "unknown"
+    assert carry(app) == 1
+    assert (gone.status(), kept.status(), members[0].status()) == (State.UNKNOWN, State.READY, State.UNKNOWN)
+
+
+def test_large_arguments_of_a_job_in_the_outbox_are_not_cleaned_away(tmp_path, postgres_url, postgres_server):
+    config = Config(
+        backend=f"sqlite:///{tmp_path}/queue.db",
+        outbox=Outbox(url=postgres_url),
+        base_dir=tmp_path,
+        payloads=Payloads(url=f"file://{tmp_path}/blobs", above="1kB", grace="1s"),
+    )
+    app = App(config, registry=registry)
+    with contextlib.closing(psycopg.connect(postgres_server.url)) as connection:
+        kept = app.enqueue(note.using(transaction=connection).call("x" * 10_000))
+        connection.commit()
+        app.enqueue(note.using(transaction=connection).call("y" * 10_000))
+        connection.rollback()
+    long_ago = time.time() - 3600
+    blobs = [path for path in (tmp_path / "blobs").rglob("*") if path.is_file()]
+    for path in blobs:
+        os.utime(path, (long_ago, long_ago))
+    assert app.clean_payloads() == 1  # that of the job that was rolled back
+    carry(app)
+    assert app.read(app.find(kept.id)).args == ["x" * 10_000]
+    app.close()

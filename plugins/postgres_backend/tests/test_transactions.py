@@ -33,6 +33,7 @@ from jobs_core import (
 from jobs_core.backends.base import BackendOptions, State
 from jobs_core.errors import JobDefinitionError
 from jobs_core.registry import Registry
+from jobs_core.testing.services.postgres import PostgresServer
 from jobs_postgres import listener
 from jobs_postgres.backend import PostgresBackend
 from jobs_postgres.url import parse
@@ -135,6 +136,35 @@ def test_a_job_exists_if_and_only_if_the_transaction_of_an_event_loop_commits(ap
     kept, gone = asyncio.run(main())
     assert [handle.status() for handle in kept] == [State.READY] * 4
     assert gone.status() is State.UNKNOWN
+
+
+def test_a_job_can_be_enqueued_in_pipeline_mode_and_with_any_cursor_class(app, postgres_server):
+    with psycopg.connect(postgres_server.url) as connection, connection.pipeline():
+        connection.execute("SELECT 1")
+        piped = app.enqueue_many([work.using(transaction=connection).call(n) for n in range(3)])
+    with psycopg.connect(postgres_server.url, cursor_factory=psycopg.RawCursor) as connection:
+        raw = app.enqueue(work.using(transaction=connection).call())
+    with (
+        contextlib.closing(psycopg.connect(postgres_server.url)) as connection,
+        pytest.raises(psycopg.errors.DivisionByZero),
+        connection.pipeline(),
+    ):
+        connection.execute("SELECT 1 / 0")
+        app.enqueue(work.using(transaction=connection).call())
+    assert {handle.status() for handle in [*piped, raw]} == {State.READY}
+
+
+def test_two_phase_commits_carry_their_jobs():
+    with PostgresServer("-c", "fsync=off", "-c", "max_prepared_transactions=2") as server:
+        app = App(Config(backend=server.url), registry=registry)
+        with contextlib.closing(psycopg.connect(server.url)) as connection:
+            connection.tpc_begin(connection.xid(1, "one", "branch"))
+            handle = app.enqueue(work.using(transaction=connection).call())
+            connection.tpc_prepare()
+            assert handle.status() is State.UNKNOWN
+            connection.tpc_commit()
+        assert handle.status() is State.READY
+        app.close()
 
 
 def test_a_savepoint_that_is_rolled_back_takes_its_jobs_along(app, postgres_server):

@@ -229,6 +229,7 @@ class App(Resources):
             envelope=self.envelope,
             grace=float(settings.grace),
             keep=float(settings.keep),
+            comes=self._results.comes,
         )
 
     def clean_payloads_soon(self) -> None:
@@ -314,9 +315,11 @@ class App(Resources):
 
     def cancel(self, job_id: str, *, force: bool = False) -> State:
         """Cancel a queued job, or request the end of a running one; return its state afterwards. See `JobHandle.cancel`."""
-        if not force:
-            return self.operate(lambda backend: backend.cancel(job_id))
-        return self.operate(lambda backend: backend.cancel(job_id, force=True))
+        return self._results.cancel(job_id, force)
+
+    def withdraw(self, item_id: str) -> bool:
+        """Delete a job or flow of which nothing was carried yet from the outbox; return whether it was there."""
+        return self._results.withdraw(item_id)
 
     def result(self, handle: JobHandle[T], timeout: float | None) -> T:
         """Wait until a job has ended, and return its result; see `JobHandle.result`."""

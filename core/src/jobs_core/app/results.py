@@ -70,6 +70,32 @@ class Results:
         """Return what is known of a job or flow, or of the flow of a member, in the outbox; None if it is not there."""
         return self._delivery.transactions().in_outbox(item_id) if self._resources.config.outbox.url else None
 
+    def cancel(self, job_id: str, force: bool) -> State:
+        """Cancel a job wherever it is; return its state afterwards."""
+        state = self._cancel(job_id, force)
+        if state is not State.UNKNOWN or not self._resources.config.outbox.url:
+            return state
+        item = self.in_outbox(job_id)
+        if item is not None and item.id == job_id and self.withdraw(job_id):
+            return State.CANCELLED
+        state = self._cancel(job_id, force)  # it may have been carried in between
+        if state is State.UNKNOWN and self._delivery.transactions().holds(job_id):
+            return State.SCHEDULED  # a member of a flow, or in the load that is being carried
+        return state
+
+    def _cancel(self, job_id: str, force: bool) -> State:
+        if not force:
+            return self._resources.operate(lambda backend: backend.cancel(job_id))
+        return self._resources.operate(lambda backend: backend.cancel(job_id, force=True))
+
+    def withdraw(self, item_id: str) -> bool:
+        """Delete a job or flow of which nothing was carried yet from the outbox; return whether it was there."""
+        return bool(self._resources.config.outbox.url) and self._delivery.transactions().withdraw(item_id)
+
+    def comes(self, job_id: str) -> bool:
+        """Return whether a job that the backend did not know is on its way there, or has arrived by now."""
+        return bool(self._resources.config.outbox.url) and self.status(job_id) is not State.UNKNOWN
+
     def result(self, handle: JobHandle[T], timeout: float | None) -> T:
         """Wait until a job has ended, and return its result; see `JobHandle.result`."""
         self._may_wait(handle, timeout)
@@ -125,15 +151,11 @@ class Results:
                     raise
                 time.sleep(min(0.2, left))
                 continue
-            if record is not None and record.state is State.UNKNOWN and self._will_be_carried(job_id):
+            if record is not None and record.state is State.UNKNOWN and self.comes(job_id):
                 record = None
                 time.sleep(min(OUTBOX_LOOK, left))
             if record is not None or (deadline is not None and time.monotonic() >= deadline):
                 return record
-
-    def _will_be_carried(self, job_id: str) -> bool:
-        """Return whether a job that the backend did not know is on its way there, or has arrived by now."""
-        return bool(self._resources.config.outbox.url) and self.status(job_id) is not State.UNKNOWN
 
     def _read(self, handle: JobHandle[T], record: JobRecord) -> T:
         if record.state is State.CANCELLED:

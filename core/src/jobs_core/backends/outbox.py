@@ -74,7 +74,7 @@ class OutboxItem(Struct, frozen=True):
 
 
 class Outbox(abc.ABC):
-    """A connection to an outbox, opened by `open`; `enlist`, `shares` and `find` need none, and open their own."""
+    """A connection to an outbox, opened by `open`; `enlist`, `shares`, `find` and `withdraw` open their own."""
 
     name: str = ""
     """The URL scheme, for messages."""
@@ -90,6 +90,10 @@ class Outbox(abc.ABC):
     @abc.abstractmethod
     def find(self, item_id: str) -> OutboxItem | None:
         """Return the job or flow with this id, or the flow of which it is a member; None if the outbox does not have it."""
+
+    @abc.abstractmethod
+    def withdraw(self, item_id: str) -> bool:
+        """Delete a job, or a flow of which no part was carried, unless it is being carried; return whether it was there."""
 
     @abc.abstractmethod
     def setup(self) -> None:

@@ -116,7 +116,7 @@ def _as_data(member: MemberStatus) -> dict[str, Any]:
 def cancel_command(context: Context, job_id: str, finale: bool) -> None:
     """Cancel all members of a flow that have not ended. No member starts afterwards; running ones are told to stop."""
     flow = context.operate(lambda backend: find(backend, job_id))
-    if not FlowHandle(context, flow.id).cancel(finale=finale):  # type: ignore[arg-type]  # it operates as an application does
+    if not context.operate(lambda backend: backend.cancel_flow(flow.id, finale=finale)):
         fail(f"flow {flow.id} has ended: it is {flow.state}")
     but = '; its finale still runs, but not members with when="done" that wait for a cancelled one'
     output.echo(f"{flow.id} cancelled{but if finale else ''}")
@@ -128,7 +128,7 @@ def cancel_command(context: Context, job_id: str, finale: bool) -> None:
 def retry_command(context: Context, job_id: str) -> None:
     """Run the dead members of a flow again, and then what waits for them."""
     flow = context.operate(lambda backend: find(backend, job_id))
-    retried = FlowHandle(context, flow.id).retry()  # type: ignore[arg-type]
+    retried = FlowHandle(context, flow.id).retry()  # type: ignore[arg-type]  # it operates as an application does
     if not retried:
         hint = f"; `jobsctl flow show {flow.id}` says why" if flow.state == "failed" else ""
         fail(f"flow {flow.id} has no dead member that can be retried: it is {flow.state}{hint}")

@@ -48,6 +48,8 @@ class Operator(Protocol):
 
     def flow_status(self, flow_id: str) -> FlowStatus | None: ...
 
+    def withdraw(self, item_id: str) -> bool: ...
+
     def may_be_in_job(self) -> bool: ...
 
 
@@ -135,6 +137,13 @@ class FlowHandle(Struct, eq=False):
         Once this returned, no member starts; running ones are told. With `finale`, members after `flow.all` still run unless
         they have `when="done"`: not all is done.
         """
+        if self._cancel(finale):
+            return True
+        if self.status() != "scheduled":
+            return False
+        return self._application.withdraw(self.id) or self._cancel(finale)  # it may have been carried in between
+
+    def _cancel(self, finale: bool) -> bool:
         return self._application.operate(lambda backend: backend.cancel_flow(self.id, finale=finale))
 
     def retry(self) -> int:

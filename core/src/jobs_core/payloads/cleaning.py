@@ -20,10 +20,12 @@ def clean(
     envelope: Callable[[JobRecord], Message],
     grace: float,
     keep: float,
+    comes: Callable[[str], bool] = lambda job_id: False,
 ) -> int:
     """Delete what is left over; return the number of blobs.
 
-    Without `find` (the backend cannot look up jobs), that is what is older than `keep` seconds.
+    Without `find` (the backend cannot look up jobs), that is what is older than `keep` seconds. `comes` says whether a job that
+    the backend does not know is on its way there.
     """
     deleted, batch = 0, list[str]()
     for blob in store.blobs():
@@ -33,7 +35,8 @@ def clean(
         elif find is None:
             unneeded = blob.age > keep
         else:
-            unneeded = blob.age > grace and not _needs(find(job_id), blob.name, envelope)
+            record = find(job_id) if blob.age > grace else None
+            unneeded = blob.age > grace and not _needs(record, blob.name, envelope) and not (record is None and comes(job_id))
         if unneeded:
             batch.append(blob.name)
         if len(batch) == BATCH:

@@ -28,8 +28,9 @@ Storing: TypeAlias = Generator[tuple[str, list[Any]], Any, Mapping[str, str]]
 """Statements of which the second parameter names the database, each of which is sent the answer; returns the conflicts."""
 
 _PLACE = """
-    SELECT concat_ws('/', system_identifier, (SELECT oid FROM pg_database WHERE datname = current_database()))
-      FROM pg_control_system()"""
+    SELECT pg_catalog.concat_ws('/', system_identifier,
+                                (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()))
+      FROM pg_catalog.pg_control_system()"""
 _MISSING = {
     "3F000": "its database has no tables of jobs in the schema {schema} (`{setup}` creates them)",
     "42883": "its database has no tables of jobs in the schema {schema}, or those of another release (`{setup}` creates them)",

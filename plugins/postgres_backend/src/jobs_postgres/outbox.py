@@ -138,14 +138,21 @@ class PostgresOutbox(Enlisting, Outbox):
         return {}
 
     def find(self, item_id: str) -> OutboxItem | None:
-        connection = ServerConnection(self._target)  # of its own: any thread may ask
+        rows = self._asked("outbox_find", item_id)
+        return _item(*rows[0]) if rows else None
+
+    def withdraw(self, item_id: str) -> bool:
+        return bool(self._asked("outbox_withdraw", item_id)[0][0])
+
+    def _asked(self, function: str, item_id: str) -> list[Any]:
+        """Return the rows of a function, on a connection of its own: any thread may ask."""
+        connection = ServerConnection(self._target)
         connection.connect()
         try:
             self._make(connection)
-            rows = connection.rows(connection.call("outbox_find", 1), (item_id,))
+            return connection.rows(connection.call(function, 1), (item_id,))
         finally:
             connection.disconnect()
-        return _item(*rows[0]) if rows else None
 
     # -- the carrier ---------------------------------------------------------------------------------
 

@@ -53,18 +53,20 @@ def execute(transaction: Any, statement: str, parameters: Sequence[Any]) -> Any:
         statement = _checked(connection.dialect, connection.connection, statement)
         return _value(connection.exec_driver_sql(statement, tuple(parameters)))
     _check(transaction)
-    with transaction.cursor(row_factory=tuple_row) as cursor:
+    # Not transaction.cursor(), which may be of a class with other placeholders.
+    with psycopg.Cursor(transaction, row_factory=tuple_row) as cursor:
         cursor.execute(statement, parameters)
-        return cursor.fetchone()[0] if cursor.description else None
+        row = cursor.fetchone() if _answers(statement) else None
+        return None if row is None else row[0]
 
 
 async def execute_async(transaction: Any, statement: str, parameters: Sequence[Any]) -> Any:
     """Execute a statement on a connection whose calls are awaited."""
     if isinstance(transaction, psycopg.AsyncConnection):
         _check(transaction)
-        async with transaction.cursor(row_factory=tuple_row) as cursor:
+        async with psycopg.AsyncCursor(transaction, row_factory=tuple_row) as cursor:
             await cursor.execute(statement, parameters)
-            row = await cursor.fetchone() if cursor.description else None
+            row = await cursor.fetchone() if _answers(statement) else None
             return None if row is None else row[0]
     if _is_asyncpg(transaction):
         _check_asyncpg(transaction, begun=transaction.is_in_transaction())
@@ -88,6 +90,11 @@ def _execute_in_django(wrapper: Any, statement: str, parameters: Sequence[Any]) 
     with wrapper.cursor() as cursor:
         cursor.execute(statement, parameters)
         return cursor.fetchone()[0] if cursor.description else None
+
+
+def _answers(statement: str) -> bool:
+    """Return whether a statement returns a row: in pipeline mode, a cursor knows that only once the row was fetched."""
+    return statement.lstrip().startswith("SELECT")
 
 
 def _value(result: Any) -> Any:

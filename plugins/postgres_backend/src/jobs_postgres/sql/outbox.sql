@@ -112,6 +112,23 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
      WHERE o.id = coalesce((SELECT m.flow FROM {s}.outbox_member AS m WHERE m.id = id_ LIMIT 1), id_) LIMIT 1
 $$;
 
+-- Delete a job, or a flow of which no part was carried, unless it is being carried. Returns whether it was there.
+CREATE OR REPLACE FUNCTION {s}.outbox_withdraw(id_ text) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    flow_ boolean;
+BEGIN
+    DELETE FROM {s}.outbox AS o
+     WHERE o.id = id_ AND o.load IS NULL
+       AND (o.members IS NULL OR o.members = 0 OR EXISTS (SELECT FROM {s}.outbox_member WHERE flow = id_ AND number = 0))
+    RETURNING o.members IS NOT NULL INTO flow_;
+    IF flow_ THEN
+        DELETE FROM {s}.outbox_part WHERE flow = id_;
+        DELETE FROM {s}.outbox_member WHERE flow = id_;
+    END IF;
+    RETURN flow_ IS NOT NULL;
+END $$;
+
 -- Wake the carrier when the transaction commits. One that falls asleep between this and the end of the commit looks again after
 -- a second.
 CREATE OR REPLACE FUNCTION {s}.outbox_at_commit() RETURNS trigger
