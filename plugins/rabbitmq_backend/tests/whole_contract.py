@@ -19,6 +19,12 @@ class TestRedisBeside(OnRabbitMQ, BackendContract):
         return redis_url
 
 
+class TestPostgresBeside(OnRabbitMQ, BackendContract):
+    @pytest.fixture
+    def results_url(self, postgres_url):
+        return postgres_url
+
+
 class TestClassicQueues(OnRabbitMQ, BackendContract):
     @pytest.fixture
     def backend_url(self, rabbitmq_url):

@@ -61,7 +61,9 @@ def composed(queue: Backend, store: Backend) -> AuxStore:
     claims = "claim" in store.features or type(store).claim is not Backend.claim  # older backends have only the method
     if missing or not claims:
         what = ", ".join(sorted(missing)) or "records that another queue's workers can claim"
-        raise ConfigError(f"results.url: {store.name}:// does not support {what}; sqlite:///results.db and redis:// do")
+        raise ConfigError(
+            f"results.url: {store.name}:// does not support {what}; sqlite:///results.db, redis:// and postgresql:// do"
+        )
     return AuxStore(queue, store)
 
 

@@ -42,7 +42,7 @@ def parse(url: str, prefix: str) -> Target:
     """Parse a URL; raise a BackendError that shows the valid forms."""
     parts = read_url(url, _OF_LIBPQ | _OURS, _FORMS)
     parameters = dict(parts.parameters)
-    schema = parameters.pop("schema", prefix)
+    schema = parameters.pop("schema", prefix.replace(".", "_"))  # a store of results has the prefix jobs.results
     if not _SCHEMA.fullmatch(schema):
         raise parts.wrong(f"schema {schema!r}: expected up to 48 of a-z, 0-9, _ and -, beginning with a letter")
     notify = parameters.pop("notify", "on")

@@ -507,6 +507,6 @@ class RabbitMQBackend(RabbitMQOperatorCalls):
             return NotSupported(
                 feature,
                 f"{self.name}://",
-                'set [results] url = "sqlite:///results.db" (or a redis:// URL), which stores it separately',
+                'set [results] url = "sqlite:///results.db" (or a redis:// or postgresql:// URL), which stores it separately',
             )
         return super()._lacks(feature)
