@@ -14,6 +14,7 @@ from jobs_core.errors import BackendError, BackendUnavailable
 from jobs_core.ids import new_id, new_token
 from jobs_core.testing.services.postgres import PostgresServer
 from jobs_postgres.backend import PostgresBackend
+from jobs_postgres.rows import token
 from jobs_postgres.url import parse
 
 
@@ -141,3 +142,33 @@ def test_a_settlement_that_is_repeated_while_its_first_try_still_waits_settles_o
     assert answers == [Answer.SETTLED, Answer.ALREADY]
     first.close()
     second.close()
+
+
+def test_a_settlement_reads_no_rows_that_vacuum_could_not_remove(postgres_url, postgres_server, schema):
+    backend = opened(postgres_url, "worker")
+    jobs = 10
+    with psycopg.connect(postgres_server.url) as old, psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        connection.execute("SET plan_cache_mode = force_custom_plan")
+        old.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        old.execute("SELECT count(*) FROM pg_class")
+        connection.execute(
+            f'INSERT INTO "{schema}".reserved (seq, at, owner, request, topic)'
+            " SELECT n, 0, 'gone', 'gone', 't' FROM generate_series(1000000, 1100000) AS n".encode()
+        )
+        connection.execute(f"DELETE FROM \"{schema}\".reserved WHERE owner = 'gone'".encode())
+        pages = []
+        for _ in range(2):  # the first one also reads catalogs
+            backend.push([Outgoing(new_id(), "t", b"{}") for _ in range(jobs)], new_token())
+            tokens = [token(each.token) for each in backend.reserve(["t"], jobs, new_token())]
+            connection.execute(f'ANALYZE "{schema}".reserved'.encode())  # as autovacuum does: there are few rows on many pages
+            settle = f"SELECT \"{schema}\".settle_done('worker', %s, '', false, %s, %s)"
+            row = connection.execute(
+                f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {settle}".encode(),
+                (new_token(), [seq for seq, _ in tokens], [request for _, request in tokens]),
+            ).fetchone()
+            assert row is not None
+            plan = row[0][0]["Plan"]
+            pages.append(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
+    assert pages[1] < 40 * jobs
+    assert backend.counts(["t"])["t"].reserved == 0
+    backend.close()

@@ -476,7 +476,7 @@ END $$;
 -- Delete done jobs; return for each whether it was reserved by this owner with this request.
 CREATE OR REPLACE FUNCTION {s}.settle_done(
     owner_ text, request_ text, before text, again boolean, seqs bigint[], requests text[])
-RETURNS text LANGUAGE plpgsql AS $$
+RETURNS text LANGUAGE plpgsql SET enable_seqscan = off AS $$
 DECLARE
     answer text := {s}.settling(owner_, request_, before, again, cardinality(seqs));
     gone bigint[];
@@ -486,9 +486,10 @@ BEGIN
     IF answer IS NOT NULL THEN
         RETURN answer;
     END IF;
-    WITH gone AS (
-        DELETE FROM {s}.reserved AS r USING unnest(seqs, requests) AS t (seq, request)
-         WHERE r.seq = t.seq AND r.request = t.request AND r.owner = owner_ RETURNING r.seq),
+    WITH gone AS ( -- no join: its plan follows the statistics, and may read all that vacuum could not remove
+        DELETE FROM {s}.reserved AS r
+         WHERE r.seq = ANY (seqs) AND r.owner = owner_ AND ((r.seq, r.request) IN (SELECT * FROM unnest(seqs, requests))) IS TRUE
+        RETURNING r.seq),
     jobs AS (
         DELETE FROM {s}.job AS j USING gone WHERE j.seq = gone.seq RETURNING j.seq, j.id, j.unique_key)
     SELECT array_agg(seq), array_agg(id), array_agg(unique_key) FILTER (WHERE unique_key IS NOT NULL) INTO gone, ids, keys
