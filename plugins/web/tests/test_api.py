@@ -16,7 +16,9 @@ from jobs_core.backends.base import Operable, State
 from jobs_web.api import waiting
 from jobs_web.api.operation import NDJSON
 from jobs_web.api.operations import OPERATIONS
+from jobs_web.settings import Token
 from jobs_web.site import asgi
+from jobs_web.tokens import hash_of, new_token
 
 from .support import BASE, Rig
 
@@ -341,6 +343,28 @@ def test_every_call_needs_its_role_and_a_token(shop: Rig):
                 problem(answer, 403 if role else 401)
             else:
                 assert answer.status_code not in (401, 403), (each.method, path, role)
+
+
+def test_a_producer_can_enqueue_to_its_topics_and_do_nothing_else(make_rig):
+    token = new_token()
+    rig = make_rig(tokens={"shop": Token("operate", hash_of(token), ["mail"]), "admin": Token("admin", hash_of("other"))})
+
+    @job(name="add", registry=rig.app.registry)
+    def add(a: int, b: int) -> None: ...
+
+    rig.tokens["shop"], rig.tokens["admin"] = token, "other"
+    client = Client(rig, "shop")
+    mine = client.push(topic="mail")["id"]
+    assert client.get(f"/jobs/{mine}").json()["state"] == "ready"
+    assert "not to default" in client.push(code=403)["detail"]
+    assert "not to default" in client.lines({"job": "add", "args": [1, 2]}, code=403)["detail"]
+    foreign = Client(rig, "admin").push()["id"]
+    assert problem(client.get(f"/jobs/{foreign}"), 404)
+    for each in OPERATIONS:
+        if each.role is not None and not each.producers and each.role <= 2:
+            path = each.path.format(id=mine, topic="mail", limit="x", name="x")
+            assert "may only enqueue to mail" in problem(client.request(each.method, path), 403)
+    assert client.get(f"{BASE}/jobs").status_code == 403, "nor look at a page"
 
 
 def test_read_only_refuses_every_change_of_the_api(make_rig):

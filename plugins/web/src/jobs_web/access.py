@@ -69,7 +69,7 @@ class Access:
 
     def _named(self, name: str) -> User | None:
         token = self._tokens.get(name)
-        return None if token is None else User(name, token.allows, token.hash[-16:])
+        return None if token is None else User(name, token.allows, token.hash[-16:], tuple(token.topics))
 
     # -- sessions --------------------------------------------------------------------------------
 

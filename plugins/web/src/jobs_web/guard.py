@@ -67,6 +67,10 @@ async def _answer(visit: Visit, route: Route) -> Response:
             raise Refused(401, "log in first")
         if visit.user.role < route.role:
             raise Refused(403, f"this needs the role {route.role.word}, and {visit.user.name} has {visit.user.role.word}")
+        if visit.user.topics and not route.producers:
+            raise Refused(
+                403, f"{visit.user.name} may only enqueue to {', '.join(visit.user.topics)}, and look at jobs in them"
+            )
     if route.changes and visit.read_only:
         raise Refused(403, "this dashboard is read-only")
     if route.method != "GET":  # of the API, too: the application that mounts it may know its users by a cookie

@@ -28,3 +28,4 @@ class User(Struct, frozen=True):
     name: str
     role: Role
     fingerprint: str = ""  # of the token with which they logged in: another token ends their sessions
+    topics: tuple[str, ...] = ()  # if set, the user is a producer: it enqueues to these topics, and does nothing else

@@ -43,6 +43,7 @@ class Route(Struct, frozen=True):
     role: Role | None
     kind: Kind = Kind.PAGE
     what: str = ""  # of an action: what it does, for the audit line
+    producers: bool = False  # open to users who may only enqueue to certain topics; the endpoint looks at these
 
     @property
     def changes(self) -> bool:
@@ -87,5 +88,8 @@ ROUTES: tuple[Route, ...] = (
     Route("/login", "POST", login.enter, None),
     Route("/logout", "POST", login.leave, None),
     Route(f"{PREFIX}/openapi.json", "GET", document, None, Kind.API),
-    *(Route(PREFIX + each.path, each.method, each.endpoint, each.role, Kind.API) for each in OPERATIONS),
+    *(
+        Route(PREFIX + each.path, each.method, each.endpoint, each.role, Kind.API, producers=each.producers)
+        for each in OPERATIONS
+    ),
 )

@@ -26,6 +26,7 @@ class Token(Struct, frozen=True, forbid_unknown_fields=True):
 
     role: str  # read, operate or admin
     hash: str  # as `jobsctl web token` prints it
+    topics: list[str] = []  # if set, it can do nothing but enqueue to these topics through the API, and look at jobs in them
 
     @property
     def allows(self) -> Role:

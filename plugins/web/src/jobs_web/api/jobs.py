@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from jobs_core import DuplicateJob, JobsError
-from jobs_core.backends.base import Backend, JobRecord, State
+from jobs_core.backends.base import Backend, JobRecord, Outgoing, State
 from jobs_core.operating.producing import Enqueued, NewJob, Producing
 from jobs_core.operating.records import as_data, browse, shown_result
 
@@ -77,8 +77,8 @@ def enqueue(visit: Visit, raw: bytes, seed: str) -> Answer:
     new = decoded(raw, NewJob)
     producing = Producing(visit.app)
     try:
-        if seed:
-            told = producing.push([producing.made(new, seed)], seed)[0]
+        if seed or _topics(visit):
+            told = producing.push(_allowed(visit, [producing.made(new, seed or None)]), seed)[0]
         else:
             told = producing.enqueue(new)
     except DuplicateJob as error:
@@ -119,8 +119,22 @@ def _enqueue_lines(visit: Visit, raw: bytes, seed: str) -> Answer:
                 break
     if errors:
         raise Refused(422, "nothing was enqueued: " + "; ".join(errors))
-    told = producing.push(made, seed)
+    told = producing.push(_allowed(visit, made), seed)
     return Answer(200, _batch(told))
+
+
+def _topics(visit: Visit) -> tuple[str, ...]:
+    """Return the topics to which alone the user may enqueue; none if they may enqueue to all."""
+    return visit.user.topics if visit.user is not None else ()
+
+
+def _allowed(visit: Visit, made: list[Outgoing]) -> list[Outgoing]:
+    """Return the jobs of a request; refuse all if one is for a topic that is not the user's."""
+    topics = _topics(visit)
+    for job in made if topics else ():
+        if job.topic not in topics:
+            raise Refused(403, f"you may only enqueue to {', '.join(topics)}, not to {job.topic}")
+    return made
 
 
 def _batch(told: list[Enqueued]) -> Batch:
@@ -156,7 +170,8 @@ def _parsed(result: str) -> Any:
 def find(visit: Visit, job_id: str) -> JobRecord:
     """Return the record of a job; refuse an id that the backend does not know."""
     record = visit.app.find(job_id)
-    if record is None or record.state is State.UNKNOWN:
+    topics = _topics(visit)
+    if record is None or record.state is State.UNKNOWN or (topics and record.topic not in topics):
         raise Refused(404, f"there is no job {job_id[:128]}: it never existed, or finished without a stored result")
     return record
 

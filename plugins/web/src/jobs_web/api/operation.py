@@ -60,6 +60,7 @@ class Operation(Struct, frozen=True):
     once: bool = False  # takes an Idempotency-Key
     media: str = "application/json"  # of the answer
     lines: bool = False  # the body may also be NDJSON
+    producers: bool = False  # see `Route.producers`
 
 
 def queried(visit: Visit, params: tuple[Param, ...]) -> Mapping[str, Any]:

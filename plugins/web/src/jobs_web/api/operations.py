@@ -35,15 +35,16 @@ OPERATIONS: tuple[Operation, ...] = (
     _act(
         "/jobs", jobs.enqueue,
         "Enqueue a job; or, as NDJSON with a job on each line, up to 10,000, of which all are enqueued or none.",
-        Enqueued, status=201, body=NewJob, lines=True,
+        Enqueued, status=201, body=NewJob, lines=True, producers=True,
     ),
     Operation(
         "GET", "/jobs/{id}", waiting.show, READ,
-        "Return a job; with `wait`, as soon as it has ended.", Job, query=(waiting.WAIT,),
+        "Return a job; with `wait`, as soon as it has ended.", Job, query=(waiting.WAIT,), producers=True,
     ),
     Operation(
         "GET", "/jobs/{id}/events", waiting.stream, READ,
-        "Return the events of a job as they come: state, progress, log. The stream ends with the job.", media=STREAM,
+        "Return the events of a job as they come: state, progress, log. The stream ends with the job.",
+        media=STREAM, producers=True,
     ),
     _act("/jobs/{id}/cancel", jobs.cancel, "Cancel a queued job, or ask a running one to end.", jobs.StateNow),
     _act("/jobs/{id}/retry", jobs.retry, "Run a dead or scheduled job now.", jobs.StateNow),
