@@ -12,7 +12,7 @@ import time
 import pytest
 
 from jobs_core import App, Config, ConfigError, Discard, Retry, job, set_current_app, webhook_signing
-from jobs_core.backends.base import Outcome, Outgoing, State
+from jobs_core.backends.base import Counts, Outcome, Outgoing, State
 from jobs_core.backends.memory import forget
 from jobs_core.config import Pool
 from jobs_core.ids import new_token
@@ -382,3 +382,58 @@ def test_keys_that_do_not_go_together_are_refused(text, why, tmp_path):
     file.write_text(f"[webhooks.crm]\n{text}\n")
     with pytest.raises(ConfigError, match=why):
         load(file, environ={})
+
+
+# -- the housekeeper -----------------------------------------------------------------------------------------
+
+
+def test_a_hook_that_fails_does_not_stop_the_housekeeper_and_is_logged(receiver, monkeypatch, caplog):
+    from jobs_core.supervisor.housekeeper import webhooks
+    from jobs_core.supervisor.housekeeper.alerts import message
+
+    app = application(receiver, events=["backlog"])
+    told = webhooks.Webhooks(app)
+    backend = app.new_backend()
+    backend.open(None)
+
+    def fails(*_, **__):
+        raise RuntimeError("a hook of the application")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(webhooks, "made", fails)
+        told.alert(message(app.config, "backlog", "default", Counts(ready=9), 60.0))
+    told.work(backend)
+    assert "event topic.backlog for webhook crm could not be made: RuntimeError: a hook of the application" in caplog.text
+    told.alert(message(app.config, "backlog", "default", Counts(ready=9), 60.0))
+    told.work(backend)
+    assert backend.counts(["webhooks"])["webhooks"].ready == 1
+    backend.close()
+
+
+def test_during_an_outage_the_newest_alert_of_each_topic_is_kept_and_pushed_once(receiver):
+    from jobs_core import BackendUnavailable
+    from jobs_core.supervisor.housekeeper.alerts import message
+    from jobs_core.supervisor.housekeeper.webhooks import Webhooks
+
+    app = application(receiver, events=["backlog"])
+    told = Webhooks(app)
+    backend = app.new_backend()
+    backend.open(None)
+    pushed = []
+    push = backend.push
+
+    def cut_off(jobs, request):
+        pushed.append(request)
+        push(jobs, request)
+        raise BackendUnavailable("the answer is lost")
+
+    told.alert(message(app.config, "backlog", "default", Counts(ready=8), 60.0))
+    told.alert(message(app.config, "backlog", "default", Counts(ready=9), 60.0))
+    backend.push = cut_off
+    with pytest.raises(BackendUnavailable):
+        told.work(backend)
+    backend.push = lambda jobs, request: (pushed.append(request), push(jobs, request))[1]
+    told.work(backend)
+    assert pushed[0] == pushed[1]
+    assert backend.counts(["webhooks"])["webhooks"].ready == 1
+    backend.close()

@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
 
+from ... import boundary
 from ...app import App
 from ...backends.base import Backend, Outgoing
 from ...backends.documents import ABSENT, all_of
@@ -20,10 +22,12 @@ from ...backends.flows import FlowStatus
 from ...errors import BackendError, BackendUnavailable
 from ...ids import new_token
 from ...webhooks.announcing import made, wanting
-from ...webhooks.job import register
+from ...webhooks.job import TOPIC, register
 
 if TYPE_CHECKING:
     from .alerts import Alert
+
+logger = logging.getLogger("jobs.housekeeper")
 
 INTERVAL: Final = 5.0
 """Seconds between two readings of the flows."""
@@ -36,7 +40,7 @@ MOST_PAGES: Final = 20
 """Flows that are read at once, and most such pages: failed flows come first, then those that run, then the latest ends."""
 
 MEMORY: Final = 43200.0
-"""Seconds after its end for which a flow may still be told: less than the day for which the job with its id is remembered."""
+"""Seconds after its end for which a flow may still be told, and at most half of `result_ttl`: so long its job is remembered."""
 
 SINCE: Final = "webhook"
 FAILED: Final = "webhook-failed-flow"
@@ -60,6 +64,7 @@ class Webhooks:
         self._pending: dict[str, list[Outgoing]] = {}  # subject → the jobs that tell the newest about it
         self._sending: tuple[str, list[Outgoing]] | None = None  # unanswered request
         self._flows = list(wanting(app.config, "flow", None))
+        self._memory = min(MEMORY, float(app.config.topic(TOPIC).result_ttl) / 2)
         self._since: dict[str, float] = {}
         self._next_reminder = 0.0
         self._told: set[str] = set()  # ids of the jobs that tell about flows
@@ -70,8 +75,8 @@ class Webhooks:
         kind, topic = _KINDS.get(alert.facts["kind"]), alert.facts.get("topic")
         if kind is not None and topic is not None:
             facts = {name: alert.facts[name] for name in _FACTS}
-            names = wanting(self._app.config, "backlog", topic)
-            self._pending[topic] = [made(self._app, name, kind, facts) for name in names]
+            names = list(wanting(self._app.config, "backlog", topic))
+            self._pending[topic] = [job for name in names for job in self._made(name, kind, facts)]
 
     def work(self, backend: Backend) -> None:
         """Look for flows that have ended, and push what there is to tell. Raises the errors of the backend."""
@@ -123,20 +128,30 @@ class Webhooks:
                 told_as = f"webhook-{hashlib.sha256(json.dumps([name, flow.id, flow.state]).encode()).hexdigest()[:32]}"
                 seen.add(told_as)
                 if told_as not in self._told and self._is_news(name, flow):
-                    jobs.append(made(self._app, name, f"flow.{flow.state}", _facts(flow), id=told_as))
+                    jobs += self._made(name, f"flow.{flow.state}", _facts(flow), told_as)
                     failed += [told_as] if flow.state == "failed" else []
         if jobs:
             backend.push(jobs, new_token())
             for told_as in failed:
                 self._note_failed(backend, told_as)
-            self._told.update(job.id for job in jobs)
+        self._told |= seen
         return bool(jobs)
+
+    def _made(self, name: str, kind: str, facts: dict[str, Any], told_as: str | None = None) -> list[Outgoing]:
+        """Return the job that tells a receiver; none, with the reason in the log, if it cannot be made."""
+        try:
+            return [made(self._app, name, kind, facts, id=told_as)]
+        except Exception as error:  # a hook of the application may raise anything
+            boundary.log(
+                logger, logging.ERROR, "event %s for webhook %s could not be made: %s", kind, name, boundary.told(error)
+            )
+            return []
 
     def _is_news(self, name: str, flow: FlowStatus) -> bool:
         since = self._since.get(name, flow.broker_now)
         if flow.ended_at is None:  # failed: it may go on when its dead letters are retried
             return flow.created_at >= since - MEMORY
-        return flow.ended_at >= max(since, flow.broker_now - MEMORY)
+        return flow.ended_at >= max(since, flow.broker_now - self._memory)
 
     def _note_failed(self, backend: Backend, told_as: str) -> None:
         try:
