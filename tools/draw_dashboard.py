@@ -32,6 +32,7 @@ from jobs_core.plugins import Plugins
 from jobs_core.registry import Registry
 from jobs_core.statistics import SUMS
 from jobs_core.worker.main import Worker
+from jobs_web.serving import Server
 from jobs_web.settings import Settings
 from jobs_web.site import Site, asgi
 from jobs_web.tokens import new_token as new_key
@@ -150,8 +151,8 @@ def served(app: App) -> Iterator[tuple[str, str]]:
     """Serve the dashboard on a thread; yield its address, and the path that logs in."""
     key = new_key()
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        config = uvicorn.Config(asgi(Site(app, Settings(), key=key)), log_config=None, lifespan="off")
-        server = uvicorn.Server(config)
+        site = Site(app, Settings(), key=key)
+        server = Server(uvicorn.Config(asgi(site), log_config=None, lifespan="off"), site)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:

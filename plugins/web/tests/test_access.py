@@ -8,7 +8,7 @@ import re
 import pytest
 
 from jobs_core import ConfigError
-from jobs_web import create_app
+from jobs_web import create_app, live
 from jobs_web.access import MOST_FAILURES, WINDOW, Attempts
 from jobs_web.guard import LARGEST_FORM
 from jobs_web.roles import ROLES, Role, User
@@ -23,6 +23,12 @@ FILLED = re.compile(r"\{[^}]*\}")
 
 
 PAGES = [route for route in ROUTES if route.kind is Kind.PAGE]  # test_api.py tries the others
+
+
+@pytest.fixture(autouse=True)
+def no_streams(monkeypatch):
+    """Let the stream of changes, which would not end, be refused once everything else is checked."""
+    monkeypatch.setattr(live, "MOST", 0)
 
 
 def _tried(browser, route):

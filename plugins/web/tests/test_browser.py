@@ -65,9 +65,17 @@ def draw() -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def browser(draw: ModuleType) -> Iterator[object]:
+def chromium(draw: ModuleType) -> Iterator[object]:
     with draw.chromium() as driver:
         yield driver
+
+
+@pytest.fixture
+def browser(chromium):
+    """The browser, which has left the last page, whose server is gone, and has no complaints."""
+    chromium.get("about:blank")
+    chromium.get_log("browser")
+    return chromium
 
 
 @pytest.fixture
@@ -147,3 +155,28 @@ def test_hundreds_of_topics_and_none_fit(draw, browser, tmp_path):
                 assert browser.execute_script(FAULTS) == [], f"{path}, {size}"
     many.app.close()
     set_current_app(None)
+
+
+def test_a_page_follows_what_happens_until_it_is_paused(draw, browser, shop):
+    from selenium.common.exceptions import StaleElementReferenceException
+    from selenium.webdriver.support.wait import WebDriverWait
+
+    def ready(driver) -> str:
+        return driver.find_element("xpath", "//dt[text()='ready']/following-sibling::dd").text
+
+    draw.look(browser, "wide", "light")
+    wait = WebDriverWait(browser, 60, ignored_exceptions=[StaleElementReferenceException])
+    with draw.served(shop.app) as (address, login):
+        browser.get(address + login)
+        assert ready(browser) == "0"
+        browser.execute_script("window.mark = 1")
+        shop.jobs["pack"].enqueue(1)
+        wait.until(lambda driver: ready(driver) == "1")
+        assert browser.execute_script("return window.mark") == 1  # it was not loaded anew
+        click(browser, "//button[text()='pause']")
+        shop.jobs["pack"].enqueue(2)
+        browser.execute_async_script("setTimeout(arguments[0], 3000)")  # three readings
+        assert ready(browser) == "1"
+        click(browser, "//button[text()='follow']")
+        wait.until(lambda driver: ready(driver) == "2")
+        assert complaints(browser) == []

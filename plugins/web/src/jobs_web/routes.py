@@ -15,7 +15,7 @@ from typing import Any
 from msgspec import Struct
 from starlette.responses import Response
 
-from . import login
+from . import live, login
 from .api.openapi import document
 from .api.operation import PREFIX
 from .api.operations import OPERATIONS
@@ -53,6 +53,7 @@ class Route(Struct, frozen=True):
 
 ROUTES: tuple[Route, ...] = (
     Route("/", "GET", overview.show, Role.READ),
+    Route("/live", "GET", live.stream, Role.READ),
     Route("/topics", "GET", topics.show, Role.READ),
     Route("/topics/pause", "POST", topics.pause, Role.OPERATE, what="pause"),
     Route("/topics/resume", "POST", topics.resume, Role.OPERATE, what="resume"),

@@ -22,6 +22,18 @@ STOP_PATIENCE = 3
 """Seconds that open event streams and requests have at the end."""
 
 
+class Server(uvicorn.Server):
+    """Uvicorn, which ends the streams of open pages before it waits for its connections to end."""
+
+    def __init__(self, config: uvicorn.Config, site: Site) -> None:
+        super().__init__(config)
+        self._site = site
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._site.live.close()
+        await super().shutdown(sockets)
+
+
 def serve(app: App, **given: Any) -> None:
     """Serve until TERM or Ctrl-C. Raises ConfigError for settings that would expose the dashboard, or cannot be used."""
     settings = read(app.config.plugins.get("web", {}), **given)
@@ -53,7 +65,7 @@ def serve(app: App, **given: Any) -> None:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s: %(message)s")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     click.echo(f"the dashboard is at {_link(settings, key)} (Ctrl-C ends it)")
-    server = uvicorn.Server(config)
+    server = Server(config, site)
     with contextlib.suppress(KeyboardInterrupt):
         server.run(sockets=[listening])
 

@@ -25,6 +25,7 @@ from . import tokens
 from .access import Access, Attempts, Authorize
 from .assets import Assets
 from .guard import guarded, in_api, problem, titles
+from .live import Live
 from .routes import ROUTES
 from .settings import TABLE, Settings, read
 from .shown import add_filters, printable
@@ -92,6 +93,7 @@ class Site:
         self.access = Access(settings, self.seal, authorize, key)
         self.attempts = Attempts()
         self.assets, self.templates = _assets(), _templates()
+        self.live = Live(self.snapshot)
         self._lock = threading.Lock()
         self._snapshot: snapshot.Snapshot | None = None
         self._kept: dict[str, tuple[float, Any]] = {}
