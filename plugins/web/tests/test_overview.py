@@ -131,3 +131,15 @@ def test_it_works_under_a_prefix_with_every_link_inside(rig, prefix):
     assert [link for link in links if not link.startswith((f"{prefix}/", "#"))] == []
     style = next(link for link in links if "style" in link)
     assert browser.get(style).status_code == 200
+
+
+@pytest.mark.parametrize("passed_on", ["/jobs/login", "/login"])
+def test_a_proxy_may_pass_the_prefix_on_or_not(rig, passed_on):
+    from jobs_web.serving import Prefixed
+
+    browser = rig.browser()
+    browser._transport.app = Prefixed(rig.asgi, "/jobs")
+    response = browser.get(passed_on)
+    assert response.status_code == 200
+    assert 'action="/jobs/login"' in response.text
+    assert "Path=/jobs" in response.headers["set-cookie"]

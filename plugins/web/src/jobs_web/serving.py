@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from jobs_core import App, ConfigError, JobsError
 from jobs_core.worker.main import prepare
@@ -20,6 +21,21 @@ from .tokens import new_token
 
 STOP_PATIENCE = 3
 """Seconds that open event streams and requests have at the end."""
+
+
+class Prefixed:
+    """Serves an application under a prefix, whether the proxy before it passes paths on with the prefix or without."""
+
+    def __init__(self, app: ASGIApp, prefix: str) -> None:
+        self._app = app
+        self._prefix = prefix
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._prefix and scope["type"] == "http":
+            path = str(scope["path"])
+            inside = path == self._prefix or path.startswith(f"{self._prefix}/")
+            scope = {**scope, "root_path": self._prefix, "path": path if inside else self._prefix + path}
+        await self._app(scope, receive, send)
 
 
 class Server(uvicorn.Server):
@@ -52,11 +68,10 @@ def serve(app: App, **given: Any) -> None:
     _import_application(app)
     site = Site(app, settings, key=key)
     config = uvicorn.Config(
-        asgi(site),
+        Prefixed(asgi(site), settings.root_path),
         log_config=None,
         access_log=False,
         server_header=False,
-        root_path=settings.root_path,
         proxy_headers=bool(settings.proxies),
         forwarded_allow_ips=settings.proxies,
         timeout_graceful_shutdown=STOP_PATIENCE,
