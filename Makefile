@@ -74,6 +74,7 @@ faults: $(VENV)/ready ## run the fault tests alone, one per promise
 
 torture: $(VENV)/ready ## run 100,000 jobs a row while the broker suffers faults; print a table of the results
 	$(BIN)/python -m tests.torture
+	$(BIN)/python -m tests.torture.outbox
 	$(BIN)/python -m tests.contract.mutants
 	JOBS_HYPOTHESIS=search $(PYTEST) -q -m hypothesis --timeout=3600
 	JOBS_CONTRACT_EXAMPLES=200 $(PYTEST) -q -k behaves_like_the_model --timeout=3600

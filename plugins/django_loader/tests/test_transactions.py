@@ -203,3 +203,63 @@ seen.append(waiting())
 """,
         'JOBS["django"] = {"transactional": False}',
     ) == [1, 1, 2]
+
+
+def test_a_request_with_atomic_requests_takes_its_jobs_along(tell_there):
+    assert tell_there(
+        """
+from django.core.handlers.base import BaseHandler
+
+def view(request):
+    note.enqueue(request)
+    seen.append(waiting())
+    if request == "fails":
+        raise ZeroDivisionError
+
+atomic = BaseHandler().make_view_atomic(view)
+atomic("passes")
+seen.append(waiting())
+try:
+    atomic("fails")
+except ZeroDivisionError:
+    seen.append(waiting())
+""",
+        'DATABASES["default"]["ATOMIC_REQUESTS"] = True',
+    ) == [0, 1, 1, 1]
+
+
+def test_a_test_case_of_django_takes_its_jobs_along_and_has_no_callbacks_to_capture(tell_there):
+    assert tell_there(
+        """
+import unittest
+from django.test import TestCase
+
+class Case(TestCase):
+    def test_it(self):
+        handle = note.enqueue("with the test")
+        with self.captureOnCommitCallbacks(execute=True) as callbacks:
+            note.using(on_commit=True).enqueue("with the test, too")
+        seen.extend([waiting(), handle.status().value, len(callbacks)])
+        with transaction.atomic(), self.captureOnCommitCallbacks(execute=True) as callbacks:
+            transaction.on_commit(lambda: note.using(on_commit=False).enqueue("at once"))
+        seen.extend([waiting(), len(callbacks)])
+
+result = unittest.TextTestRunner().run(unittest.defaultTestLoader.loadTestsFromTestCase(Case))
+seen += [result.wasSuccessful(), waiting()]
+"""
+    ) == [0, "unknown", 0, 1, 1, True, 1]
+
+
+def test_jobs_in_another_database_of_the_same_server_are_sent_at_once_or_at_the_commit(on_postgres, postgres, postgres_name):
+    site = on_postgres(
+        settings=f'JOBS["backend"] = "postgresql://shop@127.0.0.1:{postgres.port}/postgres?schema={postgres_name}"'
+    )
+    assert site.script(
+        f"""{HEAD}
+with transaction.atomic():
+    note.enqueue("at once: the jobs are elsewhere")
+    note.using(on_commit=True).enqueue("at the commit")
+    seen.append(waiting())
+seen.append(waiting())
+print(json.dumps(seen))"""
+    ) == [1, 2]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
-import sys
 import threading
 from collections import Counter
 
@@ -131,35 +129,6 @@ def test_one_carrier_works_at_a_time_and_another_takes_over(app, postgres_server
     until(other.lead)
     other.close()
     until(lambda: carry(app) == 1)
-
-
-CARRY = "from jobs_core.cli.main import cli; cli(['outbox', 'carry'])"
-
-
-@pytest.mark.parametrize("point", ["taken", "pushed", "finished"])
-def test_a_carrier_that_is_killed_at_any_boundary_loses_nothing_and_repeats_nothing(
-    project, postgres_server, postgres_url, point
-):
-    project.configure(f'[outbox]\nurl = "{postgres_url}"')
-    app = application(project.root, postgres_url)
-    texts = [str(n) for n in range(5000)]
-    for at in range(0, len(texts), 500):
-        leave(app, postgres_server, *texts[at : at + 500])
-    kills = 0
-    for _ in range(20):
-        done = subprocess.run(
-            [sys.executable, "-c", CARRY], cwd=project.root, capture_output=True, text=True, timeout=120,
-            env=project.environment(JOBS_FAILPOINT=f"carry.{'finished' if kills % 2 else point}=kill"),
-        )  # fmt: skip
-        if done.returncode == 0:
-            break
-        assert done.returncode == -signal.SIGKILL, done.stderr
-        kills += 1
-    subprocess.run([sys.executable, "-c", CARRY], cwd=project.root, env=project.environment(), check=True, timeout=120)
-    assert kills >= 3
-    assert Counter(queued(app)) == Counter(texts)
-    assert state(app)[0].waiting == 0
-    app.close()
 
 
 def test_a_refused_job_waits_while_others_pass_and_is_tried_again(app, postgres_server, monkeypatch):

@@ -50,6 +50,7 @@ class Carrier:
     """Carries until `stop`. `run` belongs to one thread, `stop` may be called by any."""
 
     def __init__(self, app: App, told: Callable[[OutboxState], None]) -> None:
+        self._app = app
         self._outbox = app.new_outbox()
         self._queue: Backend = app.new_backend()
         self._told = told
@@ -73,6 +74,7 @@ class Carrier:
             except Exception:  # a bug, ours or a plugin's: the jobs behind it must not wait for ever
                 logger.exception("the carrier of the outbox failed, and goes on with new connections in %g s", TAKE_OVER)
                 self._close()
+                self._outbox, self._queue = self._app.new_outbox(), self._app.new_backend()
                 pause = TAKE_OVER
             if pause > 0 and not self._stopping:
                 time.sleep(min(pause, TAKE_OVER))
