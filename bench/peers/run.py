@@ -138,10 +138,11 @@ class PeerRun:
 
     def kill(self) -> None:
         """Send SIGKILL to every process of the worker set at once."""
+        family = self.processes()
         for worker in self.workers:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(worker.pid, signal.SIGKILL)
-        for pid in self.processes():
+        for pid in {*family, *self.processes()}:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         for worker in self.workers:
@@ -149,14 +150,15 @@ class PeerRun:
         self.workers.clear()
 
     def processes(self) -> list[int]:
-        """Return all processes of the worker set, in whatever sessions: those with our ledger in their environment."""
+        """Return all processes of the worker set, in whatever sessions: those with our ledger in their environment, and the
+        descendants of what we started, some of which show a title in place of their environment."""
         marked = f"BENCH_LEDGER={self.ledger}".encode()
-        found = []
+        found = [pid for worker in self.workers for pid in _family(worker.pid)]
         for path in Path("/proc").glob("[0-9]*/environ"):
             with contextlib.suppress(OSError):
                 if marked in path.read_bytes().split(b"\0"):
                     found.append(int(path.parent.name))
-        return found
+        return sorted({*found})
 
     def cpu(self, *, workers: bool = True) -> float:
         """Return the CPU seconds used so far by the broker and by the worker set; a busy machine does not change them."""
@@ -176,8 +178,7 @@ class PeerRun:
         for path in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 if mark in (path / "cmdline").read_bytes() or mark in (path / "environ").read_bytes():
-                    found.add(int(path.name))
-                    found.update(map(int, (path / "task" / path.name / "children").read_text().split()))
+                    found.update(_family(int(path.name)))
         return found - {os.getpid()}
 
     def memory(self) -> float:
@@ -211,6 +212,15 @@ class PeerRun:
     def log(self) -> str:
         path = self.directory / "workers.log"
         return path.read_text(errors="replace")[-3000:] if path.exists() else ""
+
+
+def _family(pid: int) -> Iterator[int]:
+    """Yield a process and all its descendants."""
+    with contextlib.suppress(OSError):
+        children = [child for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()]
+        yield pid
+        for child in children:
+            yield from _family(int(child))
 
 
 @contextlib.contextmanager

@@ -1,14 +1,16 @@
 """The comparison with other systems: its entries fit together, and writing one broker's tables leaves the others unchanged."""
 
 import json
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
 from bench.peers import bloat, results, table
-from bench.peers.brokers import BROKERS
+from bench.peers.brokers import BROKERS, Running
 from bench.peers.measures import MEASURES
 from bench.peers.peers import PEERS
-from bench.peers.run import ADAPTERS
+from bench.peers.run import ADAPTERS, PeerRun
 from bench.peers.venvs import OURS
 
 
@@ -82,3 +84,20 @@ def test_the_curve_is_kept_in_the_order_of_the_peers(tmp_path, monkeypatch):
     kept = json.loads((tmp_path / "kept").read_text())
     assert [each["name"] for each in kept] == names
     assert kept[0]["points"][0]["rate"] == pytest.approx(10.0)
+
+
+def test_a_worker_set_includes_processes_that_show_a_title_in_place_of_their_environment(tmp_path):
+    ours = next(peer for peer in PEERS if peer.name == "jobs" and peer.broker == "redis")
+    child = "import setproctitle, sys; setproctitle.setproctitle('x' * 2000); print('here', flush=True); sys.stdin.read()"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}], check=True)"
+    made = PeerRun(ours, tmp_path, Running("redis://127.0.0.1:1/0", tmp_path))
+    command = [sys.executable, "-c", parent]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True) as worker:
+        made.workers.append(worker)
+        try:
+            assert worker.stdout
+            assert worker.stdout.readline() == b"here\n"
+            assert len(made.processes()) == 2
+        finally:
+            made.kill()
+    assert made.processes() == []
