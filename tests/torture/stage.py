@@ -82,7 +82,7 @@ class Stage:
     def under_load(self, share: float = 0.25) -> None:
         """Wait until a share of the jobs has been sent, and some have run."""
         wanted = share * self.producer.count
-        until(lambda: self.producer.sent >= wanted and self.ledger.runs() > 0, 120.0)
+        self._while_it_moves(lambda: self.producer.sent >= wanted and self.ledger.runs() > 0, 120.0)
 
     def until_running(self, jobs: int) -> None:
         """Wait until this many jobs run at once, or all have run."""
@@ -117,7 +117,18 @@ class Stage:
     def progress(self, jobs: int = 1) -> None:
         """Wait until this many more jobs have run, or none is left to run."""
         before = self.ledger.runs()
-        until(lambda: self.ledger.runs() >= before + jobs or self.finished(), 60.0)
+        self._while_it_moves(lambda: self.ledger.runs() >= before + jobs or self.finished(), 60.0)
+
+    def _while_it_moves(self, condition: Callable[[], bool], patience: float) -> None:
+        """Wait until a condition holds; fail once nothing has been sent and no run has ended for `patience` seconds."""
+        while True:
+            before = self.producer.sent, self.ledger.runs()
+            try:
+                until(condition, patience)
+                return
+            except AssertionError:
+                if (self.producer.sent, self.ledger.runs()) == before:
+                    raise
 
     def finished(self) -> bool:
         return self.producer.sent >= self.producer.count and not self.ledger.missing()
