@@ -165,8 +165,8 @@ def use_up_connections(stage: StartedStage) -> None:
 COLLIDE = """
     CREATE FUNCTION public.collide() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
-        IF random() < 0.05 THEN
-            RAISE 'collides' USING ERRCODE = CASE WHEN random() < 0.5 THEN '40001' ELSE '40P01' END;
+        IF txid_current() % 20 = 0 THEN
+            RAISE 'collides' USING ERRCODE = CASE txid_current() % 40 WHEN 0 THEN '40001' ELSE '40P01' END;
         END IF;
         RETURN NULL;
     END $$;
@@ -176,7 +176,7 @@ COLLIDE = """
 
 
 def collide(stage: StartedStage) -> None:
-    """Let each twentieth statement fail as if it had collided with another: it is repeated, and no outage is reported."""
+    """Let each twentieth transaction fail as if it had collided with another: it is repeated, and no outage is reported."""
     told = stage.told()
     stage.execute(COLLIDE)
     stage.some()
