@@ -22,7 +22,7 @@ from .support import Rig
 
 PAGE = (Path(__file__).parents[3] / "docs" / "http-api.md").read_text()
 
-CLIENTS = {"bash": ("client.sh", ["sh"]), "php": ("client.php", ["php"]), "javascript": ("client.mjs", ["node"])}
+CLIENTS = {"shell-script": ("client.sh", ["sh"]), "php": ("client.php", ["php"]), "javascript": ("client.mjs", ["node"])}
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def served(tmp_path: Path) -> Iterator[tuple[Rig, str]]:
 def test_the_client_of_the_page_enqueues_a_job_and_prints_its_result(served: tuple[Rig, str], tmp_path: Path, language: str):
     rig, url = served
     name, command = CLIENTS[language]
-    if shutil.which(command[0]) is None or (language == "bash" and shutil.which("curl") is None):
+    if shutil.which(command[0]) is None or (language == "shell-script" and shutil.which("curl") is None):
         pytest.skip(f"{command[0]} is not installed")
     [text] = re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
     assert len(text.splitlines()) <= 13
