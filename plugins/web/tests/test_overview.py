@@ -143,3 +143,25 @@ def test_a_proxy_may_pass_the_prefix_on_or_not(rig, passed_on):
     assert response.status_code == 200
     assert 'action="/jobs/login"' in response.text
     assert "Path=/jobs" in response.headers["set-cookie"]
+
+
+def test_a_backend_that_is_slow_to_count_is_asked_less_often(rig, monkeypatch):
+    from jobs_core.operating.snapshot import Snapshot
+
+    clock = [100.0]
+    monkeypatch.setattr("jobs_web.site.time.monotonic", lambda: clock[0])
+    taken = []
+
+    def take(app):
+        taken.append(clock[0])
+        clock[0] += 2.0
+        return Snapshot(clock[0])
+
+    monkeypatch.setattr("jobs_web.site.snapshot.take", take)
+    for at in (100.0, 110.0, 119.0, 121.0):
+        clock[0] = max(clock[0], at)
+        rig.site.snapshot()
+    assert taken == [100.0, 121.0]
+    rig.site.forget()
+    rig.site.snapshot()
+    assert len(taken) == 3

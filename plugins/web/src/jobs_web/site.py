@@ -41,6 +41,9 @@ MENU = (
 KEPT = 10.0
 """Seconds for which all visits share what changes rarely."""
 
+SHARE = 9
+"""How many times as long as reading a snapshot took it is shared at least, so that a tenth of the time goes into reading."""
+
 FRESH = 1.0
 """Seconds for which all visits share one snapshot of the backend."""
 
@@ -96,13 +99,20 @@ class Site:
         self.live = Live(self.snapshot)
         self._lock = threading.Lock()
         self._snapshot: snapshot.Snapshot | None = None
+        self._stale_at = 0.0
         self._kept: dict[str, tuple[float, Any]] = {}
 
     def snapshot(self) -> snapshot.Snapshot:
-        """Return what the backend holds, at most FRESH seconds old: so many visits cost as much as one. Blocks."""
+        """Return what the backend holds, as it was read within FRESH seconds: so many visits cost as much as one. Blocks.
+
+        If reading takes long, as counting millions of jobs does, it is read less often. A change by a user is read at once.
+        """
         with self._lock:
-            if self._snapshot is None or time.time() - self._snapshot.at > FRESH:
+            began = time.monotonic()
+            if self._snapshot is None or began > self._stale_at:
                 self._snapshot = snapshot.take(self.app)
+                took = time.monotonic() - began
+                self._stale_at = began + took + max(FRESH, SHARE * took)
             return self._snapshot
 
     def kept(self, name: str, read: Callable[[], T]) -> T:
