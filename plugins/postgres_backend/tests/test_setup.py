@@ -1,4 +1,4 @@
-"""`jobsctl setup`: tables that somebody else creates, and roles with fewer rights."""
+"""`jobsctl setup`: tables that somebody else creates, and roles with fewer permissions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from tests.support.project import Project
 
 from jobs_core import App, Config, Flow, set_current_app
 from jobs_core.backends.base import BackendOptions, State
-from jobs_core.errors import BackendError
+from jobs_core.config import Outbox
+from jobs_core.errors import BackendError, ResultTimeout
 from jobs_core.job import job
 from jobs_core.registry import Registry
 from jobs_postgres.backend import PostgresBackend
@@ -112,9 +113,9 @@ def test_the_printed_sql_is_all_that_a_database_needs_and_may_be_repeated(projec
             app.enqueue(note.using(transaction=connection).call("in a transaction"))
             with Flow(transaction=connection) as flow:
                 flow.add(note.call("in a flow"))
-        with pytest.raises(BackendError, match="lacks a right"):
+        with pytest.raises(BackendError, match="lacks a permission"):
             app.operate(lambda backend: backend.browse("default", State.READY, 10))
-        with pytest.raises(BackendError, match="lacks a right"):
+        with pytest.raises(BackendError, match="lacks a permission"):
             app.operate(lambda backend: backend.purge("default", State.READY))
     url = f"{postgres_server.url_of(worker, 'postgres')}?schema={schema}"
     done = project.run("worker", "--drain", JOBS_BACKEND=url)
@@ -147,6 +148,40 @@ def test_the_documented_rights_suffice_to_enqueue_in_a_transaction(postgres_serv
             app.enqueue(note.call("by itself"))
 
 
+def test_the_documented_permissions_suffice_to_read_states_and_to_wait_for_results(project, postgres_server, schema, roles):
+    page = (Path(__file__).parents[3] / "docs" / "postgres.md").read_text(encoding="utf-8")
+    [grants] = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
+    ours = (
+        grants.replace("SCHEMA jobs", f'SCHEMA "{schema}"')
+        .replace("jobs.", f'"{schema}".')
+        .replace("shop_web", f'"{roles[0]}"')
+    )
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        connection.execute(project.here("setup", "--sql", "--producer", roles[0]).encode())
+        connection.execute(ours.encode())
+    with application(postgres_server, schema, roles[0]) as app:
+        handle = app.enqueue(note.using(store_result=True).call("waits"))
+        assert handle.status() == State.READY
+        with pytest.raises(ResultTimeout):
+            handle.result(timeout=0.1)
+
+
+def test_a_role_that_does_not_own_the_outbox_is_told_what_to_do(tmp_path, postgres_server, schema, roles):
+    def outbox_as(url):
+        outbox = Outbox(url=f"{url}?schema={schema}")
+        return App(
+            Config(backend=f"sqlite:///{tmp_path}/queue.db", outbox=outbox, base_dir=tmp_path), registry=registry
+        ).new_outbox()
+
+    outbox_as(postgres_server.url).setup()
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        connection.execute(f'GRANT USAGE ON SCHEMA "{schema}" TO "{roles[0]}"'.encode())
+    with contextlib.closing(outbox_as(postgres_server.url_of(roles[0], "postgres"))) as outbox:
+        outbox.open()
+        with pytest.raises(BackendError, match=r"the role in outbox\.url lacks a permission: .* owns the tables of the outbox"):
+            outbox.state()
+
+
 def test_setup_and_the_printed_sql_make_the_same(project, postgres_server, schema):
     def made(name):
         with psycopg.connect(postgres_server.url) as connection:
@@ -169,7 +204,7 @@ def test_nobody_else_may_enqueue(postgres_server, schema, roles):
     backend.close()
     with psycopg.connect(postgres_server.url, autocommit=True) as connection:
         connection.execute(f'GRANT USAGE ON SCHEMA "{schema}" TO PUBLIC'.encode())
-    with application(postgres_server, schema, roles[0]) as app, pytest.raises(BackendError, match="lacks a right"):
+    with application(postgres_server, schema, roles[0]) as app, pytest.raises(BackendError, match="lacks a permission"):
         app.enqueue(note.call())
 
 

@@ -67,7 +67,7 @@ def test_a_user_without_rights_is_told_what_to_do(postgres_url, postgres_server,
     with psycopg.connect(postgres_server.url, autocommit=True) as connection:
         connection.execute(f'CREATE ROLE "{schema}" LOGIN'.encode())
     try:
-        with pytest.raises(BackendError, match="lacks a right"):
+        with pytest.raises(BackendError, match="lacks a permission"):
             opened(f"postgresql://{schema}@127.0.0.1:{postgres_server.port}/postgres?schema={schema}")
     finally:
         with psycopg.connect(postgres_server.url, autocommit=True) as connection:

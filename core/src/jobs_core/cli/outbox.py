@@ -51,7 +51,7 @@ def list_command(context: Context, most: int, as_json: bool) -> None:
 @click.argument("job_ids", nargs=-1, required=True, metavar="ID...")
 @pass_context
 def retry_command(context: Context, job_ids: tuple[str, ...]) -> None:
-    """Try refused jobs and flows at once; ID is that of a job or of a flow."""
+    """Try refused jobs and flows again at once; ID is that of a job or of a flow."""
     with _opened(context) as outbox:
         found = outbox.retry(job_ids)
     output.echo(f"{count(found, 'job or flow', 'jobs or flows')} will be tried at once")
@@ -76,7 +76,7 @@ def drop_command(context: Context, job_ids: tuple[str, ...], yes: bool) -> None:
 @outbox_command.command("carry")
 @pass_context
 def carry_command(context: Context) -> None:
-    """Carry all jobs to the backend, here and now. A supervisor does this all the time; this is for workers without one."""
+    """Carry all jobs to the backend once. A supervisor does this all the time; this is for workers without one."""
     _require(context)
     context.require_shared_queue()
     with waiting(f"{_shown(context)} to answer"):
@@ -89,7 +89,7 @@ def carry_command(context: Context) -> None:
 @outbox_command.command("setup")
 @pass_context
 def setup_command(context: Context) -> None:
-    """Create the tables of the outbox, so that the application needs no permission to do so."""
+    """Create the tables of the outbox, so that the application needs no permission to create them."""
     _require(context)
     with waiting(f"{_shown(context)} to answer"):
         context.app.new_outbox().setup()

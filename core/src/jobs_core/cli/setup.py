@@ -98,13 +98,13 @@ def _topics_of(module: str) -> list[str]:
 
 @click.command("setup")
 @click.option("--sql", "as_sql", is_flag=True, help="Print the SQL instead of executing it.")
-@click.option("--producer", metavar="ROLE", help="With --sql: a role that may enqueue, and nothing else.")
-@click.option("--worker", metavar="ROLE", help="With --sql: a role that may do everything but set up.")
+@click.option("--producer", metavar="ROLE", help="With --sql: also grant this role what it needs to enqueue.")
+@click.option("--worker", metavar="ROLE", help="With --sql: also grant this role what workers and jobsctl need.")
 @pass_context
 def setup_command(context: Context, as_sql: bool, producer: str | None, worker: str | None) -> None:
     """Create what the backend needs, so that workers need no permission to do so, and define limits and fair topics in it.
 
-    For people who do not let tools touch their database, --sql prints what this would execute: for PostgreSQL.
+    If only reviewed SQL may touch your database, --sql prints what this would execute. Only PostgreSQL has such SQL.
     """
     if as_sql:
         backend = context.app.new_backend()
@@ -114,7 +114,7 @@ def setup_command(context: Context, as_sql: bool, producer: str | None, worker: 
         output.script(text)
         return
     if producer or worker:
-        fail("--producer and --worker print rights: they belong to --sql", Exit.USAGE)
+        fail("--producer and --worker belong to --sql, which prints the permissions of these roles", Exit.USAGE)
 
     def set_up(backend: Backend) -> None:
         backend.setup()

@@ -102,8 +102,9 @@ class Collision(Exception):
 class ServerConnection:
     """A connection that is made by `connect`; one thread uses it. Errors are those of the core."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, *, outbox: bool = False) -> None:
         self.target = target
+        self._outbox = outbox
         self.schema = sql.Identifier(target.schema).as_string(None)
         self._connection: DeadlineConnection | None = None
         self._opened = self._in_transaction = False
@@ -207,7 +208,7 @@ class ServerConnection:
             connection = self._connection
             if connection is not None and (connection.broken or _is_useless_after(error)):
                 connection.close()
-            raise translated(error, self.target.shown) from error
+            raise translated(error, self.target.shown, outbox=self._outbox) from error
 
     # -- tables ------------------------------------------------------------------------------------
 

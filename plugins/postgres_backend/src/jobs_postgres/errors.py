@@ -17,19 +17,26 @@ _POOLING = "a proxy that pools transactions is in between: add ?pooling=transact
 _FIXES = {
     "3D000": "there is no such database: create it",
     "28P01": "wrong user or password",
-    "28000": "the server refuses this user: see pg_hba.conf",
-    "3F000": "the tables of jobs are missing: run `jobsctl setup` as a user that may create them",
-    "42P01": "the tables of jobs are missing: run `jobsctl setup` as a user that may create them",
+    "28000": "the server refuses this role: see pg_hba.conf",
+    "3F000": "the tables of jobs are missing: run `jobsctl setup` as a role that may create them",
+    "42P01": "the tables of jobs are missing: run `jobsctl setup` as a role that may create them",
     "42883": "the functions of jobs are missing or of another release: run `jobsctl setup`",
-    "42501": "the user lacks a right: `jobsctl setup --sql` prints the rights of roles that enqueue (`--producer ROLE`), "
-    "and of roles for workers and jobsctl (`--worker ROLE`)",
+    "42501": "the role lacks a permission: let the owner of the tables (at first, of the database) run the SQL that "
+    "`jobsctl setup --sql --producer ROLE` prints for a role that enqueues, and `--worker ROLE` for workers and jobsctl",
     READ_ONLY: "this server is read-only: it is a standby, the URL names the wrong server, or default_transaction_read_only "
-    "is on for this user or database",
-    "53300": "no connection is left for jobs: close some, or raise max_connections, or the limit of this user or database",
+    "is on for this role or database",
+    "53300": "no connection is left for jobs: close some, or raise max_connections, or the limit of this role or database",
     "57014": "a statement was cancelled, by hand or because it took too long: the server is overloaded, or a transaction holds "
     "a lock on the tables of jobs; `jobsctl check` names it",
     "26000": _POOLING,
     "42P05": _POOLING,
+}
+_FIXES_OF_OUTBOX = {
+    "3F000": "the tables of the outbox are missing: run `jobsctl outbox setup` as a role that may create them",
+    "42P01": "the tables of the outbox are missing: run `jobsctl outbox setup` as a role that may create them",
+    "42883": "the functions of the outbox are missing or of another release: run `jobsctl outbox setup`",
+    "42501": "the role in outbox.url lacks a permission: supervisors and `jobsctl` need the role that owns the "
+    "tables of the outbox",
 }
 _AT_CONNECTING = {  # the client gives no code for these
     "database .* does not exist|no such database": "3D000",
@@ -41,18 +48,22 @@ _AT_CONNECTING = {  # the client gives no code for these
 _PASSING = frozenset({READ_ONLY, "53300", "57014"})
 
 
-def translated(error: Exception, where: str) -> BackendError:
-    """Convert an error of the client to one of the core; `where` names the server without its secrets."""
+def translated(error: Exception, where: str, *, outbox: bool = False) -> BackendError:
+    """Convert an error of the client to one of the core; `where` names the server without its secrets.
+
+    The tables of an `outbox` have another command that sets them up.
+    """
     text = one_line(" ".join(str(error).split()))  # the client's messages have several lines
     code = getattr(error, "sqlstate", None) or next(
         (code for said, code in _AT_CONNECTING.items() if re.search(said, text)), ""
     )
     if code == OWNER_LOST:
         return OwnerLost(text)
-    if code in _FIXES:
+    fix = (_FIXES_OF_OUTBOX.get(code) if outbox else None) or _FIXES.get(code)
+    if fix:
         kind = BackendUnavailable if code in _PASSING else BackendError
         said = error.diag.message_primary if isinstance(error, psycopg.Error) else None  # without the statement
-        return kind(f"{where}: {_FIXES[code]} ({one_line(said) if said else text})")
+        return kind(f"{where}: {fix} ({one_line(said) if said else text})")
     if code == "53100" and not _ends_server(error):
         return QueueFull(f"{where}: the disk of the server is full: make room there; queued jobs are safe")
     if code.startswith(("08", "53", "57P", "58")) or code in _RETRIED or code == "55P03":

@@ -114,7 +114,7 @@ class PostgresOutbox(Enlisting, Outbox):
 
     def __init__(self, target: Target) -> None:
         super().__init__(target)
-        self._connection = ServerConnection(target)
+        self._connection = ServerConnection(target, outbox=True)
         self._listener = listener_for(target, "outbox")
         self._holder = new_id()
         self._renew_at = 0.0
@@ -146,7 +146,7 @@ class PostgresOutbox(Enlisting, Outbox):
 
     def _asked(self, function: str, item_id: str) -> list[Any]:
         """Return the rows of a function, on a connection of its own: any thread may ask."""
-        connection = ServerConnection(self._target)
+        connection = ServerConnection(self._target, outbox=True)
         connection.connect()
         try:
             self._make(connection)
@@ -157,7 +157,7 @@ class PostgresOutbox(Enlisting, Outbox):
     # -- the carrier ---------------------------------------------------------------------------------
 
     def setup(self) -> None:
-        connection = ServerConnection(self._target)
+        connection = ServerConnection(self._target, outbox=True)
         connection.connect()
         try:
             self._make(connection, anew=True)
