@@ -10,7 +10,7 @@ TRANSPORT := $(addprefix plugins/rabbitmq_backend/tests/test_,transport.py frame
     $(addprefix plugins/redis_backend/tests/test_,transport.py protocol.py) tests/supervisor/test_probes.py tests/supervisor/test_metrics.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo announce test test-all test-python transport transport-all django-matrix check format lint types imports unit contract faults chaos torture redis-versions postgres-versions contract-rabbitmq contract-pgbouncer contract-zeromq bench bench-turns bench-peers docs pins clean
+.PHONY: help demo announce test test-all test-python transport transport-all django-matrix check format lint types imports unit contract faults chaos torture redis-versions postgres-versions contract-rabbitmq contract-pgbouncer plans contract-zeromq bench bench-turns bench-peers docs pins clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -90,6 +90,9 @@ postgres-versions: $(VENV)/ready ## run the tests of jobs-postgres on other serv
 
 contract-rabbitmq: $(VENV)/ready ## run the whole contract on RabbitMQ's classic queues, and with results beside it
 	$(PYTEST) plugins/rabbitmq_backend/tests/whole_contract.py -q
+
+plans: $(VENV)/ready ## read the plans of PostgreSQL's statements with a million jobs of each state
+	JOBS_PLAN_ROWS=1000000 $(PYTEST) plugins/postgres_backend/tests/test_plans.py -q
 
 contract-pgbouncer: $(VENV)/ready ## run the whole contract on PostgreSQL through a pgbouncer that pools transactions
 	$(PYTEST) -n 2 plugins/postgres_backend/tests/pooled_contract.py -q

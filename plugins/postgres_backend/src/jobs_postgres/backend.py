@@ -45,6 +45,12 @@ _LOOK = "SELECT ready OR EXISTS (SELECT FROM {s}.flow_left), due FROM {s}.look(%
 ENTERED_AT_ONCE = 500
 """Pushed jobs of a topic that one statement puts into lines, which bounds how long it holds their lock."""
 
+FIRST_PAUSE = 0.005
+"""Half the seconds for which a worker sleeps that saw a ready job and could not reserve it, doubled each time.
+
+Another worker has taken it, or a transaction is open that has locked it, such as one of an application that replaces the job.
+"""
+
 COUNTED_AT_ONCE = 10_000
 """Rows of counts that one statement adds up."""
 
@@ -79,6 +85,8 @@ class PostgresBackend(
         self._interrupts: SelfPipe | None = None  # of all others, such as housekeepers: they wait for nothing but an interrupt
         self._counting = Counting()
         self._asleep: frozenset[str] = frozenset()  # topics for which this worker is noted as waiting
+        self._looked_ready = False  # whether the last wait saw a ready job, and nothing was reserved since
+        self._in_vain = 0  # how often in a row such a job could not be reserved
         self._asked = ""  # the last reserve request, if it is not answered
         self._settled = self._settling = ""  # the last settle request that is answered, and the one that is not
 
@@ -172,10 +180,14 @@ class PostgresBackend(
         parameters = (self._owner, self._options.lease, list(topics), limit, request, again, self.startable)
         statement = self._connection.call("reserve", 7)
         found, carries_on = self._deliveries(statement, parameters, request)
-        if not carries_on:
-            return found
-        self._carry_on()
-        return found or self._deliveries(statement, parameters, request)[0]
+        if carries_on:
+            self._carry_on()
+            found = found or self._deliveries(statement, parameters, request)[0]
+        self._in_vain = 0 if found or carries_on else self._in_vain + self._looked_ready
+        self._looked_ready = False
+        if found:
+            self._awake(True)
+        return found
 
     def claim(self, job_ids: Sequence[str], request: str) -> list[Delivery]:
         again, self._asked = request == self._asked, request
@@ -212,32 +224,43 @@ class PostgresBackend(
             self._interrupts.wait(timeout)
             return False
         if not topics:
+            self._awake(False)
             self._hear(listener.sleep(timeout)[0])
             return False
         if isinstance(listener, Poller):
             return self._poll(listener, topics, timeout)
-        deadline = time.monotonic() + timeout
+        deadline, paused = time.monotonic() + timeout, False
         while True:
             if not self._asleep.issuperset(topics):
                 self._connection.function("fall_asleep", list(topics), listener.channel)
                 self._asleep = frozenset(topics)
             ready, due = self._look(topics)
             if ready:
-                return self._awake(True)
+                left = 0.0 if paused else deadline - time.monotonic()
+                if not self._in_vain or left <= 0:
+                    self._looked_ready = True
+                    return self._awake(True)
+                due, paused = FIRST_PAUSE * 2 ** min(self._in_vain, 10), True
             left = min(deadline - time.monotonic(), LONGEST_SLEEP, *(() if due is None else (due,)))
             heard, interrupted = listener.sleep(max(0.0, left))
             if self._hear(heard):
                 return self._awake(True)
-            if interrupted or self.called or time.monotonic() >= deadline:
+            if interrupted or self.called:
                 return self._awake(False)
+            if time.monotonic() >= deadline:
+                return False  # noted as waiting until it waits for nothing, or reserves a job: mostly it waits again at once
 
     def _poll(self, poller: Poller, topics: Sequence[str], timeout: float) -> bool:
         """Wait for jobs without being notified."""
         deadline = time.monotonic() + timeout
+        if self._in_vain:
+            poller.looked()
         while poller.sleep_until_next(deadline - time.monotonic()):
             ready, due = self._look(topics)
             if ready:
-                poller.found()
+                self._looked_ready = True
+                if not self._in_vain:
+                    poller.found()
                 return True
             poller.looked(due)
         return False
@@ -318,9 +341,9 @@ class PostgresBackend(
         tokens = [token(each.token) for each in checkpoints]
         statement = """
             WITH new AS (
-                INSERT INTO {s}.checkpoint SELECT r.seq, c.cursor
+                INSERT INTO {s}.checkpoint SELECT c.seq, c.cursor
                   FROM unnest(%s::bigint[], %s::text[], %s::bytea[]) AS c (seq, request, cursor)
-                  JOIN {s}.reserved AS r ON r.seq = c.seq AND r.request = c.request AND r.owner = %s
+                 WHERE (SELECT r.owner FROM {s}.reserved AS r WHERE r.seq = c.seq AND r.request = c.request) = %s
                 ON CONFLICT (seq) DO UPDATE SET cursor = excluded.cursor)
             SELECT 1"""
         cursors = [each.cursor for each in checkpoints]
@@ -332,15 +355,16 @@ class PostgresBackend(
     def heartbeat(self) -> Heartbeat:
         self.called = False
         statement = """
-            WITH renewed AS (UPDATE {s}.owner SET lease_until = {s}.now_() + %s WHERE id = %s RETURNING id)
-            SELECT renewed.id, array_agg(c.id), array_agg(c.id) FILTER (WHERE c.forced)
-              FROM renewed LEFT JOIN ({s}.cancel AS c JOIN {s}.reserved AS r USING (seq)) ON r.owner = renewed.id
-             GROUP BY renewed.id"""
-        rows = self._connection.rows(self._connection.sql(statement), (self._options.lease, self._owner))
+            WITH renewed AS (UPDATE {s}.owner SET lease_until = {s}.now_() + %(lease)s WHERE id = %(owner)s RETURNING id),
+            mine AS (
+                SELECT c.id, c.forced FROM {s}.cancel AS c
+                 WHERE (SELECT r.owner FROM {s}.reserved AS r WHERE r.seq = c.seq) = %(owner)s)
+            SELECT (SELECT array_agg(id) FROM mine), (SELECT array_agg(id) FROM mine WHERE forced) FROM renewed"""
+        rows = self._connection.rows(self._connection.sql(statement), {"lease": self._options.lease, "owner": self._owner})
         if not rows:
             raise OwnerLost.of(self._owner)
-        _, cancelled, forced = rows[0]
-        return Heartbeat((), tuple(each for each in cancelled if each), tuple(each for each in forced or () if each))
+        cancelled, forced = rows[0]
+        return Heartbeat((), tuple(cancelled or ()), tuple(forced or ()))
 
     def release_owner(self, owner: str, started: Collection[str], report: bytes, ran: Collection[str] = ()) -> int:
         return self._release(owner, list(started), list(ran), report, crash=len(started) == 1)
@@ -372,4 +396,9 @@ class PostgresBackend(
         more = self._keep_letters(limit) or more or unfinished
         more = self._keep_statistics(limit) or more
         more = self._connection.function("keep_counts", COUNTED_AT_ONCE) or more
+        self._connection.function("keep_sizes")
+        if topics:
+            more = (
+                self._connection.function("keep_dead", topics, [options.retention(topic).dead_max for topic in topics]) or more
+            )
         return Housekept(readied, released, dropped + letters, more=more or limit in (readied, released, dropped))

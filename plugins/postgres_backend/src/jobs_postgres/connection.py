@@ -32,12 +32,15 @@ SETTINGS = (
     (140000, "idle_session_timeout", "0"),
     (170000, "transaction_timeout", "0"),
     (0, "default_transaction_isolation", "'read committed'"),
+    (0, "enable_seqscan", "off"),
+    (0, "enable_bitmapscan", "off"),
+    (0, "jit", "off"),
 )
 """What each session sets, from which version of the server on: roles and databases may have other defaults.
 
 The server ends a statement shortly before we give it up. Without that, one that waits for a lock would go on to wait after its
 connection was closed, and each repetition would leave another. The server also ends a transaction whose process hangs, since it
-holds locks. The functions need to see what others have committed since they began."""
+holds locks. The functions need to see what others have committed since they began. Plans are as said in sql/plans.sql."""
 
 SCHEMA_VERSION = 2
 """The version of the tables and functions, that of the first release. Stores of version 1, the state before limits, flows and
@@ -54,6 +57,8 @@ SCRIPTS = (
     "lines_schema.sql",
     "flows_schema.sql",
     "counts.sql",
+    "low_water.sql",
+    "sizes.sql",
     "functions.sql",
     "limits.sql",
     "lines.sql",
@@ -252,7 +257,7 @@ class ServerConnection:
         """Return the SQL that makes the tables that are missing, and all functions."""
         version = f"UPDATE {self.schema}.meta SET value = {SCHEMA_VERSION} WHERE key = 'schema';\n"
         gone = "".join(f"DROP FUNCTION IF EXISTS {self.schema}.{each};\n" for each in GONE)
-        return [*self.defining(SCRIPTS), gone, self.script("rights.sql"), version]
+        return [*self.defining(SCRIPTS), gone, self.script("rights.sql"), self.script("plans.sql"), version]
 
     def defining(self, names: Sequence[str]) -> list[str]:
         """Return the SQL of files, whose functions replace those of an earlier release with other results or arguments."""

@@ -116,26 +116,10 @@ class PostgresOperatorCalls(PostgresFlowCalls, PostgresNoteCalls, PostgresLetter
         return sorted(row[0] for row in self._connection.rows(self._connection.sql(statement)))
 
     def counts(self, topics: Sequence[str]) -> dict[str, Counts]:
-        statement = """
-            SELECT t, (SELECT count(*) FROM {s}.ready WHERE topic = t),
-                   (SELECT count(*) FROM {s}.scheduled WHERE topic = t AND due <= now_),
-                   (SELECT count(*) FROM {s}.scheduled WHERE topic = t AND due > now_),
-                   (SELECT count(*) FROM {s}.reserved WHERE topic = t), (SELECT count(*) FROM {s}.dead WHERE topic = t),
-                   now_ - least((SELECT min(since) FROM {s}.ready WHERE topic = t),
-                                (SELECT min(due) FROM {s}.scheduled WHERE topic = t AND due <= now_), lines.oldest),
-                   (SELECT count(*) FROM {s}.flow_member WHERE topic = t AND phase < 2),
-                   coalesce(lines.ready, 0), coalesce(lines.limited, 0), coalesce(ever.jobs, 0)::bigint,
-                   coalesce(ever.refused, 0)::bigint
-              FROM unnest(%s::text[]) AS t CROSS JOIN {s}.now_() AS now_ LEFT JOIN {s}.lines_of(t) AS lines ON true
-              LEFT JOIN (SELECT topic, sum(jobs) AS jobs, sum(refused) AS refused
-                           FROM (SELECT * FROM {s}.pushed UNION ALL SELECT * FROM {s}.pushed_before) AS counted
-                          GROUP BY topic) AS ever ON ever.topic = t"""
-        rows = self._connection.rows(self._connection.sql(statement), (list(topics),))
+        rows = self._connection.rows(self._connection.call("count_jobs", 1), (list(topics),))
         return {
-            topic: Counts(
-                ready + due + lined, later, reserved, dead, None if age is None else max(0.0, age), limited, waiting, *ever
-            )
-            for topic, ready, due, later, reserved, dead, age, waiting, lined, limited, *ever in rows
+            topic: Counts(ready, later, reserved, dead, None if age is None else max(0.0, age), *others)
+            for topic, ready, later, reserved, dead, age, *others in rows
         }
 
     def requeue(self, job_ids: Sequence[str]) -> int:

@@ -105,26 +105,58 @@ CREATE OR REPLACE FUNCTION {s}.noted(errors bytea[], error bytea) RETURNS bytea[
                 ELSE coalesce(errors, '{}') || error END
 $$;
 
--- Move a job, which is in no other table any more, to the dead letters; drop some of the oldest beyond `most`.
+-- Drop up to 1,000 of the oldest dead letters of a topic beyond `most`; return how many. It costs as much as the topic keeps.
+CREATE OR REPLACE FUNCTION {s}.trim_dead(topic_ text, most integer, now_ double precision) RETURNS integer LANGUAGE plpgsql AS $$
+DECLARE
+    first_ record;
+    old bigint[];
+BEGIN
+    SELECT at, seq INTO first_ FROM {s}.dead WHERE topic = topic_ AND (seq > 0 OR {s}.is_dispensable(seq))
+     ORDER BY at DESC, seq DESC LIMIT 1 OFFSET most;
+    IF NOT FOUND THEN
+        RETURN 0;
+    END IF;
+    WITH gone AS (
+        DELETE FROM {s}.dead WHERE ctid = ANY (ARRAY(
+            SELECT ctid FROM {s}.dead WHERE topic = topic_ AND (at, seq) <= (first_.at, first_.seq)
+               AND (seq > 0 OR {s}.is_dispensable(seq)) ORDER BY at, seq LIMIT 1000 FOR UPDATE SKIP LOCKED))
+        RETURNING seq)
+    SELECT array_agg(seq) INTO old FROM gone;
+    IF old IS NULL THEN
+        RETURN 0;
+    END IF;
+    PERFORM {s}.end_jobs(old, 'dead', 0, NULL, now_);
+    UPDATE {s}.size SET jobs = jobs - cardinality(old) WHERE topic = topic_ AND kind = 'dead';
+    RETURN cardinality(old);
+END $$;
+
+-- Drop dead letters beyond the greatest number that their topics may have; return whether there may be more.
+CREATE OR REPLACE FUNCTION {s}.keep_dead(topics text[], most integer[]) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    now_ double precision := {s}.now_();
+    more boolean := false;
+BEGIN
+    FOR n IN 1 .. cardinality(topics) LOOP
+        IF {s}.size_of('dead', topics[n], now_) > most[n] THEN
+            more := {s}.trim_dead(topics[n], most[n], now_) >= 1000 OR more;
+        END IF;
+    END LOOP;
+    RETURN more;
+END $$;
+
+-- Move a job, which is in no other table any more, to the dead letters; drop the oldest ones beyond `most` if that is small.
 CREATE OR REPLACE FUNCTION {s}.make_dead(
     seq_ bigint, reason_ text, error bytea, counted integer, most integer, now_ double precision)
 RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     j record;
-    old bigint[];
 BEGIN
     UPDATE {s}.job SET errors = {s}.noted(errors, error), attempt = attempt + counted WHERE seq = seq_
         RETURNING id, topic, unique_key INTO j;
     PERFORM {s}.forget(ARRAY[seq_], ARRAY[j.id], CASE WHEN j.unique_key IS NULL THEN NULL ELSE ARRAY[j.unique_key] END, false);
     INSERT INTO {s}.dead VALUES (j.topic, now_, seq_, reason_);
-    WITH gone AS (
-        DELETE FROM {s}.dead WHERE ctid = ANY (ARRAY(
-            SELECT ctid FROM {s}.dead WHERE topic = j.topic AND (seq > 0 OR {s}.is_dispensable(seq))
-             ORDER BY at DESC, seq DESC LIMIT 100 OFFSET most FOR UPDATE SKIP LOCKED))
-        RETURNING seq)
-    SELECT array_agg(seq) INTO old FROM gone;
-    IF old IS NOT NULL THEN
-        PERFORM {s}.end_jobs(old, 'dead', 0, NULL, now_);
+    IF most < 1000 THEN
+        PERFORM {s}.trim_dead(j.topic, most, now_); -- of greater numbers, housekeeping does so
     END IF;
     PERFORM {s}.tell(ARRAY[j.id]);
 END $$;
@@ -287,24 +319,37 @@ END $$;
 
 -- -- reserve ----------------------------------------------------------------------------------------------
 
+-- Make scheduled jobs of a topic ready that are due; return how many.
 CREATE OR REPLACE FUNCTION {s}.ready_due(topic_ text, most integer, now_ double precision) RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
-    n integer;
+    n integer := 0;
+    walked_ bigint := pg_stat_get_xact_tuples_returned('{s}.scheduled_pkey'::regclass);
+    from_ double precision := '-infinity';
+    last double precision;
 BEGIN
-    IF NOT EXISTS (SELECT FROM {s}.scheduled WHERE topic = topic_ AND due <= now_) THEN
-        RETURN 0;
+    IF {s}.remembered() IS NOT NULL THEN
+        from_ := {s}.due_from(topic_, now_);
     END IF;
-    WITH due AS (
-        DELETE FROM {s}.scheduled WHERE ctid = ANY (ARRAY(
-            SELECT ctid FROM {s}.scheduled WHERE topic = topic_ AND due <= now_ ORDER BY due, seq LIMIT most
-               FOR UPDATE SKIP LOCKED))
-        RETURNING topic, rank, due, seq, lined),
-    plain AS (
-        INSERT INTO {s}.ready SELECT topic, rank, due, seq FROM due WHERE NOT lined),
-    others AS (
-        INSERT INTO {s}.entering (topic, n, seq, rank, since, front)
-        SELECT topic, nextval('{s}.arrival'), seq, rank, due, false FROM (SELECT * FROM due WHERE lined ORDER BY due, seq) AS due)
-    SELECT count(*) INTO n FROM due;
+    IF EXISTS (SELECT FROM {s}.scheduled WHERE topic = topic_ AND due >= from_ AND due <= now_) THEN
+        WITH due AS (
+            DELETE FROM {s}.scheduled WHERE ctid = ANY (ARRAY(
+                SELECT ctid FROM {s}.scheduled WHERE topic = topic_ AND due >= from_ AND due <= now_ ORDER BY due, seq LIMIT most
+                   FOR UPDATE SKIP LOCKED))
+            RETURNING topic, rank, due, seq, lined),
+        plain AS (
+            INSERT INTO {s}.ready SELECT topic, rank, due, seq FROM due WHERE NOT lined),
+        others AS (
+            INSERT INTO {s}.entering (topic, n, seq, rank, since, front)
+            SELECT topic, nextval('{s}.arrival'), seq, rank, due, false
+              FROM (SELECT * FROM due WHERE lined ORDER BY due, seq) AS due)
+        SELECT count(*), max(due), CASE WHEN min(due) < now_ - 0.5 THEN nextval('{s}.overtaken') END INTO n, last FROM due;
+    END IF;
+    walked_ := pg_stat_get_xact_tuples_returned('{s}.scheduled_pkey'::regclass) - walked_ - n;
+    IF walked_ > 200 OR from_ > '-infinity' THEN
+        PERFORM {s}.mark_due(
+            topic_, from_, least(CASE WHEN n = most THEN last END, now_ - 0.5), walked_, now_,
+            extract(epoch FROM clock_timestamp()) - now_);
+    END IF;
     RETURN n;
 END $$;
 
@@ -331,7 +376,7 @@ RETURNS TABLE (
     seq bigint, id text, topic text, payload bytea, attempt integer, redeliveries integer, crashes integer,
     deferrals integer, pushed_at double precision, unique_key text, key text, limits text[], cursor_ bytea,
     now_ double precision, holds boolean)
-LANGUAGE plpgsql SET enable_seqscan = off AS $$ -- rows by their ctid, however few there are in the statistics
+LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
     clock double precision := {s}.now_();
@@ -343,6 +388,8 @@ DECLARE
     served record;
     passed_over boolean := false;
     carries_on boolean;
+    places tid[];
+    walked_ bigint;
 BEGIN
     PERFORM {s}.renew(owner_, lease, clock, 0.8);
     IF again THEN
@@ -372,11 +419,13 @@ BEGIN
                   JOIN {s}.reserved AS r ON r.seq = k.seq ORDER BY k.n;
             CONTINUE;
         END IF;
+        places := CASE WHEN {s}.remembered() ? ('ready/' || t) THEN {s}.find_ready(t, lacking, clock) END;
+        walked_ := pg_stat_get_xact_tuples_returned('{s}.ready_pkey'::regclass);
         RETURN QUERY
             WITH picked AS (
-                DELETE FROM {s}.ready AS r WHERE r.ctid = ANY (ARRAY(
+                DELETE FROM {s}.ready AS r WHERE r.ctid = ANY (CASE WHEN places IS NULL THEN ARRAY(
                     SELECT ctid FROM {s}.ready AS best WHERE best.topic = t ORDER BY best.rank, best.since, best.seq
-                     LIMIT lacking FOR UPDATE SKIP LOCKED))
+                     LIMIT lacking FOR UPDATE SKIP LOCKED) ELSE places END)
                 RETURNING r.seq, r.rank, r.since),
             put AS (
                 INSERT INTO {s}.reserved SELECT picked.seq, clock, owner_, request_, t FROM picked)
@@ -385,8 +434,11 @@ BEGIN
               FROM picked JOIN {s}.job AS j ON j.seq = picked.seq ORDER BY picked.rank, picked.since, picked.seq;
         GET DIAGNOSTICS n = ROW_COUNT;
         lacking := lacking - n;
+        IF pg_stat_get_xact_tuples_returned('{s}.ready_pkey'::regclass) - walked_ - n > 1000 THEN
+            PERFORM {s}.remember('ready/' || t, '{}'); -- so that the next look finds the mark
+        END IF;
         IF lacking <= 0 AND EXISTS (SELECT FROM {s}.sleeper AS z WHERE z.topic = t)
-            AND EXISTS (SELECT FROM {s}.ready AS r WHERE r.topic = t) THEN
+            AND (places IS NOT NULL OR EXISTS (SELECT FROM {s}.ready AS r WHERE r.topic = t)) THEN
             PERFORM {s}.wake(ARRAY[t], 1); -- there are more
         END IF;
     END LOOP;
@@ -752,27 +804,26 @@ END $$;
 -- -- waiting and keeping house ------------------------------------------------------------------------------
 
 -- Whether one of these topics has ready jobs and is not paused, and the seconds until the next job is due.
-CREATE OR REPLACE FUNCTION {s}.look(topics text[], OUT ready boolean, OUT due double precision) LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION {s}.look(topics text[], OUT ready boolean, OUT due double precision)
+LANGUAGE plpgsql AS $$
 DECLARE
+    clock double precision := {s}.now_();
     topic_ text;
-    lined boolean := false;
     lines record;
 BEGIN
-    SELECT coalesce(bool_or(EXISTS (SELECT FROM {s}.ready AS r WHERE r.topic = t)), false),
-           min((SELECT min(p.due) FROM {s}.scheduled AS p WHERE p.topic = t)),
-           coalesce(bool_or(EXISTS (SELECT FROM {s}.topic_lines AS l WHERE l.topic = t)
-                            OR EXISTS (SELECT FROM {s}.entering AS e WHERE e.topic = t)), false)
-      INTO ready, due, lined
-      FROM unnest(topics) AS t WHERE NOT EXISTS (SELECT FROM {s}.paused AS p WHERE p.topic = t);
-    IF lined THEN
-        ready := false;
-        FOREACH topic_ IN ARRAY topics LOOP
-            CONTINUE WHEN EXISTS (SELECT FROM {s}.paused AS p WHERE p.topic = topic_);
+    ready := false;
+    FOREACH topic_ IN ARRAY topics LOOP
+        CONTINUE WHEN EXISTS (SELECT FROM {s}.paused AS p WHERE p.topic = topic_);
+        due := least(due, {s}.next_due(topic_, clock));
+        IF EXISTS (SELECT FROM {s}.topic_lines AS l WHERE l.topic = topic_)
+           OR EXISTS (SELECT FROM {s}.entering AS e WHERE e.topic = topic_) THEN
             SELECT * INTO lines FROM {s}.look_at_lines(topic_);
             ready := ready OR lines.ready;
             due := least(due, lines.due);
-        END LOOP;
-    END IF;
+        ELSE
+            ready := ready OR (SELECT since FROM {s}.first_ready(topic_, clock)) IS NOT NULL;
+        END IF;
+    END LOOP;
     due := due - {s}.now_();
 END $$;
 
@@ -832,7 +883,8 @@ BEGIN
     END IF;
     DELETE FROM {s}.push_request WHERE ctid = ANY (ARRAY(
         SELECT ctid FROM {s}.push_request WHERE at <= now_ - dedup_window ORDER BY at LIMIT 10 * most FOR UPDATE SKIP LOCKED));
-    DELETE FROM {s}.unique_key WHERE until <= now_;
+    DELETE FROM {s}.unique_key WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM {s}.unique_key WHERE until <= now_ ORDER BY until LIMIT 10 * most FOR UPDATE SKIP LOCKED));
     DELETE FROM {s}.cancel AS c WHERE NOT EXISTS (SELECT FROM {s}.job AS j WHERE j.seq = c.seq);
     DELETE FROM {s}.checkpoint AS c WHERE NOT EXISTS (SELECT FROM {s}.job AS j WHERE j.seq = c.seq);
     DELETE FROM {s}.waiter WHERE at < now_ - 60;
@@ -855,16 +907,36 @@ BEGIN
     END LOOP;
 END $$;
 
--- The topics in a table, each found in the index from the one before.
+-- The topics in a table, each found in the index from the one before. While vacuum is held back, they may be those of a moment
+-- before, as said in low_water.sql.
 CREATE OR REPLACE FUNCTION {s}.topics_of(name text) RETURNS SETOF text LANGUAGE plpgsql AS $$
 DECLARE
     t text := '';
+    found_ text[] := '{}';
+    memory jsonb := {s}.remembered() -> ('topics/' || name);
+    began double precision := extract(epoch FROM clock_timestamp());
+    last double precision := (memory ->> 'at')::double precision;
+    index_ regclass;
+    walked_ bigint;
 BEGIN
+    IF began BETWEEN last AND last + greatest(1, 10 * (memory ->> 'took')::double precision) THEN
+        RETURN QUERY SELECT jsonb_array_elements_text(memory -> 'topics');
+        RETURN;
+    END IF;
+    index_ := CASE name WHEN 'line' THEN '{s}.line_topic_fair_rank_key_limits_key' ELSE format('{s}.%I', name || '_pkey') END;
+    walked_ := pg_stat_get_xact_tuples_returned(index_);
     LOOP
         EXECUTE format('SELECT topic FROM {s}.%I WHERE topic > $1 ORDER BY topic LIMIT 1', name) INTO t USING t;
         EXIT WHEN t IS NULL;
-        RETURN NEXT t;
+        found_ := found_ || t;
     END LOOP;
+    IF pg_stat_get_xact_tuples_returned(index_) - walked_ - cardinality(found_) > 1000 THEN
+        PERFORM {s}.remember('topics/' || name, jsonb_build_object(
+            'at', began, 'took', extract(epoch FROM clock_timestamp()) - began, 'topics', to_jsonb(found_)));
+    ELSIF memory IS NOT NULL THEN
+        PERFORM {s}.remember('topics/' || name, NULL);
+    END IF;
+    RETURN QUERY SELECT unnest(found_);
 END $$;
 
 -- -- documents ----------------------------------------------------------------------------------------------

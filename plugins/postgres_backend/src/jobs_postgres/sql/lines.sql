@@ -18,8 +18,10 @@ CREATE OR REPLACE FUNCTION {s}.line_up(seqs bigint[], unstarted boolean) RETURNS
     others AS (
         INSERT INTO {s}.entering (topic, n, seq, rank, since, front)
         SELECT topic, nextval('{s}.arrival'), seq, rank, since, unstarted
-          FROM (SELECT * FROM these WHERE lined ORDER BY rank, since, seq) AS these)
-    INSERT INTO {s}.ready SELECT topic, rank, since, seq FROM these WHERE NOT lined
+          FROM (SELECT * FROM these WHERE lined ORDER BY rank, since, seq) AS these),
+    plain AS (
+        INSERT INTO {s}.ready SELECT topic, rank, since, seq FROM these WHERE NOT lined)
+    SELECT CASE WHEN min(since) < {s}.now_() - 0.5 THEN nextval('{s}.overtaken') END FROM these WHERE NOT lined
 $$;
 
 -- Store messages, of which one has limits or a key; see `insert_jobs`.

@@ -117,18 +117,23 @@ BEGIN
         ON CONFLICT (id) DO UPDATE SET topic = excluded.topic, state = excluded.state, at = excluded.at,
                                        until = excluded.until, result = excluded.result;
     DELETE FROM {s}.note WHERE seq = seq_;
-    DELETE FROM {s}.done_job WHERE ctid = ANY (ARRAY(
-        SELECT ctid FROM {s}.done_job WHERE topic = topic_ ORDER BY n DESC LIMIT 100 OFFSET most FOR UPDATE SKIP LOCKED));
+    IF most < 1000 OR seq_ % 100 = 0 THEN -- it costs as much as the topic keeps
+        DELETE FROM {s}.done_job WHERE ctid = ANY (ARRAY(
+            SELECT ctid FROM {s}.done_job WHERE topic = topic_ AND n <= (
+                SELECT n FROM {s}.done_job WHERE topic = topic_ ORDER BY n DESC LIMIT 1 OFFSET most)
+             ORDER BY n LIMIT 1000 FOR UPDATE SKIP LOCKED));
+    END IF;
 END $$;
 
 -- Delete done jobs whose time is over, and notes of jobs that are gone: of the next `most` after those of the round before.
 CREATE OR REPLACE FUNCTION {s}.drop_notes(most integer) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
+    now_ double precision := {s}.now_();
     after_ bigint;
     upto bigint;
 BEGIN
     DELETE FROM {s}.done_job WHERE ctid = ANY (ARRAY(
-        SELECT ctid FROM {s}.done_job WHERE until <= {s}.now_() ORDER BY until LIMIT most FOR UPDATE SKIP LOCKED));
+        SELECT ctid FROM {s}.done_job WHERE until <= now_ ORDER BY until LIMIT most FOR UPDATE SKIP LOCKED));
     INSERT INTO {s}.meta VALUES ('notes_swept', 0) ON CONFLICT DO NOTHING;
     SELECT value::bigint INTO after_ FROM {s}.meta WHERE key = 'notes_swept' FOR UPDATE;
     SELECT seq INTO upto FROM {s}.note WHERE seq > after_ ORDER BY seq OFFSET most - 1 LIMIT 1;

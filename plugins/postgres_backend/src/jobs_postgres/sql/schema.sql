@@ -103,6 +103,7 @@ CREATE TABLE IF NOT EXISTS {s}.unique_key (
     loose  boolean NOT NULL,           -- held loosely: see BindsKeys
     until  double precision            -- scope time: when it ends; queued: when jobs that replace each other must be due
 );
+CREATE INDEX IF NOT EXISTS unique_key_until ON {s}.unique_key (until) WHERE until IS NOT NULL;
 
 CREATE TABLE IF NOT EXISTS {s}.push_request (        -- pushes of the dedup window
     request   text COLLATE "C" PRIMARY KEY,

@@ -1,0 +1,74 @@
+"""What workers and supervisors ask of the server while there is nothing to do."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+
+import psycopg
+import pytest
+from tests.support.project import Project, until
+from tests.support.supervised import Supervised
+
+from jobs_core.backends.base import BackendOptions, Outgoing
+from jobs_core.ids import new_id, new_token
+from jobs_core.testing.services.postgres import PostgresServer
+from jobs_postgres.backend import PostgresBackend
+from jobs_postgres.url import parse
+
+SECONDS = 5.0
+
+
+@pytest.fixture
+def talking_server():
+    """A server that logs every statement, with the process that serves its connection."""
+    with PostgresServer("-c", "fsync=off", "-c", "log_statement=all", "-c", "log_line_prefix=<%p> ") as server:
+        yield server
+
+
+def statements(text):
+    """The number of statements of each connection, which a worker's look names as that of a worker."""
+    found = Counter(re.findall(r"<(\d+)> LOG:  (?:statement|execute [^:]*): ", text))
+    workers = {*re.findall(r"<(\d+)> LOG:  execute [^:]*: SELECT ready OR ", text)}
+    return [n for pid, n in found.items() if pid in workers], sum(n for pid, n in found.items() if pid not in workers)
+
+
+def test_an_idle_worker_looks_once_a_second_and_sends_a_heartbeat_now_and_then(tmp_path, talking_server):
+    project = Project(tmp_path / "project")
+    project.configure(backend=f'backend = "{talking_server.url}"')
+    supervisor = Supervised(project)
+    supervisor.until(lambda board: board.backlog and board.backlog.answered_at)
+    until(lambda: talking_server.log.read_text().count("SELECT ready OR ") > 2)  # it is asleep
+    begin, began = talking_server.log.stat().st_size, time.monotonic()
+    time.sleep(SECONDS)
+    end, seconds = talking_server.log.stat().st_size, time.monotonic() - began
+    with talking_server.log.open() as log:
+        log.seek(begin)
+        by_workers, by_supervisor = statements(log.read(end - begin))
+    assert len(by_workers) == 1
+    heartbeats = 1 + seconds / 5
+    assert 1 <= by_workers[0] <= 1 + seconds + heartbeats
+    rounds = 1 + seconds / 3  # of housekeeping
+    assert 1 <= by_supervisor <= 5 + 2 * seconds + 15 * rounds
+    assert supervisor.stop() == 0
+    project.close()
+
+
+def test_a_worker_does_not_spin_while_a_transaction_replaces_a_ready_job(postgres_server, postgres_url, schema):
+    worker = PostgresBackend(parse(postgres_url, "jobs"), BackendOptions())
+    worker.open("w")
+    job_id = new_id()
+    worker.push([Outgoing(job_id, "t", b"{}")], new_token())
+    with psycopg.connect(postgres_server.url) as connection:
+        connection.execute(f'DELETE FROM "{schema}".ready'.encode())
+        began = time.monotonic()
+        for _ in range(8):
+            assert worker.wait(["t"], 60)
+            assert not worker.reserve(["t"], 1, new_token())
+        assert time.monotonic() - began > 1.0, "it sleeps longer each time"
+        connection.rollback()
+    assert worker.wait(["t"], 60)
+    (delivery,) = worker.reserve(["t"], 1, new_token())
+    assert delivery.id == job_id
+    worker.close()
