@@ -156,11 +156,18 @@ def test_a_settlement_reads_no_rows_that_vacuum_could_not_remove(postgres_url, p
             " SELECT n, 0, 'gone', 'gone', 't' FROM generate_series(1000000, 1100000) AS n".encode()
         )
         connection.execute(f"DELETE FROM \"{schema}\".reserved WHERE owner = 'gone'".encode())
+        connection.execute(
+            f'INSERT INTO "{schema}".job (seq, id, topic, rank, since, pushed_at, payload)'
+            " SELECT n, n, 'gone', 0, 0, 0, '' FROM generate_series(1000000, 1100000) AS n".encode()
+        )
+        connection.execute(f"DELETE FROM \"{schema}\".job WHERE topic = 'gone'".encode())
         pages = []
         for _ in range(2):  # the first one also reads catalogs
             backend.push([Outgoing(new_id(), "t", b"{}") for _ in range(jobs)], new_token())
             tokens = [token(each.token) for each in backend.reserve(["t"], jobs, new_token())]
-            connection.execute(f'ANALYZE "{schema}".reserved'.encode())  # as autovacuum does: there are few rows on many pages
+            connection.execute(
+                f'ANALYZE "{schema}".reserved, "{schema}".job'.encode()
+            )  # as autovacuum does: there are few rows on many pages
             settle = f"SELECT \"{schema}\".settle_done('worker', %s, '', false, %s, %s)"
             row = connection.execute(
                 f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {settle}".encode(),

@@ -431,7 +431,8 @@ BEGIN
                 INSERT INTO {s}.reserved SELECT picked.seq, clock, owner_, request_, t FROM picked)
             SELECT j.seq, j.id, j.topic, j.payload, j.attempt, j.redeliveries, j.crashes, j.deferrals, j.pushed_at, j.unique_key,
                    j.key, j.limits, (SELECT c.cursor FROM {s}.checkpoint AS c WHERE c.seq = j.seq), clock, false
-              FROM picked JOIN {s}.job AS j ON j.seq = picked.seq ORDER BY picked.rank, picked.since, picked.seq;
+              FROM picked, LATERAL (SELECT * FROM {s}.job AS k WHERE k.seq = picked.seq OFFSET 0) AS j -- each by its key: no join
+             ORDER BY picked.rank, picked.since, picked.seq;
         GET DIAGNOSTICS n = ROW_COUNT;
         lacking := lacking - n;
         IF pg_stat_get_xact_tuples_returned('{s}.ready_pkey'::regclass) - walked_ - n > 1000 THEN
@@ -543,7 +544,7 @@ BEGIN
          WHERE r.seq = ANY (seqs) AND r.owner = owner_ AND ((r.seq, r.request) IN (SELECT * FROM unnest(seqs, requests))) IS TRUE
         RETURNING r.seq),
     jobs AS (
-        DELETE FROM {s}.job AS j USING gone WHERE j.seq = gone.seq RETURNING j.seq, j.id, j.unique_key)
+        DELETE FROM {s}.job AS j WHERE j.seq = ANY (ARRAY(SELECT seq FROM gone)) RETURNING j.seq, j.id, j.unique_key)
     SELECT array_agg(seq), array_agg(id), array_agg(unique_key) FILTER (WHERE unique_key IS NOT NULL) INTO gone, ids, keys
       FROM jobs;
     PERFORM {s}.forget(gone, ids, keys, true);

@@ -32,7 +32,8 @@ BEGIN
         IF marks IS NOT NULL THEN
             SELECT count(*) INTO n FROM (
                 SELECT FROM generate_series(-9, 0) AS r (rank), LATERAL (
-                    SELECT FROM {s}.ready AS b WHERE b.topic = topic_ AND b.rank = r.rank AND b.since >= marks[r.rank + 10]) AS each
+                    SELECT FROM {s}.ready AS b WHERE b.topic = topic_ AND b.rank = r.rank AND b.since >= marks[r.rank + 10]
+                     OFFSET 0) AS each -- from each mark on: no join
                  LIMIT most) AS counted;
         ELSE
             walked_ := pg_stat_get_xact_tuples_returned('{s}.ready_pkey'::regclass);
@@ -105,6 +106,29 @@ BEGIN
         (SELECT min(due) FROM {s}.scheduled WHERE topic = topic_ AND due >= from_ AND due <= now_));
 END $$;
 
+-- How many jobs of each topic are reserved. While vacuum is held back, all that were reserved since then is read for it, so this
+-- session remembers the numbers for 20 times as long as that took.
+CREATE OR REPLACE FUNCTION {s}.count_reserved(now_ double precision) RETURNS jsonb LANGUAGE plpgsql AS $$
+DECLARE
+    memory jsonb := {s}.remembered() -> 'reserved';
+    last double precision := (memory ->> 'at')::double precision;
+    began double precision := extract(epoch FROM clock_timestamp());
+    jobs_ jsonb;
+BEGIN
+    IF now_ BETWEEN last AND last + 20 * (memory ->> 'took')::double precision THEN
+        RETURN memory -> 'jobs';
+    END IF;
+    SELECT coalesce(jsonb_object_agg(c.topic, c.jobs), '{}') INTO jobs_
+      FROM (SELECT r.topic, count(*) AS jobs FROM {s}.reserved AS r GROUP BY r.topic) AS c;
+    IF pg_relation_size('{s}.reserved') > 8000000 THEN
+        PERFORM {s}.remember('reserved', jsonb_build_object(
+            'at', now_, 'took', extract(epoch FROM clock_timestamp()) - began, 'jobs', jobs_));
+    ELSIF memory IS NOT NULL THEN
+        PERFORM {s}.remember('reserved', NULL);
+    END IF;
+    RETURN jobs_;
+END $$;
+
 -- The numbers of jobs of topics, and the seconds for which the oldest ready one has been ready.
 CREATE OR REPLACE FUNCTION {s}.count_jobs(topics text[])
 RETURNS TABLE (topic text, ready bigint, later bigint, reserved bigint, dead bigint, age double precision, limited bigint,
@@ -113,14 +137,14 @@ LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
     clock double precision := {s}.now_();
+    held_ jsonb := {s}.count_reserved(clock);
 BEGIN
     RETURN QUERY
         SELECT t, {s}.size_of('ready', t, clock) + {s}.size_of('due', t, clock) + coalesce(lines.ready, 0),
-               {s}.size_of('later', t, clock), coalesce(held.jobs, 0), {s}.size_of('dead', t, clock),
+               {s}.size_of('later', t, clock), coalesce((held_ -> t)::bigint, 0), {s}.size_of('dead', t, clock),
                clock - least({s}.oldest_ready(t, clock), lines.oldest), coalesce(lines.limited, 0), {s}.size_of('waiting', t, clock),
                coalesce(ever.jobs, 0)::bigint, coalesce(ever.refused, 0)::bigint
           FROM unnest(topics) AS t LEFT JOIN {s}.lines_of(t) AS lines ON true
-          LEFT JOIN (SELECT r.topic, count(*) AS jobs FROM {s}.reserved AS r GROUP BY r.topic) AS held ON held.topic = t
           LEFT JOIN (SELECT c.topic, sum(c.jobs) AS jobs, sum(c.refused) AS refused
                        FROM (SELECT * FROM {s}.pushed UNION ALL SELECT * FROM {s}.pushed_before) AS c
                       GROUP BY c.topic) AS ever ON ever.topic = t;
