@@ -25,7 +25,7 @@ from typing import TypeVar
 import psycopg
 
 from jobs_core import App, Config, Flow, job, set_current_app
-from jobs_core.backends.base import Outcome, Settlement
+from jobs_core.backends.base import Answer, Outcome, Settlement
 from jobs_core.config import Outbox
 from jobs_core.errors import BackendUnavailable
 from jobs_core.ids import new_token
@@ -130,7 +130,11 @@ def _read_under_faults(
         taken = _again(functools.partial(backend.reserve, ["default"], 500, new_token()))
         seen.update(each.id for each in taken)
         ends = [Settlement(each.id, each.token, Outcome.DONE) for each in taken]
-        _again(functools.partial(backend.settle, ends, new_token()))
+        answers = _again(functools.partial(backend.settle, ends, new_token()))
+        stale = [end.id for end, answer in zip(ends, answers, strict=True) if answer is Answer.STALE]
+        if stale:  # the reader was away for longer than its lease: these run again, which is no fault of the outbox
+            print(f"{len(stale)} runs of the reader were stale", flush=True)
+            seen.subtract(stale)
         if taken:
             quiet = time.monotonic()
         else:
