@@ -18,6 +18,8 @@ import pyte
 from .project import PATIENCE, Project
 
 KEYS = {"up": "\x1b[A", "down": "\x1b[B", "enter": "\r", "escape": "\x1b", "page down": "\x1b[6~", "home": "\x1b[H"}
+REST = 0.03
+"""Seconds without output after which a picture is whole: it is written at once, but may be read in pieces."""
 
 
 class Screen:
@@ -52,9 +54,9 @@ class Screen:
         return next(line for line in self.lines if text in line)
 
     def until(self, condition: str | Callable[[], object], patience: float = PATIENCE) -> None:
-        """Wait until a text is on the screen, or a condition on it holds."""
+        """Wait until a text is on the screen, or a condition on it holds, and the rest of the picture has arrived."""
         deadline = time.monotonic() + patience
-        while not (condition in self.text if isinstance(condition, str) else condition()):
+        while not (condition in self.text if isinstance(condition, str) else condition()) or self._read(REST):
             assert time.monotonic() < deadline, f"never shown: {condition}\n{self.text}"
             self._read()
 
@@ -62,11 +64,14 @@ class Screen:
         """Wait until a text is no longer on the screen."""
         self.until(lambda: text not in self.text)
 
-    def _read(self) -> None:
-        if select.select([self.ours], [], [], 0.2)[0]:
-            data = os.read(self.ours, 65536)
-            self.raw += data
-            self._stream.feed(data)
+    def _read(self, patience: float = 0.2) -> bool:
+        """Read what is written within this time; return whether it was anything."""
+        if not select.select([self.ours], [], [], patience)[0]:
+            return False
+        data = os.read(self.ours, 65536)
+        self.raw += data
+        self._stream.feed(data)
+        return bool(data)
 
     def type(self, text: str) -> None:
         """Type characters."""

@@ -107,8 +107,8 @@ BEGIN
 END $$;
 
 -- How many jobs of each topic are reserved. While vacuum is held back, all that were reserved since then is read for it, so this
--- session remembers the numbers for 20 times as long as that took.
-CREATE OR REPLACE FUNCTION {s}.count_reserved(now_ double precision) RETURNS jsonb LANGUAGE plpgsql AS $$
+-- session remembers the numbers for 20 times as long as that took. STABLE, so that a job on its way is counted once.
+CREATE OR REPLACE FUNCTION {s}.count_reserved(now_ double precision) RETURNS jsonb LANGUAGE plpgsql STABLE AS $$
 DECLARE
     memory jsonb := {s}.remembered() -> 'reserved';
     last double precision := (memory ->> 'at')::double precision;
@@ -137,11 +137,11 @@ LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
     clock double precision := {s}.now_();
-    held_ jsonb := {s}.count_reserved(clock);
 BEGIN
     RETURN QUERY
+        WITH held AS MATERIALIZED (SELECT {s}.count_reserved(clock) AS jobs)
         SELECT t, {s}.size_of('ready', t, clock) + {s}.size_of('due', t, clock) + coalesce(lines.ready, 0),
-               {s}.size_of('later', t, clock), coalesce((held_ -> t)::bigint, 0), {s}.size_of('dead', t, clock),
+               {s}.size_of('later', t, clock), coalesce(((SELECT held.jobs FROM held) -> t)::bigint, 0), {s}.size_of('dead', t, clock),
                clock - least({s}.oldest_ready(t, clock), lines.oldest), coalesce(lines.limited, 0), {s}.size_of('waiting', t, clock),
                coalesce(ever.jobs, 0)::bigint, coalesce(ever.refused, 0)::bigint
           FROM unnest(topics) AS t LEFT JOIN {s}.lines_of(t) AS lines ON true
