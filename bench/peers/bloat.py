@@ -9,6 +9,7 @@ them into docs/pictures/bloat.json, from which tools/draw_bloat.py draws the pic
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import signal
@@ -84,7 +85,11 @@ def _keep(name: str, kept: dict[str, object]) -> None:
 
 
 def points(samples: list[Sample]) -> list[dict[str, float]]:
-    """Return a point for each minute: jobs a second, and CPU time of a job in microseconds."""
+    """Return a point for each minute: jobs a second, and CPU time of a job in microseconds.
+
+    A process that has ended takes its CPU time along: the samples after that, usually the last one, are left out.
+    """
+    samples = [samples[0], *(after for before, after in itertools.pairwise(samples) if after.cpu >= before.cpu)]
     found, begin = [], samples[0]
     for sample in samples[1:]:
         if sample.seconds - begin.seconds >= 60.0 or (sample is samples[-1] and sample.seconds - begin.seconds >= 30.0):
