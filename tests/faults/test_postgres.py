@@ -82,6 +82,7 @@ def test_dropped_or_emptied_tables_are_reported_without_a_spin_and_jobs_run_once
     with PostgresServer() as server, psycopg.connect(server.url, autocommit=True) as operator:
         project.configure("pools.default.workers = 2", backend=f'backend = "{server.url}"')
         supervisor = Supervised(project)
+        operator.execute("SET deadlock_timeout = '60s'")  # of two sessions that wait for each other, a worker's gives way
         operator.execute("DROP SCHEMA jobs CASCADE")
         supervisor.process.until_said(
             "the tables of jobs are missing: run `jobsctl setup`", times=3
