@@ -7,6 +7,7 @@ when it has run at most, so that a check knows when a run without an end was ove
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import itertools
 import time
@@ -46,7 +47,7 @@ class Machine:
         self.supervised = Supervised(self.project, **({"JOBS_FAILPOINT": failpoints} if failpoints else {}))
 
 
-class Supervision(Stage):
+class Supervision(Stage, abc.ABC):
     """Machines, and the broker that they share, if `kill_broker` is set. Subclasses say what is sent, and check what ran."""
 
     tasks = ""
@@ -82,13 +83,13 @@ class Supervision(Stage):
             machine.project.close()
         self.ledger.close()
 
+    @abc.abstractmethod
     def producing(self, count: int, batch: int) -> contextlib.AbstractContextManager[Producing]:
         """Return what sends `count` jobs."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def check(self) -> None:
         """Fail if a run broke a promise; the machines have stopped."""
-        raise NotImplementedError
 
     def run(self, trouble: Callable[[Stage], None], count: int, *, batch: int = 10, patience: float = 120.0) -> Tally:
         """Send `count` jobs, cause the trouble meanwhile, wait until the queue is empty, stop, check, and count."""

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from . import PATIENCE, free_port, program, until
-from .postgres import UNPRIVILEGED, PostgresServer, programs
+from .postgres import UNPRIVILEGED, PostgresServer, accepts, programs
 
 
 class PgBouncer:
@@ -78,8 +78,7 @@ server_login_retry = 1
 
     def serves(self) -> bool:
         """Return whether the proxy accepts connections."""
-        ready = [str(programs() / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
-        return subprocess.run(ready, timeout=PATIENCE).returncode == 0
+        return accepts(self.port)
 
     def statements(self) -> int:
         """Return how many statements and transactions of several statements have passed since the start."""

@@ -34,6 +34,12 @@ def programs() -> Path:
     return found[-1].parent if found else Path(program("initdb", "postgresql")).resolve().parent
 
 
+def accepts(port: int) -> bool:
+    """Return whether a server, or a proxy in front of one, accepts connections at this port of the loopback interface."""
+    ready = [str(programs() / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
+    return subprocess.run(ready, timeout=PATIENCE).returncode == 0
+
+
 class PostgresServer:
     """One server process; each `start` uses the same port and directory. Its cluster is made when the block is entered.
 
@@ -122,8 +128,7 @@ class PostgresServer:
 
     def serves(self) -> bool:
         """Return whether the server accepts connections."""
-        ready = [str(programs() / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
-        return subprocess.run(ready, timeout=PATIENCE).returncode == 0
+        return accepts(self.port)
 
     def has_ended(self) -> bool:
         """Return whether the server has ended by itself, as it does if it cannot recover."""
