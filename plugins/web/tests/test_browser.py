@@ -118,16 +118,21 @@ def test_an_operator_finds_what_is_wrong_and_mends_it_in_three_clicks_without_ja
             click(browser, "//li[contains(., 'dead letters: ConnectionError')]//a")
             click(browser, "//td[@class='name']/a")
             click(browser, "//button[text()='Run again']")
-            assert "The job is ready to run." in browser.page_source
+            wait_for(browser, "//*[contains(text(), 'The job is ready to run.')]")
         finally:
             browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
     assert shop.app.status(shop.dead) is State.READY
 
 
-def click(driver, xpath: str) -> None:
-    from selenium.webdriver.common.by import By
+def wait_for(driver, xpath: str):
+    """Return the element once the page has it: a click returns before the browser has sent a form."""
+    from selenium.webdriver.support.wait import WebDriverWait
 
-    driver.find_element(By.XPATH, xpath).click()
+    return WebDriverWait(driver, 60).until(lambda driver: driver.find_element("xpath", xpath))
+
+
+def click(driver, xpath: str) -> None:
+    wait_for(driver, xpath).click()
 
 
 def test_the_keyboard_reaches_the_content_first(draw, browser, shop):
