@@ -10,7 +10,7 @@ TRANSPORT := $(addprefix plugins/rabbitmq_backend/tests/test_,transport.py frame
     $(addprefix plugins/redis_backend/tests/test_,transport.py protocol.py) tests/supervisor/test_probes.py tests/supervisor/test_metrics.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo announce test test-all test-python transport transport-all django-matrix check format lint types imports unit contract faults chaos torture redis-versions postgres-versions contract-rabbitmq contract-pgbouncer plans contract-zeromq bench bench-turns bench-peers docs pins clean
+.PHONY: help demo announce test test-all test-python transport transport-all django-matrix check format lint types imports unit contract faults chaos torture redis-versions postgres-versions contract-rabbitmq contract-pgbouncer plans contract-zeromq bench bench-turns bench-peers docs site pins clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -112,8 +112,11 @@ bench-peers: $(VENV)/ready ## measure Celery, RQ, Procrastinate and others besid
 docs: $(VENV)/ready ## write the reference pages from the code
 	$(BIN)/python tools/write_docs.py
 
+site: $(VENV)/ready ## build the documentation site into site/, without the network; broken links fail
+	@$(BIN)/python tools/make_site.py
+
 pins: ## resolve the newest releases and pin them
 	@tools/pin.sh
 
 clean: ## remove what the targets above made
-	rm -rf .venv .venv-* .pytest_cache .mypy_cache .ruff_cache bench/results
+	rm -rf .venv .venv-* .pytest_cache .mypy_cache .ruff_cache bench/results site .site

@@ -25,7 +25,7 @@ PAGES = sorted(
         *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "core/README.md", "examples/README.md")),
         *ROOT.glob("plugins/*/README.md"),
         *ROOT.glob("examples/*/README.md"),
-        *ROOT.glob("docs/*.md"),
+        *ROOT.glob("docs/**/*.md"),
     ]
 )
 

@@ -22,7 +22,7 @@ from .project import Process, until
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
     page
-    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*/*/README.md"), *ROOT.glob("*/README.md")]
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("*/*/README.md"), *ROOT.glob("*/README.md")]
     if page.name != "CHANGELOG.md"
 )
 PORTS = ("5000", "6379", "7788", "8000", "8077", "9000")
