@@ -68,7 +68,8 @@ BACKEND = {
 APPLICATION = {"push tasks.note": 0, "run tasks.note": None, "check": 0, "schedule": 0, "why 0198": 1, "worker --drain": 0}
 PLUGINS = {"plugins": None, "--help": 0, "topics": 0}
 SUPERVISOR = {"quiet": 0, "scale default 2": 0, "reload": 0, "exit": 0, "stop": 0}
-TESTED_ELSEWHERE = {"outbox"}  # needs PostgreSQL: plugins/postgres_backend/tests/test_outbox.py
+TESTED_ELSEWHERE = {"outbox", "migrate"}
+"""`outbox` needs PostgreSQL: plugins/postgres_backend/tests/test_outbox.py; `migrate` needs Celery: test_migrate.py."""
 TESTED_BELOW = {"start", "restart", "contract", "alert", "webhooks", "payloads"}
 NEVER_WAIT = {"help", "init", "completion", "systemd", "top", "stack"}
 """Commands that read files of this machine and ask no process; `top` is a page that changes."""
