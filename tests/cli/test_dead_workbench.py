@@ -222,11 +222,20 @@ def test_a_group_moves_to_another_topic(project):
         (("x", "--set", "a"), "--set: expected NAME=VALUE"),
         (("x", "--background"), "--background is for a topic or a group"),
         (("--job", "add", "--background"), "--background takes whole topics or groups"),
-        (("--topic", "default", "--background", "--set", "a=1"), "--background cannot change arguments"),
     ],
 )
 def test_options_that_exclude_one_another_are_refused(project, options, reason):
     assert reason in project.here("dead", "retry", *options, code=2)
+
+
+def test_new_arguments_in_the_background_are_checked_before_the_action_begins(project):
+    adds(project, (1, "x"), (2, "y"))
+    background = ("dead", "retry", "--topic", "default", "--background", "--yes", "--set")
+    assert "none of the first 2 dead letters can be changed like that" in project.here(*background, "b=many", code=1)
+    assert json.loads(project.here("dead", "actions", "--json")) == []
+    assert "2 dead letters will be changed and retried" in project.here(*background, "b=3")
+    [action] = json.loads(project.here("dead", "actions", "--json"))
+    assert (action["do"], action["total"], action["values"]) == ("edit", 2, {"b": 3})
 
 
 def test_an_interrupt_ends_a_retry_after_the_batch_and_says_how_to_continue(project):

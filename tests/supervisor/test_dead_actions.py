@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from jobs_core import dead_actions
+from jobs_core import ArgumentError, dead_actions, job
 from jobs_core.app import App
 from jobs_core.backends.base import Outcome, Outgoing, Settlement, State
 from jobs_core.backends.letters import Fingerprint
@@ -17,6 +17,8 @@ from jobs_core.config import Config
 from jobs_core.dead_actions import Action, DeadActions
 from jobs_core.ids import new_token
 from jobs_core.message import encode, new_message
+from jobs_core.operating import dead as operating
+from jobs_core.registry import Registry
 
 from ..support.project import Project, until
 from ..support.supervised import Supervised
@@ -32,6 +34,15 @@ def bury(backend, *causes, topic="default"):
         [held] = backend.reserve([topic], 1, new_token())
         backend.settle([Settlement(held.id, held.token, Outcome.DEAD, reason="failed", fingerprint=cause)], new_token())
     return [each.id for each in messages]
+
+
+def _bury_of(backend, name):
+    """Let a job of this name die of CAUSE."""
+    message = new_message(name, "default", [], {})
+    backend.push([Outgoing(message.id, "default", encode(message))], new_token())
+    [held] = backend.reserve(["default"], 1, new_token())
+    backend.settle([Settlement(held.id, held.token, Outcome.DEAD, reason="failed", fingerprint=CAUSE)], new_token())
+    return [message.id]
 
 
 def actions(project: Project) -> list[dict]:
@@ -194,6 +205,41 @@ def test_letters_of_other_groups_and_later_ones_stay(queue):
     assert dead_actions.listed(app, backend)[0].progress.done == 2
     assert {group.fingerprint.id: group.example for group in backend.dead_groups(["default"], 9)}[CAUSE.id] == later
     assert len(backend.browse("default", State.DEAD, 9)) == 2
+
+
+@pytest.mark.parametrize("to", ["", "other"])
+def test_letters_run_again_with_other_arguments_and_those_that_they_do_not_fit_stay(queue, to):
+    app, backend = queue
+    app.registry = Registry()
+
+    @job(name="tasks.note", registry=app.registry)
+    def note(text: str, copies: int = 1) -> None: ...
+
+    ids = bury(backend, *[CAUSE] * 120)
+    [other] = _bury_of(backend, "tasks.gone")
+    values = {"copies": 2, "text": "again"}
+    assert operating.tried(app, backend, ["default"], CAUSE.id, {"copies": "many"}).fits == 0
+    trial = operating.tried(app, backend, ["default"], CAUSE.id, values)
+    assert (trial.read, trial.fits) == (100, 100)
+    operating.start(app, backend, "retry", ["default"], CAUSE.id, None, to, values)
+    carry_out(backend, DeadActions(app, "one"))
+    [listed] = dead_actions.listed(app, backend)
+    assert (listed.progress.action.do, listed.progress.done, listed.progress.kept) == ("edit", 120, 1)
+    assert "tasks.gone" in listed.progress.error
+    assert backend.get(other).state is State.DEAD
+    messages = [app.envelope(backend.get(each)) for each in ids]
+    assert {(message.args[0], message.kwargs["copies"], message.topic) for message in messages} == {
+        ("again", 2, to or "default")
+    }
+
+
+def test_new_arguments_that_have_to_stay_secret_are_not_stored_in_an_action(queue):
+    app, backend = queue
+    secret = App(Config(backend=app.config.backend, encryption_keys=["one:" + "x" * 32]))
+    bury(backend, CAUSE)
+    with pytest.raises(ArgumentError, match="encrypted"):
+        operating.start(secret, backend, "retry", ["default"], CAUSE.id, values={"text": "secret"})
+    secret.close()
 
 
 def test_a_letter_that_cannot_be_moved_stays_and_the_others_are_retried(queue):

@@ -202,6 +202,18 @@ class Arguments:
         except TypeError as error:
             raise ArgumentError(f"{self._job}: {error}") from None
 
+    def written(self) -> dict[str, str]:
+        """Return the named parameters as the function writes them: `{"amount": "int = 1"}`."""
+        found = {}
+        for name, each in self._signature.parameters.items():
+            if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD):
+                kind = each.annotation if isinstance(each.annotation, str) else inspect.formatannotation(each.annotation)
+                kind = "" if each.annotation is each.empty else kind
+                found[name] = kind + (
+                    "" if each.default is each.empty else f" = {shown(each.default)}".lstrip(" " * (not kind))
+                )
+        return found
+
     def named(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the call's values by parameter name, defaults included. Slow (7 µs), so only unique keys use it."""
         bound = self._signature.bind(*args, **kwargs)

@@ -12,17 +12,17 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import Struct
 
 from . import boundary
-from .amending import amended
+from .amending import amended, setting
 from .app import App
 from .backends.base import Backend, JobRecord, State
 from .backends.documents import ABSENT, Document, all_of
-from .errors import BackendUnavailable, JobsError, NotSupported, SignatureError
+from .errors import ArgumentError, BackendUnavailable, JobsError, NotSupported, SignatureError
 from .ids import new_id, new_token
 from .machines import who
 from .sealed import seal, unseal
@@ -50,9 +50,10 @@ FASTEST: Final = 1e9
 
 _PAGES = 10
 
-Do: TypeAlias = Literal["retry", "drop"]
+Do: TypeAlias = Literal["retry", "drop", "edit"]
+"""To edit is to retry with other arguments. An older release refuses this name, and so does not retry them as they were."""
 
-PAST: Final[dict[str, str]] = {"retry": "retried", "drop": "dropped"}
+PAST: Final[dict[str, str]] = {"retry": "retried", "drop": "dropped", "edit": "changed and retried"}
 
 logger = logging.getLogger("jobs.housekeeper")
 
@@ -66,8 +67,9 @@ class Action(Struct, frozen=True, omit_defaults=True):
     total: int  # how many there were
     group: str = ""  # empty: all groups of the topics
     rate: float | None = None  # most letters a second
-    to: str = ""  # retry: the topic to which they move
+    to: str = ""  # retry, edit: the topic to which they move
     by: str = ""  # who started it, for people
+    values: dict[str, Any] = {}  # edit: parameters and their new values
 
 
 class Progress(Struct, omit_defaults=True):
@@ -91,10 +93,21 @@ class Listed(Struct, frozen=True):
 
 
 def start(app: App, backend: Backend, action: Action) -> str:
-    """Start an action; return its id. Raises NotSupported."""
-    for feature in ("documents", "dead_groups", *(("amend", "move") if action.to else ())):
+    """Start an action; return its id. Raises NotSupported, and ArgumentError for values that have to stay secret."""
+    needed = (
+        "documents",
+        "dead_groups",
+        *(("amend",) if action.to or action.values else ()),
+        *(("move",) if action.to else ()),
+    )
+    for feature in needed:
         if feature not in backend.features:
             raise NotSupported(feature, f"{backend.name}://")
+    if action.values and app.config.encryption_keys:
+        raise ArgumentError(
+            "arguments are encrypted here, but an action that supervisors carry out keeps its values readable in the backend: "
+            "change the dead letters in the foreground"
+        )
     name = new_id()
     action = msgspec.structs.replace(action, by=who())
     backend.put_document(ACTION, name, seal(app.signer, ACTION, name, action), name)
@@ -149,6 +162,8 @@ def _read(app: App, name: str, backend: Backend) -> Action | None:
         raise SignatureError(f"its rate is {action.rate:g} a second, not {SLOWEST:g} to {FASTEST:g}")
     if action.to and (reason := topic_error(action.to)):
         raise SignatureError(f"its target: {reason}")
+    if bool(action.values) != (action.do == "edit"):
+        raise SignatureError("new arguments belong to an edit, and to nothing else")
     return action
 
 
@@ -247,8 +262,8 @@ class DeadActions:
             self._end(backend, name, one, "done", progress.error)
             return False
         ids = [record.id for record in batch]
-        if batch and action.to:
-            ids = self._move(backend, name, one, batch)
+        if batch and (action.to or action.values):
+            ids = self._change(backend, name, one, batch)
         changed = 0
         if ids:
             changed = backend.drop(ids) if action.do == "drop" else backend.requeue(ids)
@@ -302,16 +317,20 @@ class DeadActions:
                 one.offset = 0
         return []
 
-    def _move(self, backend: Backend, name: str, one: _Running, batch: list[JobRecord]) -> list[str]:
-        """Move letters to the topic of the action; return their ids. If this is killed, its successor retries them."""
-        progress, to = one.progress, one.action.to
+    def _change(self, backend: Backend, name: str, one: _Running, batch: list[JobRecord]) -> list[str]:
+        """Give letters the arguments and the topic of the action; return the ids of those that were changed.
+
+        If this is killed, its successor retries what was moved, and changes again what stayed in its topic.
+        """
+        progress, to, values = one.progress, one.action.to, one.action.values
         assert progress is not None
+        edit = setting(self._app, values) if values else None
         progress.pending = [record.id for record in batch]
         self._store(backend, name, progress)
         moved = []
         for record in batch:
             try:
-                if backend.amend(record.id, record.payload, amended(self._app, record, topic=to), to):
+                if backend.amend(record.id, record.payload, amended(self._app, record, edit, to), to):
                     moved.append(record.id)
                 else:  # it has changed
                     one.held.add(record.id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,8 @@ class Browser(TestClient):
 class Rig:
     """An application with a dashboard."""
 
-    def __init__(self, url: str, base_dir: Path, **settings: Any) -> None:
-        config = Config(backend=url, base_dir=base_dir, pools={"default": Pool(topics=["default", "mail"])})
+    def __init__(self, url: str, base_dir: Path, app: Mapping[str, Any] | None = None, **settings: Any) -> None:
+        config = Config(backend=url, base_dir=base_dir, pools={"default": Pool(topics=["default", "mail"])}, **(app or {}))
         self.app = App(config, plugins=Plugins([]), registry=Registry())
         self.tokens = {name: new_token() for name in ROLES}
         users = {name: Token(name, hash_of(token)) for name, token in self.tokens.items()}

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from jobs_core import Flow, State, current_job, job
+from jobs_core import Flow, State, current_job, dead_actions, job
 from jobs_core.backends.limits import Limit
 from jobs_core.ids import new_token
 
@@ -261,6 +261,82 @@ def test_a_senseless_action_on_a_group_is_refused(rig, jobs, field, value):
     (group,) = set(re.findall(r"/dead/group\?id=([0-9a-f]+)", browser.text("/dead")))
     response = browser.submit("/dead/retry", _page="/", **{"group": group, field: value})
     assert response.status_code in (404, 422), response.text
+
+
+def group_of(browser):
+    (group,) = set(re.findall(r"/dead/group\?id=([0-9a-f]+)", browser.text("/dead")))
+    return group
+
+
+def test_a_group_runs_again_with_other_arguments_after_an_example(rig, jobs):
+    for number in range(3):
+        jobs.charge.enqueue(f"customer {number}")
+    rig.drain()
+    browser = rig.browser("operate")
+    group = group_of(browser)
+    page = browser.text(f"/dead/group?id={group}")
+    assert 'name="value-amount"' in page
+    assert "int = 1" in page
+    fields = {"group": group, "rate": "100/s", "value-amount": "100", "value-customer": ""}
+    asked = browser.submit("/dead/retry", _page="/", **fields)
+    shown = cells(asked.text)
+    assert "Change 3 dead letters and run them again?" in shown
+    assert "fit the signature in 3 of 3 letters checked" in shown
+    assert '"customer 0", amount=100' in shown
+    assert rig.app.operate(lambda backend: backend.counts(["mail"]))["mail"].dead == 3
+    response = browser.submit("/dead/retry", _page="/", **fields, sure="yes")
+    assert said(browser, response).startswith("3 dead letters will be changed and retried by the supervisors")
+    assert "change and retry" in browser.text("/dead")
+    carry_out(rig)
+    rig.refresh()
+    assert "3 of 3" in browser.text("/dead")
+    rig.drain()
+    assert left_in(rig, "mail") == (0, 0)
+
+
+def left_in(rig, topic):
+    """Return the numbers of ready and dead jobs."""
+    counts = rig.app.operate(lambda backend: backend.counts([topic]))[topic]
+    return counts.ready, counts.dead
+
+
+def carry_out(rig):
+    """Carry out the actions on dead letters, as a supervisor's housekeeper does."""
+
+    def work(backend):
+        machine = dead_actions.DeadActions(rig.app, "machine")
+        machine.look(backend, 1)
+        while machine.next() != float("inf"):
+            machine.work(backend)
+
+    rig.app.operate(work)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [("amount", "many", "expected int"), ("nonsense", "1", "nonsense"), ("amount", "[" * 5000, "amount")],
+)
+def test_arguments_of_a_group_that_do_not_fit_are_shown_again_with_the_problem(rig, jobs, name, value, problem):
+    handle = jobs.charge.enqueue("x")
+    rig.drain()
+    browser = rig.browser("operate")
+    response = browser.submit("/dead/retry", _page="/", sure="yes", group=group_of(browser), **{f"value-{name}": value})
+    assert response.status_code == 422
+    assert problem in html.unescape(response.text)
+    assert handle.status() is State.DEAD
+    assert rig.app.operate(lambda backend: dead_actions.listed(rig.app, backend)) == []
+
+
+def test_arguments_that_are_encrypted_are_changed_in_the_request(make_rig):
+    rig = make_rig(app={"encryption_keys": ["one:" + "x" * 32]})
+    jobs = Jobs(rig.app.registry)
+    jobs.charge.enqueue("x")
+    rig.drain()
+    browser = rig.browser("operate")
+    fields = {"group": group_of(browser), "value-amount": "100", "sure": "yes"}
+    assert said(browser, browser.submit("/dead/retry", _page="/", **fields)) == "1 dead letter changed and retried."
+    rig.drain()
+    assert left_in(rig, "mail") == (0, 0)
 
 
 # -- flows, limits, schedule, machines -------------------------------------------------------------

@@ -65,6 +65,9 @@ class Change(Struct, frozen=True):
         return args, kwargs
 
 
+UNCHANGED = Change()
+
+
 def change_options(command: F) -> F:
     """Add the options that change dead letters to a command, which gets a `Change` as `change`."""
 

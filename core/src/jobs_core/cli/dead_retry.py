@@ -22,7 +22,7 @@ from ..operating.formatting import are, count
 from ..operating.searching import PAGE, Search
 from . import output
 from .common import Context, confirm, fail, json_option, pass_context, yes_option
-from .dead_editing import Change, change_options, prepare_for
+from .dead_editing import UNCHANGED, Change, change_options, prepare_for
 from .dead_groups import RATE, in_batches, letters
 from .exits import Exit
 from .searching import search_options
@@ -105,9 +105,8 @@ def retry_dead(
         retrying.tell(missed)
         return
     if background:
-        if change.changes_arguments:
-            fail("--background cannot change arguments: leave it out", Exit.USAGE)
-        _start(context, "retry", chosen, rate, yes, change.to)
+        prepare_for(context, change)
+        _start(context, "retry", chosen, rate, yes, change)
         return
     ids = _selected(context, chosen)
     confirm(f"Run {count(len(ids), 'dead letter')}{chosen} again{_in(change)}?", yes)
@@ -205,7 +204,7 @@ def _as_data(each: dead_actions.Listed) -> dict[str, object]:
     return {
         "id": each.id, "state": each.state, "do": action.do, "topics": action.topics, "group": action.group,
         "total": action.total, "done": progress.done, "kept": progress.kept, "rate": action.rate, "to": action.to,
-        "machine": progress.machine, "by": action.by, "error": progress.error,
+        "values": action.values, "machine": progress.machine, "by": action.by, "error": progress.error,
     }  # fmt: skip
 
 
@@ -258,7 +257,7 @@ def _refuse_background(background: bool) -> None:
         fail("--background is for a topic or a group: leave it out", Exit.USAGE)
 
 
-def _start(context: Context, do: Do, chosen: Selection, rate: float | None, yes: bool, to: str = "") -> None:
+def _start(context: Context, do: Do, chosen: Selection, rate: float | None, yes: bool, change: Change = UNCHANGED) -> None:
     """Start an action that the supervisors carry out."""
     if chosen.search.given:
         fail("--background takes whole topics or groups, not filters: leave it out", Exit.USAGE)
@@ -267,11 +266,16 @@ def _start(context: Context, do: Do, chosen: Selection, rate: float | None, yes:
     total = sum(each.letters for each in context.operate(lambda backend: dead.chosen(backend, topics, chosen.group or "")))
     if not total:
         fail(f"no dead letters{chosen}: `jobsctl dead groups` lists the groups")
+    group, to, values = chosen.group or "", change.to, dict(change.values)
+    if values:
+        trial = context.operate(lambda backend: dead.tried(context.app, backend, topics, group, values, to))
+        if trial.misfits and not trial.fits:
+            fail(f"none of the first {count(trial.read, 'dead letter')} can be changed like that: {trial.why}")
     what = "Run" if do == "retry" else "Delete"
-    then = f" again{f' in {to}' if to else ''}" if do == "retry" else " for good"
+    then = f" again{_in(change)}" if do == "retry" else " for good"
     confirm(f"{what} {count(total, 'dead letter')}{chosen}{then}, in the background?", yes)
-    name, total = context.operate(lambda backend: dead.start(context.app, backend, do, topics, chosen.group or "", rate, to))
-    output.echo(f"action {name} is started: {count(total, 'dead letter')} will be {PAST[do]}")
+    name, total = context.operate(lambda backend: dead.start(context.app, backend, do, topics, group, rate, to, values))
+    output.echo(f"action {name} is started: {count(total, 'dead letter')} will be {PAST['edit' if values else do]}")
     output.echo(f"`jobsctl dead actions` shows it, `jobsctl dead actions --cancel {name}` cancels it", err=True)
 
 

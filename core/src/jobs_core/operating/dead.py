@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from msgspec import Struct
 
 from .. import dead_actions
+from ..amending import Edit, amended, setting
 from ..app import App
 from ..backends.base import Backend, JobRecord, State
 from ..backends.flows import was_refused
 from ..backends.letters import UNNAMED, DeadGroup, Fingerprint
 from ..dead_actions import Action, Do
+from ..errors import BackendUnavailable, JobsError
 from .records import name_of
 
 MOST_GROUPS = 1000
 """Most groups of a topic that are listed."""
+
+MOST_TRIED = 100
+"""Most dead letters whose new arguments are checked before an action begins."""
 
 
 class Group(Struct):
@@ -65,19 +71,62 @@ def counted(app: App, backend: Backend, topics: Sequence[str], most: int = MOST_
     return by_size(known.values()), unnamed
 
 
+class Trial(Struct, frozen=True):
+    """How new arguments fit the oldest dead letters of a group: how many were read, and why some cannot be changed, by id."""
+
+    read: int
+    misfits: dict[str, str]
+
+    @property
+    def fits(self) -> int:
+        return self.read - len(self.misfits)
+
+    @property
+    def why(self) -> str:
+        """Return why the first letter that cannot be changed cannot be; "" if all can."""
+        return next(iter(self.misfits.values()), "")
+
+
+def tried(app: App, backend: Backend, topics: Sequence[str], group: str, values: Mapping[str, Any], to: str = "") -> Trial:
+    """Check new arguments against the signatures of the jobs of up to MOST_TRIED letters; change nothing.
+
+    Of all groups, without `group`. The jobs have to be imported here.
+    """
+    records: list[JobRecord] = []
+    for each in chosen(backend, topics, group):
+        if len(records) < MOST_TRIED:
+            records += backend.dead_in_group(each.topic, each.fingerprint.id, MOST_TRIED - len(records))
+    edit = setting(app, dict(values))
+    reasons = {record.id: reason for record in records if (reason := _misfit(app, record, edit, to))}
+    return Trial(len(records), reasons)
+
+
+def _misfit(app: App, record: JobRecord, edit: Edit, to: str) -> str:
+    try:
+        amended(app, record, edit, to)
+    except BackendUnavailable:
+        raise
+    except JobsError as error:
+        return str(error)
+    return ""
+
+
 def start(
-    app: App, backend: Backend, do: Do, topics: Sequence[str], group: str = "", rate: float | None = None, to: str = ""
-) -> tuple[str, int]:
+    app: App, backend: Backend, do: Do, topics: Sequence[str], group: str = "", rate: float | None = None, to: str = "",
+    values: Mapping[str, Any] | None = None,
+) -> tuple[str, int]:  # fmt: skip
     """Start an action that the supervisors carry out, on a group in these topics, or on all their dead letters.
 
-    Returns its id, and the number of letters; an empty id if there are none. Raises NotSupported.
+    With `values`, a retry gives these parameters other values. Returns its id, and the number of letters; an empty id if there
+    are none. Raises NotSupported, and ArgumentError.
     """
     found = chosen(backend, topics, group)
     if not found:
         return "", 0
     total = sum(each.letters for each in found)
     dead_in, until = sorted({each.topic for each in found}), max(each.last for each in found)
-    return dead_actions.start(app, backend, Action(do, dead_in, until, total, group, rate, to)), total
+    action = Action("edit" if values else do, dead_in, until, total, group, rate, to, values=dict(values or {}))
+    return dead_actions.start(app, backend, action), total
 
 
 def chosen(backend: Backend, topics: Sequence[str], group: str = "") -> list[DeadGroup]:

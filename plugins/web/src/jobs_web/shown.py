@@ -48,6 +48,14 @@ def percent(share: float) -> str:
     return f"{value:.1f} %" if 0 < value < 10 else f"{value:.0f} %"
 
 
+def rate(value: float) -> str:
+    """Format a number of events a second: `10/s`, `6/m`."""
+    for unit, scale in (("s", 1), ("m", 60), ("h", 3600)):
+        if value * scale >= 1:
+            return f"{value * scale:,.4g}/{unit}"
+    return f"{value * 86_400:,.3g}/d"
+
+
 def printable(value: object) -> object:
     """Return what a template shows of a value: text in one line, with characters that nobody sees written out.
 
@@ -75,5 +83,5 @@ def add_filters(templates: jinja2.Environment) -> None:
     """Add these functions as filters."""
     templates.filters |= {
         "age": age, "seconds": seconds, "number": number, "compact": compact, "moment": shown_time, "iso": iso,
-        "size": size, "count": count, "percent": percent, "ticks": ticks, "lines": in_lines,
+        "size": size, "count": count, "percent": percent, "rate": rate, "ticks": ticks, "lines": in_lines,
     }  # fmt: skip

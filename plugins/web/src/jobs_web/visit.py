@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -102,13 +102,18 @@ class Visit:
         response.set_cookie(FLASH, sealed, max_age=round(SAID_FOR), path=self._cookie_path, httponly=True, samesite="lax")
         return response
 
-    def unsure(self, question: str, detail: str, cancel: str) -> Response | None:
-        """Ask before what cannot be undone: return a page that sends the form again; None if the user is sure."""
+    def unsure(self, question: str, detail: str, cancel: str, example: Sequence[tuple[str, str]] = ()) -> Response | None:
+        """Ask before what cannot be undone: return a page that sends the form again; None if the user is sure.
+
+        An example shows what would happen, as terms and texts.
+        """
         if self.form.get("sure") == "yes":
             return None
         fields = {name: value for name, value in self.form.items() if name not in ("token", "sure")}
         here = self.url(*self.request.scope["path"].removeprefix(self._root).strip("/").split("/"))
-        return self.page("sure.html", question=question, detail=detail, fields=fields, cancel=cancel, action=here)
+        return self.page(
+            "sure.html", question=question, detail=detail, fields=fields, cancel=cancel, action=here, example=example
+        )
 
     def came_from(self, page: str) -> str:
         """Return the path of the page from which a form was sent, if it says so and it is inside; else that of `page`."""

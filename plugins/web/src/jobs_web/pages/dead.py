@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
+import msgspec
+from msgspec import Struct
 from starlette.responses import Response
 
-from jobs_core import dead_actions
+from jobs_core import ArgumentError, JobsError, dead_actions
+from jobs_core.amending import amended, arguments_of, setting
 from jobs_core.backends.base import Backend, JobRecord
+from jobs_core.config_rules import arguments as arguments_error
 from jobs_core.dead_actions import PAST, Do, Listed
-from jobs_core.operating.dead import Group, counted, start
+from jobs_core.operating.dead import Group, Trial, counted, start, tried
 from jobs_core.topics import topic_error
 from jobs_core.units import count, interval
 
 from ..errors import Refused
 from ..visit import Visit
-from .jobs import PAGE, _row
+from .jobs import PAGE, row_of
 
 MOST = 100
 """Groups of a topic that the page shows."""
 
 AT_ONCE = 100
 """Dead letters that are retried or dropped in the request itself if the backend has no documents."""
+
+VALUE = "value-"
+"""What the names of fields with new arguments begin with."""
+
+MOST_PARAMETERS = 30
+"""Parameters of a job for which the page has a field."""
 
 
 def show(visit: Visit) -> Response:
@@ -45,7 +58,11 @@ def _actions(visit: Visit) -> list[Listed]:
 
 def group(visit: Visit) -> Response:
     """Show a group: what went wrong, its dead letters, and what can be done with them."""
-    name = visit.query("id")
+    return _page(visit, visit.query("id"))
+
+
+def _page(visit: Visit, name: str, problem: str = "") -> Response:
+    """Show a group; with a problem, what the user has filled in stays."""
     found = _find(visit, name)
     offset = visit.number("offset", 0, 0, 100_000)
     records: list[JobRecord] = []
@@ -56,14 +73,58 @@ def group(visit: Visit) -> Response:
     features = visit.operate(lambda backend: backend.features)
     return visit.page(
         "group.html",
+        422 if problem else 200,
         group=found,
-        rows=[_row(visit, record) for record in records[:PAGE]],
+        rows=[row_of(visit, record) for record in records[:PAGE]],
         more=len(records) > PAGE,
         offset=offset,
         page=PAGE,
         can_move={"amend", "move"} <= features,
+        can_edit="amend" in features,
+        parameters=_parameters(visit, found, records) if "amend" in features else [],
         in_background="documents" in features,
+        most=AT_ONCE,
+        problem=problem,
     )
+
+
+class Parameter(Struct, frozen=True):
+    """A parameter of the jobs of a group."""
+
+    name: str
+    written: str  # its type and default
+    now: str  # its value in the oldest letter, as JSON; "" if that does not pass it
+    typed: str  # what the user has typed
+
+
+def _parameters(visit: Visit, found: Group, records: list[JobRecord]) -> list[Parameter]:
+    """Return the parameters of the jobs of a group that are known here; none if there is no such job."""
+    written: dict[str, str] = {}
+    for name in sorted(found.jobs):
+        try:
+            written |= visit.app.registry.find(name).arguments.written()
+        except JobsError:
+            continue
+    now = _arguments(visit, records[0]) if records else {}
+    return [
+        Parameter(name, text, _json(now[name]) if name in now else "", visit.form.get(VALUE + name, ""))
+        for name, text in list(written.items())[:MOST_PARAMETERS]
+    ]
+
+
+def _arguments(visit: Visit, record: JobRecord) -> dict[str, Any]:
+    """Return the arguments of a letter by the names of their parameters, as far as they can be read here."""
+    try:
+        message = arguments_of(visit.app, record)
+        known = visit.app.registry.find(message.job or "").arguments
+        names = list(known.written())
+        return {**dict(zip(names, message.args, strict=False)), **message.kwargs}
+    except JobsError:
+        return {}
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()[:200]
 
 
 def _find(visit: Visit, name: str) -> Group:
@@ -76,9 +137,35 @@ def _find(visit: Visit, name: str) -> Group:
     return found
 
 
+class Change(Struct, frozen=True):
+    """What is to be done with the letters of a group."""
+
+    do: Do
+    rate: float | None = None
+    to: str = ""
+    values: dict[str, Any] = {}
+
+    @property
+    def past(self) -> str:
+        return PAST["edit" if self.values else self.do]
+
+
 def retry(visit: Visit) -> Response:
-    """Run the dead letters of a group again, perhaps in another topic, at a rate."""
-    return _act(visit, "retry")
+    """Run the dead letters of a group again, perhaps with other arguments or in another topic, at a rate."""
+    found = _find(visit, visit.field("group"))
+    to = visit.form.get("to", "").strip()
+    if to and (reason := topic_error(to)):
+        raise Refused(422, reason)
+    change = Change("retry", _rate(visit.form.get("rate", "")), to)
+    try:
+        change = msgspec.structs.replace(change, values=_values(visit))
+        if change.values and (asked := _ask(visit, found, change)):
+            return asked
+        return _act(visit, found, change)
+    except JobsError as error:
+        if not any(name.startswith(VALUE) for name in visit.form):
+            raise
+        return _page(visit, found.of.id, str(error))
 
 
 def drop(visit: Visit) -> Response:
@@ -87,32 +174,104 @@ def drop(visit: Visit) -> Response:
     letters = count(found.count, "dead letter")
     if asked := visit.unsure(f"Delete {letters} for good?", str(found.of.kind), visit.url("dead", "group", id=found.of.id)):
         return asked
-    return _act(visit, "drop")
+    return _act(visit, found, Change("drop"))
 
 
-def _act(visit: Visit, do: Do) -> Response:
-    found = _find(visit, visit.field("group"))
-    rate, to = _rate(visit.form.get("rate", "")), visit.form.get("to", "").strip()
-    if to and (reason := topic_error(to)):
-        raise Refused(422, reason)
+def _values(visit: Visit) -> dict[str, Any]:
+    """Return the new arguments of a form: JSON if it is valid JSON, else a string, as on the command line."""
+    found: dict[str, Any] = {}
+    for field, text in visit.form.items():
+        name = field.removeprefix(VALUE)
+        if name == field or not text.strip():
+            continue
+        try:
+            found[name] = msgspec.json.decode(text.strip().encode())
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+            found[name] = text
+        if reason := arguments_error(found[name]):
+            raise ArgumentError(f"{name}: {reason}")
+    return found
+
+
+def _ask(visit: Visit, found: Group, change: Change) -> Response | None:
+    """Check new arguments, and ask whether they are meant; None if the user is sure. Raises ArgumentError."""
+    topics, values = sorted(found.topics), change.values
+    trial = visit.operate(lambda backend: tried(visit.app, backend, topics, found.of.id, values, change.to))
+    if not trial.fits:
+        raise ArgumentError(trial.why or "there are no such dead letters any more")
+    question = f"Change {count(found.count, 'dead letter')} and run them again?"
+    return visit.unsure(question, _told(trial), visit.url("dead", "group", id=found.of.id), _example(visit, found, change))
+
+
+def _told(trial: Trial) -> str:
+    """Say what was checked."""
+    checked = f"The arguments fit the signature in {trial.fits:,} of {count(trial.read, 'letter')} checked."
+    stay = f" {count(len(trial.misfits), 'letter')} would stay dead: {trial.why}." if trial.misfits else ""
+    return checked + stay
+
+
+def _example(visit: Visit, found: Group, change: Change) -> list[tuple[str, str]]:
+    """Return the arguments of the oldest letter that can be changed, before and after."""
+    edit = setting(visit.app, change.values)
+    for topic in sorted(found.topics):
+        for record in visit.operate(lambda backend, topic=topic: backend.dead_in_group(topic, found.of.id, AT_ONCE)):  # type: ignore[misc]
+            try:
+                message = arguments_of(visit.app, record)
+                before, after = (message.args, message.kwargs), edit(message)
+                amended(visit.app, record, edit, change.to)
+            except JobsError:
+                continue
+            return [(f"{record.id} has", _call(*before)), ("it would have", _call(*after))]
+    return []
+
+
+def _call(args: list[Any], kwargs: dict[str, Any]) -> str:
+    """Return arguments as a call writes them."""
+    named = [f"{name}={msgspec.json.encode(value).decode()}" for name, value in kwargs.items()]
+    return ", ".join([*(msgspec.json.encode(value).decode() for value in args), *named])[:2000]
+
+
+def _act(visit: Visit, found: Group, change: Change) -> Response:
     topics = sorted(found.topics)
-    if "documents" not in visit.operate(lambda backend: backend.features):
-        return _at_once(visit, do, found, topics)
-    _, total = visit.operate(lambda backend: start(visit.app, backend, do, topics, found.of.id, rate, to))
-    said = f"{count(total, 'dead letter')} will be {PAST[do]} by the supervisors" + (f", in {to}" if to else "")
+    if "documents" not in visit.operate(lambda backend: backend.features) or (
+        change.values and visit.app.config.encryption_keys  # an action would keep the new arguments readable
+    ):
+        return _at_once(visit, change, found, topics)
+    _, total = visit.operate(
+        lambda backend: start(visit.app, backend, change.do, topics, found.of.id, change.rate, change.to, change.values)
+    )
+    where = f", in {change.to}" if change.to else ""
+    said = f"{count(total, 'dead letter')} will be {change.past} by the supervisors{where}"
     return visit.back(f"{said}: see below how far they are.", visit.url("dead"))
 
 
-def _at_once(visit: Visit, do: Do, found: Group, topics: list[str]) -> Response:
+def _at_once(visit: Visit, change: Change, found: Group, topics: list[str]) -> Response:
     """Act in the request: on a backend where no supervisor can be told to."""
     changed = 0
     for topic in topics:
-        ids = [
-            record.id
-            for record in visit.operate(lambda backend, topic=topic: backend.dead_in_group(topic, found.of.id, AT_ONCE))  # type: ignore[misc]
-        ]
-        changed += visit.operate(lambda backend, ids=ids: backend.requeue(ids) if do == "retry" else backend.drop(ids))  # type: ignore[misc]
-    return visit.back(f"{count(changed, 'dead letter')} {PAST[do]}.", visit.url("dead"))
+        if changed < AT_ONCE:
+            changed += visit.operate(functools.partial(_in_topic, visit, change, found.of.id, topic, AT_ONCE - changed))
+    left = found.count - changed
+    rest = f" {count(left, 'letter')} {'is' if left == 1 else 'are'} left." if left > 0 else ""
+    return visit.back(f"{count(changed, 'dead letter')} {change.past}.{rest}", visit.url("dead"))
+
+
+def _in_topic(visit: Visit, change: Change, group: str, topic: str, most: int, backend: Backend) -> int:
+    """Act on letters of one topic; return how many there were."""
+    records = backend.dead_in_group(topic, group, most)
+    ids = [record.id for record in records if not change.values or _amend(visit, record, change)]
+    if not ids:
+        return 0
+    return backend.drop(ids) if change.do == "drop" else backend.requeue(ids)
+
+
+def _amend(visit: Visit, record: JobRecord, change: Change) -> bool:
+    """Change a letter; return whether it fits, and is as it was read."""
+    try:
+        payload = amended(visit.app, record, setting(visit.app, change.values), change.to)
+    except JobsError:
+        return False
+    return visit.operate(lambda backend: backend.amend(record.id, record.payload, payload, change.to))
 
 
 def _rate(text: str) -> float | None:

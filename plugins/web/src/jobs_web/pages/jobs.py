@@ -51,7 +51,7 @@ def show(visit: Visit) -> Response:
         state=state.value,
         labels=LABELS,
         search=search,
-        rows=[_row(visit, record) for record in records],
+        rows=[row_of(visit, record) for record in records],
         offset=offset,
         more=more,
         page=PAGE,
@@ -90,7 +90,8 @@ def _states(visit: Visit, counts: Any) -> list[tuple[str, str, int | None]]:
     ]
 
 
-def _row(visit: Visit, record: JobRecord) -> dict[str, Any]:
+def row_of(visit: Visit, record: JobRecord) -> dict[str, Any]:
+    """Return what a table of jobs shows of a job."""
     return {
         "record": record,
         "job": name_of(visit.app, record),
