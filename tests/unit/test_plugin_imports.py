@@ -35,6 +35,7 @@ ENGINE = "jobs_core.backends.sqlite.engine"
 DASHBOARD = {
     "jobs_core.amending",
     "jobs_core.config_rules",
+    "jobs_core.config_sources",
     "jobs_core.dead_actions",
     "jobs_core.escapes",
     "jobs_core.limiting",

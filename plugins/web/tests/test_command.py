@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import re
 import signal
 import socket
 import subprocess
 import sys
+import urllib.parse
 import urllib.request
+from collections.abc import Iterator
 from http.cookiejar import CookieJar
 from pathlib import Path
 
@@ -46,6 +50,95 @@ def test_the_printed_link_logs_in_and_term_ends_it(project):
         finally:
             process.send_signal(signal.SIGTERM)
         process.wait(60)
+
+
+@contextlib.contextmanager
+def serving(directory: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """Run `jobsctl web` until the block ends; yields what it has said, and the process."""
+    command = [sys.executable, "-m", "jobs_core", "web", *options]
+    with subprocess.Popen(command, cwd=directory, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        try:
+            line = process.stdout.readline()
+            assert "the dashboard is at" in line, line + process.stdout.read()
+            yield line, process
+        finally:
+            process.kill()
+
+
+class OnSocket(http.client.HTTPConnection):
+    """A client of a unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("jobs.example", timeout=60)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(60)
+        self.sock.connect(str(self._path))
+
+    def ask(self, path: str, **headers: str) -> tuple[int, str]:
+        self.request("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+        with contextlib.closing(self), self.getresponse() as response:
+            return response.status, response.read().decode()
+
+
+def test_a_unix_socket_serves_has_its_mode_and_replaces_a_stale_one(project):
+    path = project / "web.sock"
+    with (project / "jobs.toml").open("a") as file:
+        file.write(
+            """
+[plugins.web]
+listen = "unix:web.sock"
+socket_mode = "660"
+trusted_proxies = ["unix"]
+trusted_user_header = "X-Forwarded-User"
+users = { anna = "operate" }
+"""
+        )
+    for _ in range(2):  # the first one is killed, and leaves its socket
+        with serving(project) as (line, _):
+            assert line == "the dashboard is at unix:web.sock, path / (Ctrl-C ends it)\n"
+            assert path.stat().st_mode & 0o777 == 0o660
+            status, page = OnSocket(path).ask("/", X_Forwarded_User="anna")
+            assert status == 200
+            assert "anna · operate" in page
+            assert OnSocket(path).ask("/")[0] == 401
+            assert "another process is listening there" in jobsctl(project, "web").stderr
+        assert path.is_socket()
+    path.unlink()
+    path.write_text("precious")
+    assert "the file there is not a socket" in jobsctl(project, "web").stderr
+    assert path.read_text() == "precious"
+
+
+def test_a_token_that_is_deleted_from_the_file_and_a_session_that_is_ended_are_refused_at_once(project):
+    """As operators do it, with the server of `jobsctl web`."""
+    before = (project / "jobs.toml").read_text()
+    told = jobsctl(project, "web", "token", "anna").stdout
+    token, lines = re.search(r"jobs_\S+", told)[0], told.partition("Add this to jobs.toml:")[2]
+    (project / "jobs.toml").write_text(before + lines)
+    with serving(project, "--listen", f"127.0.0.1:{free_port()}") as (line, _):
+        base = re.search(r"http://\S+", line)[0]
+        opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar()))
+
+        def page() -> str:
+            return opener.open(base, timeout=60).read().decode()
+
+        def log_in() -> None:
+            form = re.search(r'name="token" value="([^"]+)"', page())[1]
+            sent = urllib.parse.urlencode({"token": form, "key": token}).encode()
+            assert "anna · read" in opener.open(f"{base}login", sent, timeout=60).read().decode()
+
+        log_in()
+        listed = jobsctl(project, "web", "sessions").stdout
+        assert re.fullmatch(r"[0-9a-f]{12}  anna  since \S+ \S+  from 127.0.0.1  Python-urllib/\S+\n", listed)
+        assert jobsctl(project, "web", "logout", listed.split()[0]).stdout == "ended 1 session\n"
+        assert "anna · read" not in page()
+        assert jobsctl(project, "web", "logout", "anna").returncode == 2
+        log_in()
+        (project / "jobs.toml").write_text(before + lines.replace("anna", "bob"))
+        assert "anna · read" not in page()
 
 
 def test_an_address_that_others_can_reach_needs_tokens(project):

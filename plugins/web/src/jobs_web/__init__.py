@@ -5,7 +5,7 @@ Nothing here imports Starlette before it is needed, because every `jobsctl` comm
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from jobs_core import hookimpl
@@ -13,11 +13,10 @@ from jobs_core import hookimpl
 if TYPE_CHECKING:
     import click
     from starlette.applications import Starlette
-    from starlette.requests import Request
 
     from jobs_core import App
 
-    from .roles import User
+    from .access import Authorize
 
 __version__ = "0.1.0"
 jobs_interface_version = 1
@@ -30,12 +29,12 @@ def jobs_cli_commands() -> Mapping[str, click.Command]:
     return {"web": web_command}
 
 
-def create_app(app: App | None = None, *, authorize: Callable[[Request], User | None] | None = None) -> Starlette:
+def create_app(app: App | None = None, *, authorize: Authorize | None = None) -> Starlette:
     """Return the dashboard as an ASGI application, to be served alone or mounted under a prefix.
 
     `app` is the application whose jobs it shows, by default the current one. `authorize` decides who may use it: it returns a
-    `User`, or None to refuse. Without it, users log in with the tokens of `[plugins.web.tokens]`. Raises ConfigError if there
-    are neither, and for a mistake in `[plugins.web]`.
+    `User`, or None to refuse. It may be an `async def`; a plain function is called on a thread. Without it, users log in with
+    the tokens of `[plugins.web.tokens]`. Raises ConfigError if there are neither, and for a mistake in `[plugins.web]`.
     """
     from .site import create
 

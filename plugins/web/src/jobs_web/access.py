@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import collections
+import inspect
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import cast
 
 from msgspec import Struct
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
 from . import tokens
+from .errors import Refused
+from .proxies import TRUSTED
 from .roles import User
-from .settings import Settings, Token, is_loopback
+from .sessions import Sessions
+from .settings import TABLE, Token, is_loopback
+from .watching import Fixed
 
 COOKIE = "jobs_session"
 
 LOCAL = "local"
 """The user of the key that `jobsctl web` prints where no tokens are configured."""
 
-Authorize = Callable[[Request], "User | None"]
+Authorize = Callable[[Request], "User | None"] | Callable[[Request], Awaitable["User | None"]]
+"""Decides who may use a dashboard that is part of an application. A plain function is called on a thread, so it may block."""
 
 MOST_FAILURES = 10
 """Failed logins of one client within WINDOW, after which it has to wait."""
@@ -41,26 +49,63 @@ class Session(Struct):
 class Access:
     """Finds the user of a request. Any thread may use it."""
 
-    def __init__(self, settings: Settings, seal: tokens.Seal, authorize: Authorize | None, key: str = "") -> None:
-        self._settings = settings
+    def __init__(
+        self, users: Fixed, seal: tokens.Seal, sessions: Sessions, authorize: Authorize | None = None, key: str = ""
+    ) -> None:
+        self._users = users
         self._seal = seal
+        self._sessions = sessions
         self._authorize = authorize
-        self._tokens = dict(settings.tokens)
-        if key:
-            self._tokens[LOCAL] = Token("admin", tokens.hash_of(key))
-        self.has_login = authorize is None
+        self._local = {LOCAL: Token("admin", tokens.hash_of(key))} if key else {}
 
-    def user_of(self, request: Request, session: Session, *, bearer_only: bool = False) -> User | None:
-        """Return the user of a request; None if they have to log in, or are refused. Without a bearer token, by the session."""
+    @property
+    def has_login(self) -> bool:
+        """Return whether users log in with a token; else the application or a proxy says who they are."""
+        return self._authorize is None and bool(self._tokens)
+
+    @property
+    def unknown(self) -> str:
+        """Return what a user reads whom nobody knows."""
         if self._authorize is not None:
-            return self._authorize(request)
+            return "the application that contains this dashboard does not let you in: log in there first"
+        return "log in first" if self._tokens else "the proxy in front of this dashboard has not said who you are"
+
+    @property
+    def _tokens(self) -> dict[str, Token]:
+        return {**self._users.now().tokens, **self._local}
+
+    async def user_of(self, request: Request, session: Session, *, bearer_only: bool = False) -> User | None:
+        """Return the user of a request; None if they have to log in, or are refused. Without a bearer token, by the session.
+
+        Raises Refused for a user whom a trusted proxy names and who has no role.
+        """
+        if self._authorize is not None:
+            return await _asked(self._authorize, request)
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
             return self.user_with(given.strip())
-        if bearer_only:
+        if (named := self._named_by_proxy(request)) is not None:
+            return named
+        if bearer_only or not session.user or not self._sessions.is_open(session.nonce):
             return None
-        user = self._named(session.user) if session.user else None
+        user = self._named(session.user)
         return user if user is not None and user.fingerprint == session.fingerprint else None
+
+    def _named_by_proxy(self, request: Request) -> User | None:
+        """Return the user whom a trusted proxy names; None without such a name. What anybody else sends is no name."""
+        settings = self._users.now()
+        header = settings.trusted_user_header
+        if not header or not request.scope.get(TRUSTED):
+            return None
+        names = request.headers.getlist(header)
+        if names in ([], [""]):
+            return None
+        if len(names) > 1:  # the proxy adds its own to what the client has sent
+            raise Refused(403, f"{header} came {len(names)} times: let the proxy replace it")
+        role = settings.role_of(names[0])
+        if role is None:
+            raise Refused(403, f"{names[0][:64]!r} has no role: {TABLE}.users gives one")
+        return User(names[0], role)
 
     def user_with(self, token: str) -> User | None:
         """Return the user who has this token."""
@@ -85,24 +130,28 @@ class Access:
 
         The cookie is Secure, except on this machine: a browser would not return it over plain HTTP.
         """
-        sealed = self._seal.seal("session", [session.nonce, session.user, session.fingerprint], self._settings.session)
+        sealed = self._seal.seal("session", [session.nonce, session.user, session.fingerprint], self._users.settings.session)
         path = request.scope.get("root_path") or "/"
         response.set_cookie(
             COOKIE,
             sealed,
-            max_age=round(self._settings.session),
+            max_age=round(self._users.settings.session),
             path=path,
             secure=is_secure(request),
             httponly=True,
             samesite="lax",
         )
 
-    def logged_in(self, user: User) -> Session:
-        """Return a new session of a user: its number is another one than before the login."""
-        return Session(secrets.token_urlsafe(16), user.name, user.fingerprint, is_new=True)
+    def logged_in(self, request: Request, user: User) -> Session:
+        """Begin a session of a user: its number is another one than before the login."""
+        session = Session(secrets.token_urlsafe(16), user.name, user.fingerprint, is_new=True)
+        client = request.client.host if request.client else "?"
+        self._sessions.begin(session.nonce, user.name, client, request.headers.get("user-agent", ""))
+        return session
 
-    def nobody(self) -> Session:
-        """Return a new session without a user."""
+    def nobody(self, session: Session) -> Session:
+        """End a session, and return a new one without a user."""
+        self._sessions.end_of(session.nonce)
         return Session(secrets.token_urlsafe(16), is_new=True)
 
     def form_token(self, session: Session) -> str:
@@ -112,6 +161,13 @@ class Access:
     def is_form_token(self, session: Session, token: str) -> bool:
         """Return whether a form token belongs to this session."""
         return not session.is_new and self._seal.is_mac("form", f"{session.nonce}\0{session.user}", token)
+
+
+async def _asked(authorize: Authorize, request: Request) -> User | None:
+    """Return the user whom the application names. A function that may block is not called in the event loop."""
+    if inspect.iscoroutinefunction(authorize):
+        return cast("User | None", await authorize(request))
+    return cast("User | None", await run_in_threadpool(authorize, request))
 
 
 def is_secure(request: Request) -> bool:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
+
 import click
 
-from jobs_core import current_app
+from jobs_core import ConfigError, current_app
+from jobs_core.escapes import in_one_line
+from jobs_core.units import count
+
+from .sessions import Sessions
 
 
 @click.group("web", invoke_without_command=True)
-@click.option("--listen", metavar="HOST:PORT", help='Where to serve. [default: [plugins.web] listen, else "127.0.0.1:9100"]')
+@click.option(
+    "--listen",
+    metavar="HOST:PORT",
+    help='Where to serve, or "unix:/path". [default: [plugins.web] listen, else "127.0.0.1:9100"]',
+)
 @click.option("--read-only", is_flag=True, default=None, help="Refuse every change, whatever the role.")
 @click.option("--root-path", metavar="PATH", help='The prefix under which a proxy publishes it, such as "/jobs".')
 @click.pass_context
@@ -22,7 +33,13 @@ def web_command(ctx: click.Context, listen: str | None, read_only: bool | None, 
         return
     from .serving import serve
 
-    serve(current_app(), listen=listen, read_only=read_only, root_path=root_path)
+    serve(current_app(), file=_file_of(ctx), listen=listen, read_only=read_only, root_path=root_path)
+
+
+def _file_of(ctx: click.Context) -> Path | None:
+    """Return the file of the configuration, which the command line has read."""
+    found: Path | None = ctx.find_root().obj.effective.file
+    return found
 
 
 @web_command.command("token")
@@ -43,3 +60,34 @@ def token_command(name: str, role: str) -> None:
     read({"tokens": {name: {"role": role, "hash": hash_of(token)}}})
     click.echo(f"The token of {name}, which is shown only now:\n\n    {token}\n\nAdd this to jobs.toml:\n")
     click.echo(f'[plugins.web.tokens."{name}"]\nrole = "{role}"\nhash = "{hash_of(token)}"')
+
+
+@web_command.command("sessions")
+def sessions_command() -> None:
+    """List the users who are logged in to the dashboard of this machine, with the ids of their sessions."""
+    for record in sorted(_sessions(), key=lambda record: record.since):
+        since = time.strftime("%Y-%m-%d %H:%M", time.localtime(record.since))
+        click.echo(in_one_line(f"{record.id}  {record.user}  since {since}  from {record.client}  {record.agent}"))
+
+
+@web_command.command("logout")
+@click.argument("who", metavar="SESSION|USER")
+def logout_command(who: str) -> None:
+    """End one session, or all sessions of a user; it takes effect with the next request.
+
+    The user can log in again with their token: delete that from jobs.toml, which ends its sessions, too.
+    """
+    sessions = _sessions()
+    ended = [record.id for record in sessions if who in (record.id, record.user)]
+    if not ended:
+        raise ConfigError(f"{who}: no session of this id or user: `jobsctl web sessions` lists them")
+    for session in ended:
+        sessions.end(session)
+    click.echo(f"ended {count(len(ended), 'session')}")
+
+
+def _sessions() -> Sessions:
+    from .settings import read
+
+    app = current_app()
+    return Sessions(app.run_dir, read(app.config.plugins.get("web", {})).session)

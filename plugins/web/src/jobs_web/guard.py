@@ -42,9 +42,9 @@ def guarded(site: Site, route: Route) -> Any:
     async def endpoint(request: Request) -> Response:
         is_api = route.kind.value == "api"
         session = Session("") if is_api else site.access.session_of(request)
-        user = site.access.user_of(request, session, bearer_only=is_api)
-        visit = Visit(site, request, session, user, {})
+        visit = Visit(site, request, session, None, {})
         try:
+            visit.user = await site.access.user_of(request, session, bearer_only=is_api)
             response = await _answer(visit, route)
         except Exception as error:
             if route.changes:
@@ -64,7 +64,7 @@ async def _answer(visit: Visit, route: Route) -> Response:
     """Check everything, and call the endpoint."""
     if route.role is not None:
         if visit.user is None:
-            raise Refused(401, "log in first")
+            raise Refused(401, visit.site.access.unknown)
         if visit.user.role < route.role:
             raise Refused(403, f"this needs the role {route.role.word}, and {visit.user.name} has {visit.user.role.word}")
         if visit.user.topics and not route.producers:

@@ -34,7 +34,7 @@ async def enter(visit: Visit) -> Response:
 async def leave(visit: Visit) -> Response:
     """Log out: the browser gets a session without a user."""
     response = RedirectResponse(visit.url("login"), 303)
-    visit.site.access.save(visit.request, response, visit.site.access.nobody())
+    visit.site.access.save(visit.request, response, visit.site.access.nobody(visit.session))
     return response
 
 
@@ -54,7 +54,7 @@ def _user(visit: Visit, token: str) -> User:
 
 def _let_in(visit: Visit, user: User) -> Response:
     response = RedirectResponse(_inside(visit, visit.form.get("next", "")), 303)
-    visit.site.access.save(visit.request, response, visit.site.access.logged_in(user))
+    visit.site.access.save(visit.request, response, visit.site.access.logged_in(visit.request, user))
     return response
 
 

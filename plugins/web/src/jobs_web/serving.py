@@ -1,23 +1,29 @@
-"""Serving the dashboard alone, as `jobsctl web` does."""
+"""Serving the dashboard alone, as `jobsctl web` and the supervisor do."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
+import os
 import socket
+import stat
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from jobs_core import App, ConfigError, JobsError
+from jobs_core import App, ConfigError, JobsError, config_sources
 from jobs_core.worker.main import prepare
 
+from .proxies import Proxies
 from .settings import TABLE, Settings, read
 from .site import Site, asgi
 from .tokens import new_token
+from .watching import Fixed, Watched
 
 STOP_PATIENCE = 3
 """Seconds that open event streams and requests have at the end."""
@@ -50,56 +56,121 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def serve(app: App, **given: Any) -> None:
-    """Serve until TERM or Ctrl-C. Raises ConfigError for settings that would expose the dashboard, or cannot be used."""
-    settings = read(app.config.plugins.get("web", {}), **given)
-    if app.is_alone():
-        raise ConfigError(
-            "backend: it lives inside one process, and the dashboard is another: it would show an empty queue. Choose a "
-            "backend that processes share, such as sqlite:///jobs.db"
-        )
-    if not settings.tokens and not settings.is_local:
-        raise ConfigError(
-            f"{TABLE}.listen: {settings.listen} can be reached from other machines, and there are no tokens: everybody could "
-            "use the dashboard. Make one with `jobsctl web token NAME --role admin`, or listen on 127.0.0.1"
-        )
-    listening = _listen(settings)
-    key = "" if settings.tokens else new_token()
+def serve(app: App, *, file: Path | None = None, **given: Any) -> None:
+    """Serve until TERM or Ctrl-C. Raises ConfigError for settings that would expose the dashboard, or cannot be used.
+
+    `file` is that of the configuration, whose tokens and users are read again when it changes; `given` are settings that
+    replace those of the table.
+    """
+    settings = settings_of(app, **given)
+    listening = listener(settings, app.config.base_dir)
+    key = "" if settings.knows_users else new_token()
     _import_application(app)
-    site = Site(app, settings, key=key)
-    config = uvicorn.Config(
-        Prefixed(asgi(site), settings.root_path),
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=bool(settings.proxies),
-        forwarded_allow_ips=settings.proxies,
-        timeout_graceful_shutdown=STOP_PATIENCE,
-        lifespan="off",
-    )
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s: %(message)s")
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    click.echo(f"the dashboard is at {_link(settings, key)} (Ctrl-C ends it)")
-    server = Server(config, site)
+    server = server_of(app, settings, key, file, given)
+    click.echo(f"the dashboard is at {link(settings, key)} (Ctrl-C ends it)")
     with contextlib.suppress(KeyboardInterrupt):
         server.run(sockets=[listening])
 
 
-def _link(settings: Settings, key: str) -> str:
-    base = f"http://{settings.listen}{settings.root_path}/"
+def settings_of(app: App, **given: Any) -> Settings:
+    """Return the settings with which the dashboard may be served; raise ConfigError."""
+    settings = read(app.config.plugins.get("web", {}), **given)
+    if app.is_alone():
+        raise ConfigError(
+            "backend: it lives inside one process, and the dashboard is another: it would show topics without jobs. Choose a "
+            "backend that processes share, such as sqlite:///jobs.db"
+        )
+    if not settings.knows_users and not settings.is_local:
+        raise ConfigError(
+            f"{TABLE}.listen: {settings.listen} can be reached from other machines, and there are no tokens: everybody could "
+            "use the dashboard. Make one with `jobsctl web token NAME --role admin`, or listen on 127.0.0.1"
+        )
+    return settings
+
+
+def server_of(app: App, settings: Settings, key: str, file: Path | None, given: dict[str, Any]) -> Server:
+    """Return the server of an application's dashboard."""
+
+    def again() -> Settings:
+        return read(config_sources.load(file).config.plugins.get("web", {}), **given)
+
+    users = Fixed(settings) if file is None else Watched(settings, file, again)
+    site = Site(app, settings, key=key, users=users)
+    served = Proxies(
+        Prefixed(asgi(site), settings.root_path),
+        settings.trusted_proxies,
+        on_socket=isinstance(settings.address, Path),
+    )
+    config = uvicorn.Config(
+        served,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # uvicorn would believe every program on this machine
+        timeout_graceful_shutdown=STOP_PATIENCE,
+        lifespan="off",
+    )
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    return Server(config, site)
+
+
+def link(settings: Settings, key: str = "") -> str:
+    """Return where a browser finds the dashboard, and is logged in by the key if there is one."""
+    if isinstance(settings.address, Path):
+        base = f"{settings.listen}, path {settings.root_path}/"
+    else:
+        base = f"http://{settings.listen}{settings.root_path}/"
     return f"{base}login?key={key}" if key else base
 
 
-def _listen(settings: Settings) -> socket.socket:
-    host, port = settings.address
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+def listener(settings: Settings, base_dir: Path) -> socket.socket:
+    """Return a listening socket for `listen`, whose path is relative to `base_dir`. Raises ConfigError."""
+    address = settings.address
     try:
-        return socket.create_server((host, port), family=family, backlog=128)
+        if isinstance(address, Path):
+            return _on_path(base_dir / address, int(settings.socket_mode, 8))
+        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        return socket.create_server(address, family=family, backlog=128)
     except OSError as error:
         reason = error.strerror or str(error)
         raise ConfigError(
             f"{TABLE}.listen: {settings.listen} cannot be used: {reason}: choose another address with --listen"
         ) from None
+
+
+def _on_path(path: Path, mode: int) -> socket.socket:
+    """Return a socket at a path, in place of one on which no process listens any more. It never has a wider mode."""
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise FileExistsError(errno.EEXIST, "the file there is not a socket")
+        if _answers(path):
+            raise OSError(errno.EADDRINUSE, "another process is listening there")
+        path.unlink()
+    made = socket.socket(socket.AF_UNIX)
+    before = os.umask(0o177)
+    try:
+        made.bind(str(path))
+        path.chmod(mode)
+        made.listen(128)
+    except OSError:
+        made.close()
+        raise
+    finally:
+        os.umask(before)
+    return made
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(path))
+        except BlockingIOError:  # its queue is full, so a process is listening
+            return True
+        except OSError:
+            return False
+        return True
 
 
 def _import_application(app: App) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 import time
@@ -27,9 +28,11 @@ from .assets import Assets
 from .guard import guarded, in_api, problem, titles
 from .live import Live
 from .routes import ROUTES
+from .sessions import Sessions
 from .settings import TABLE, Settings, read
 from .shown import add_filters, printable
 from .visit import Visit
+from .watching import Fixed
 
 T = TypeVar("T")
 
@@ -89,11 +92,20 @@ def _templates() -> jinja2.Environment:
 class Site:
     """What all visits share. Any thread may use it."""
 
-    def __init__(self, app: App, settings: Settings, authorize: Authorize | None = None, key: str = "") -> None:
+    def __init__(
+        self,
+        app: App,
+        settings: Settings,
+        authorize: Authorize | None = None,
+        key: str = "",
+        *,
+        users: Fixed | None = None,
+    ) -> None:
         self.app = app
         self.settings = settings
         self.seal = tokens.Seal(tokens.key_in(app.run_dir))
-        self.access = Access(settings, self.seal, authorize, key)
+        self.sessions = Sessions(app.run_dir, settings.session)
+        self.access = Access(users or Fixed(settings), self.seal, self.sessions, authorize, key)
         self.attempts = Attempts()
         self.assets, self.templates = _assets(), _templates()
         self.live = Live(self.snapshot)
@@ -167,7 +179,9 @@ def asgi(site: Site) -> Starlette:
             headers = error.headers if isinstance(error, HTTPException) else None
             return problem(status, "there is no such call: GET /api/v1/openapi.json lists all", headers)
         session = site.access.session_of(request)
-        visit = Visit(site, request, session, site.access.user_of(request, session), {})
+        visit = Visit(site, request, session, None, {})
+        with contextlib.suppress(Exception):  # a page about an error must not raise another one
+            visit.user = await site.access.user_of(request, session)
         text = "there is no such page" if status == 404 else "nothing was done"
         return visit.page("error.html", status, title=titles(status), text=text)
 
