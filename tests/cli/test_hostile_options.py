@@ -30,7 +30,7 @@ HOSTILE = [
 
 NEEDED = {"job_id": "x", "job_ids": "x", "topic": "default", "pool": "default", "pid": "1", "workers": "1", "shell": "bash",
           "url": "memory://x", "job": "tasks.note", "names": "webhook", "args": "1", "limit": "stripe",
-          "name": "x"}  # fmt: skip
+          "name": "x", "kind": "channel"}  # fmt: skip
 """Other parameters that a command requires."""
 
 

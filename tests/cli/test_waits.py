@@ -71,7 +71,7 @@ SUPERVISOR = {"quiet": 0, "scale default 2": 0, "reload": 0, "exit": 0, "stop": 
 TESTED_ELSEWHERE = {"outbox", "migrate"}
 """`outbox` needs PostgreSQL: plugins/postgres_backend/tests/test_outbox.py; `migrate` needs Celery: test_migrate.py."""
 TESTED_BELOW = {"start", "restart", "contract", "alert", "webhooks", "payloads"}
-NEVER_WAIT = {"help", "init", "completion", "systemd", "top", "stack"}
+NEVER_WAIT = {"help", "init", "completion", "systemd", "top", "stack", "new-plugin"}
 """Commands that read files of this machine and ask no process; `top` is a page that changes."""
 SPEAK_ANYWAY = {"demo", "diagnose"}
 """Commands that report each step."""

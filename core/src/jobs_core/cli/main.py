@@ -82,6 +82,7 @@ GROUPS = {
         "dead": ("dead", "List, group, show, retry and delete dead letters."),
     },
     "Plugin authors": {
+        "new-plugin": ("new_plugin", "Write a package of a plugin that works, with its tests."),
         "contract": ("contract", "Test a backend against the contract, or measure it."),
     },
 }
@@ -161,7 +162,7 @@ class JobsCommand(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name in OURS:
             module = importlib.import_module(f"{__package__}.{OURS[name]}")
-            command: click.Command = getattr(module, f"{name}_command")
+            command: click.Command = getattr(module, f"{name.replace('-', '_')}_command")
             command.context_class = _ClickContext
             return command
         return _plugin_commands()[name][0] if name in _plugin_commands() else None
