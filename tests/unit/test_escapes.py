@@ -136,3 +136,8 @@ def test_json_for_scripts_holds_the_same_values(hostile_store):
     done = CliRunner().invoke(main.cli, ["show", hostile_store["ready"], "--json"])
     assert json.loads(done.output)["message"]["args"] == [HOSTILE]
     assert json.loads(CliRunner().invoke(main.cli, ["result", hostile_store["done"]]).output) == HOSTILE
+
+
+def test_a_command_in_a_message_is_one_that_can_be_copied_into_a_shell():
+    assert escapes.word("01a2-b_c.d") == "01a2-b_c.d"
+    assert escapes.word("x; reboot") == "'x; reboot'"

@@ -46,6 +46,13 @@ def json(text: str) -> str:
     return text if text.isprintable() else re.sub(_UNSAFE_IN_LINES, _as_json, text)
 
 
+def word(text: str) -> str:
+    """Return `text` as one word of a command that a message shows: users copy commands into their shell."""
+    from shlex import quote  # late: few processes need it, and all would wait
+
+    return quote(text)
+
+
 def _written_out(match: re.Match[str]) -> str:
     character = match[0]
     code = ord(character)

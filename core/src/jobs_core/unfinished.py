@@ -15,6 +15,7 @@ from .backends.base import Backend, JobRecord, State
 from .backends.flows import Member
 from .backends.limits import KEY_LIMIT, held_back, key_limit, name_of
 from .config import Config
+from .escapes import word
 from .units import count, format_duration, shown_time
 
 PAGE = 100
@@ -188,7 +189,7 @@ def held_up(config: Config, backend: Backend, topic: str) -> Iterator[str]:
     elif topic not in config.served_topics():
         yield f"topic {topic} is produce-only here (serve = false): workers elsewhere must serve it"
     if topic in backend.paused():
-        yield f"topic {topic} is paused: run `jobsctl resume {topic}`"
+        yield f"topic {topic} is paused: run `jobsctl resume {word(topic)}`"
 
 
 def before(config: Config, backend: Backend, topic: str) -> Iterator[str]:

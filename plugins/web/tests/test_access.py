@@ -121,6 +121,21 @@ def test_a_wrong_token_is_refused(rig, wrong):
     assert "no such token" in response.text
 
 
+def test_a_wrong_token_is_asked_for_again_on_the_way_to_the_same_page(rig):
+    page = rig.browser().submit("/login", key="wrong", next="/topics?q=a").text
+    assert 'name="key"' in page
+    assert 'name="next" value="/topics?q=a"' in page
+
+
+def test_an_action_after_the_session_has_ended_leads_to_the_login_and_back_to_its_page(rig):
+    browser = rig.browser()
+    for referrer, after in (("https://jobs.example/topics?q=a", "%2Ftopics%3Fq%3Da"), ("https://evil.example/topics", "")):
+        response = browser.post("/topics/pause", data={"topic": "default"}, headers={"referer": referrer})
+        assert response.status_code == 401
+        assert "your session has ended, and nothing was done" in response.text
+        assert re.findall(r'href="/login(?:\?next=)?([^"]*)"', response.text) == [after]
+
+
 def test_too_many_wrong_tokens_have_to_wait(rig):
     browser = rig.browser()
     statuses = [browser.log_in("wrong").status_code for _ in range(MOST_FAILURES + 1)]

@@ -510,3 +510,62 @@ def test_actions_leave_audit_lines(rig, jobs, caplog):
         f"operate from testclient: cancel id={handle.id}: done",
         "read from testclient: pause: refused: this needs the role operate, and read has read",
     ]
+
+
+def test_only_what_was_done_is_in_the_audit_log(rig, jobs, caplog):
+    import logging
+
+    handle = jobs.charge.enqueue("x")
+    rig.drain()
+    browser = rig.browser("admin")
+    caplog.clear()
+    caplog.set_level(logging.INFO, "jobs.web.audit")
+    browser.submit("/job/drop", _page="/", id=handle.id)  # asks first
+    browser.submit("/job/cancel", _page="/", id=handle.id)
+    browser.submit("/job/drop", _page="/", id=handle.id, sure="yes")
+    lines = [record.getMessage() for record in caplog.records if record.name == "jobs.web.audit"]
+    assert lines == [
+        f"admin from testclient: cancel id={handle.id}: not done: The job is dead already.",
+        f"admin from testclient: drop id={handle.id}: done",
+    ]
+
+
+def test_arguments_longer_than_the_page_shows_are_not_edited_there_but_move(rig, jobs):
+    handle = jobs.charge.enqueue("x" * 200_000)
+    rig.drain()
+    browser = rig.browser("operate")
+    page = browser.text(f"/job?id={handle.id}")
+    assert "<textarea" not in page
+    assert f"jobsctl dead retry {handle.id} --edit" in page
+    said(browser, browser.submit("/job/edit", _page="/", id=handle.id, to="default"))
+    record = rig.app.find(handle.id)
+    assert (record.state, record.topic) == (State.READY, "default")
+
+
+def test_commands_with_hostile_names_can_be_copied_into_a_shell(rig, jobs):
+    evil = "stripe:x; reboot"
+    rig.app.operate(lambda backend: backend.override_limit(evil, Limit(0)))
+    jobs.tell.using(limits=(evil,)).enqueue("x")
+    assert "jobsctl limits 'stripe:x; reboot'" in cells(rig.browser("read").text("/"))
+
+
+def test_names_from_right_to_left_do_not_reorder_a_sentence(rig, jobs):
+    name = "stripe:שלום 1 עולם"
+    rig.app.operate(lambda backend: backend.override_limit(name, Limit(0)))
+    jobs.tell.using(limits=(name,)).enqueue("x")
+    assert "limit stripe:<bdi>שלום 1 עולם</bdi>: closed, 1 job is waiting for it" in rig.browser("read").text("/")
+
+
+@pytest.mark.parametrize("path", ["/topics", "/machines", "/limits", "/dead"])
+def test_a_page_without_its_backend_says_so_and_can_be_tried_again(rig, monkeypatch, path):
+    from jobs_core import BackendUnavailable
+
+    def refuse(*args):
+        raise BackendUnavailable("connection refused")
+
+    browser = rig.browser("read")
+    monkeypatch.setattr(rig.app, "operate", refuse)
+    response = browser.get(path)
+    assert response.status_code == 503
+    assert "The backend does not answer" in response.text
+    assert f'href="{path}">Try again</a>' in response.text

@@ -37,6 +37,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from ..escapes import word
 from ..units import format_duration
 
 LIMIT: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}(:[^\x00-\x1f\x7f]{1,128})?", re.ASCII | re.DOTALL)
@@ -105,7 +106,7 @@ def held_back(state: LimitState) -> Iterator[str]:
     concurrency = state.definition.concurrency if state.definition is not None else None
     if state.closed_for > 0:
         seconds = format_duration(math.ceil(state.closed_for))
-        yield f"closed for {seconds} by a job (`jobsctl limits reset {state.limit}` opens it)"
+        yield f"closed for {seconds} by a job (`jobsctl limits reset {word(state.limit)}` opens it)"
     elif concurrency == 0:
         yield "closed"
     elif concurrency is not None and state.used >= concurrency:

@@ -15,6 +15,7 @@ from ..app import App
 from ..backends.base import Counts
 from ..backends.limits import held_back
 from ..config import Config
+from ..escapes import word
 from ..machines import MachineReport
 from ..units import are, count, format_duration
 from .formatting import age
@@ -87,7 +88,7 @@ def _machine(machine: MachineReport) -> Iterator[Finding]:
         yield Finding("bad", f"machine {machine.name} has been silent for {age(machine.age)}", "machine", machine.name)
     if machine.state == "quiet":
         yield Finding("warning", f"machine {machine.name} is quiet: it takes no new jobs", "machine", machine.name,
-                      f"jobsctl machines resume {machine.name}")  # fmt: skip
+                      f"jobsctl machines resume {word(machine.name)}")  # fmt: skip
     if machine.last_refusal:
         text = f"machine {machine.name} refused its last reload: {machine.last_refusal}"
         yield Finding("warning", text, "machine", machine.name)
@@ -102,7 +103,7 @@ def _topics(config: Config, snapshot: Snapshot) -> Iterator[Finding]:
     for name, number in snapshot.topics.items():
         if name in snapshot.paused:
             text = f"topic {name} is paused, {are(number.ready, 'job')} ready"
-            yield Finding("warning" if number.ready else "note", text, "topic", name, f"jobsctl resume {name}")
+            yield Finding("warning" if number.ready else "note", text, "topic", name, f"jobsctl resume {word(name)}")
         elif number.ready and served is not None and name not in served:
             text = f"topic {name}: {are(number.ready, 'job')} ready, and no running machine serves it"
             yield Finding("bad", text, "topic", name)
@@ -136,7 +137,8 @@ def _limits(snapshot: Snapshot) -> Iterator[Finding]:
         held = ", ".join(held_back(state))
         if held and state.waiting:
             text = f"limit {state.limit}: {held}, {are(state.waiting, 'job')} waiting for it"
-            yield Finding("note" if held == "full" else "warning", text, "limit", state.limit, f"jobsctl limits {state.limit}")
+            level: Level = "note" if held == "full" else "warning"
+            yield Finding(level, text, "limit", state.limit, f"jobsctl limits {word(state.limit)}")
 
 
 def _flows(snapshot: Snapshot) -> Iterator[Finding]:
@@ -152,7 +154,7 @@ def _dead(snapshot: Snapshot) -> Iterator[Finding]:
         for name, number in snapshot.topics.items():
             if number.dead:
                 text = f"topic {name}: {count(number.dead, 'dead letter')}"
-                yield Finding("warning", text, "topic", name, f"jobsctl dead groups {name}")
+                yield Finding("warning", text, "topic", name, f"jobsctl dead groups {word(name)}")
         return
     letters: Counter[str] = Counter()
     causes = {}

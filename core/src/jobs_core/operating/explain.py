@@ -16,6 +16,7 @@ from ..app import App
 from ..backends.base import Backend, JobRecord, State
 from ..backends.flows import GIVE_UP_REFUSED, was_refused
 from ..errors import ArgumentError, JobsError, MessageError, NotSupported, UnknownJob
+from ..escapes import word
 from ..message import Message
 from ..placeholders import parameter_of
 from ..registry import AnyJob
@@ -58,11 +59,11 @@ def _state(app: App, backend: Backend, record: JobRecord, here: Here) -> Iterato
     elif record.state is State.CANCELLED:
         yield f"it was cancelled at {when(record.since)}" + (f": {record.reason}" if record.reason else "")
     elif record.state is State.DEAD:
-        again = f"`jobsctl dead retry {record.id}` runs it again"
+        again = f"`jobsctl dead retry {word(record.id)}` runs it again"
         if was_refused(record.id, record.reason):
             again = GIVE_UP_REFUSED
         elif record.member is not None and _is_cancelled(backend, record.member.flow):
-            again = f"its flow was cancelled, so it cannot run again: `jobsctl dead drop {record.id}` deletes it"
+            again = f"its flow was cancelled, so it cannot run again: `jobsctl dead drop {word(record.id)}` deletes it"
         yield f"it has been dead since {when(record.since)}: {record.reason}; {again}"
     elif record.state is State.RESERVED:
         runs = list(here.of_running(record.id))
@@ -117,7 +118,7 @@ def _history(record: JobRecord) -> Iterator[str]:
     if record.deferrals and record.state is not State.SCHEDULED:
         yield f"it was deferred {times(record.deferrals)}, with no attempt counted"
     if len(errors) > MOST_ERRORS:
-        yield f"the last {MOST_ERRORS} of {len(errors)} errors follow; `jobsctl show {record.id}` has them all"
+        yield f"the last {MOST_ERRORS} of {len(errors)} errors follow; `jobsctl show {word(record.id)}` has them all"
     for entry in errors[-MOST_ERRORS:]:
         number = f", attempt {entry['attempt']}" if entry.get("attempt") else ""
         where = f" on {entry['host']}" if "host" in entry else ""

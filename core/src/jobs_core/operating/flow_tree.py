@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from ..backends.base import State
 from ..backends.flows import ALL, GIVE_UP_REFUSED, MOST_LISTED, After, FlowStatus, MemberStatus, was_refused
-from ..escapes import in_one_line
+from ..escapes import in_one_line, word
 from ..units import count
 
 MOST_BESIDE = 20
@@ -53,9 +53,9 @@ def held_up(flow: FlowStatus, members: Sequence[MemberStatus]) -> Iterator[str]:
     stuck = sum(member.stuck for member in members)
     for member in dead:
         reason = f" ({in_one_line(member.reason)})" if member.reason else ""
-        what = f"`jobsctl show {member.id}` has its errors"
+        what = f"`jobsctl show {word(member.id)}` has its errors"
         if was_refused(member.id, member.reason):
-            what = f"{GIVE_UP_REFUSED}: `jobsctl dead drop {member.id}`"
+            what = f"{GIVE_UP_REFUSED}: `jobsctl dead drop {word(member.id)}`"
         yield f"{_name(member)} {member.id} is dead{reason}: {what}"
     if (unnamed := flow.dead - len(dead)) > 0:
         yield f"{count(unnamed, 'more member' if dead else 'member')} {'is' if unnamed == 1 else 'are'} dead"
@@ -68,7 +68,7 @@ def held_up(flow: FlowStatus, members: Sequence[MemberStatus]) -> Iterator[str]:
         states = ", ".join(f"{number:,} {state}" for state, number in work.items())
         first = next(member for member in members if member.state in _IN_WORK)
         states = states if whole else f"{flow.active:,} (of the {count(len(members), 'member')} read, {states})"
-        yield f"in work: {states}, such as {_name(first)}: `jobsctl why {first.id}`"
+        yield f"in work: {states}, such as {_name(first)}: `jobsctl why {word(first.id)}`"
 
 
 def _again(flow: FlowStatus, members: Sequence[MemberStatus]) -> str:

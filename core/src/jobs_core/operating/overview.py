@@ -9,6 +9,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from ..escapes import word
 from ..events import TopicUnserved
 from ..scoreboard.reader import RunEntry
 from ..scoreboard.state import Backlog, Board, ChildState, PoolState, SupervisorState, TopicState, WorkerView
@@ -133,7 +134,7 @@ class Overview:
         """Return notes that are not urgent, about dead letters."""
         topics = self.board.backlog.topics if self.board.backlog else {}
         return [
-            f"topic {name}: {count(topic.dead, 'dead letter')}, see `jobsctl dead groups {name}`"
+            f"topic {name}: {count(topic.dead, 'dead letter')}, see `jobsctl dead groups {word(name)}`"
             for name, topic in topics.items()
             if topic.dead
         ]
@@ -202,14 +203,15 @@ class Overview:
             yield f"topic {name}: alert, {are(topic.ready, 'job')} ready{oldest}"
         for name, seconds in backlog.full.items():
             waiting = sum(each.waiting for each in backlog.limits if each.limit.partition(":")[0] == name)
-            yield f"limit {name}: full for {age(seconds)}, {are(waiting, 'job')} waiting; `jobsctl limits {name}` shows it"
+            shows = f"`jobsctl limits {word(name)}` shows it"
+            yield f"limit {name}: full for {age(seconds)}, {are(waiting, 'job')} waiting; {shows}"
         for name in backlog.unserved:
             topic = backlog.topics.get(name, TopicState())
             if topic.waiting:
                 yield str(TopicUnserved(name, topic.waiting, []))
         for name, topic in backlog.topics.items():
             if topic.paused:
-                yield f"topic {name} is paused until `jobsctl resume {name}`"
+                yield f"topic {name} is paused until `jobsctl resume {word(name)}`"
 
     # -- tables ----------------------------------------------------------------------------------
 

@@ -52,7 +52,8 @@ def guarded(site: Site, route: Route) -> Any:
             return _failed(visit, route, error)
         if route.changes:
             site.forget()
-            _audit(visit, route, "done")
+            if visit.outcome:
+                _audit(visit, route, visit.outcome)
         if not is_api and session.is_new and "set-cookie" not in response.headers:
             site.access.save(request, response, session)
         return response
@@ -132,9 +133,12 @@ def _failed(visit: Visit, route: Route, error: Exception) -> Response:
         text = f"this is a fault of the dashboard, not yours: the log has it under {number}"
     if route.kind.value == "api":
         return problem(status, text, {"WWW-Authenticate": "Bearer"} if status == 401 else {})
-    if status == 401 and visit.site.access.has_login and route.method == "GET":
-        return RedirectResponse(visit.url("login", next=visit.here), 303)
-    return visit.page("error.html", status, title=titles(status), text=text)
+    login, again = "", visit.here if route.method == "GET" and status == 503 else ""
+    if status == 401 and visit.site.access.has_login:
+        if route.method == "GET":
+            return RedirectResponse(visit.url("login", next=visit.here), 303)
+        login, text = visit.url("login", next=visit.referrer), "your session has ended, and nothing was done"
+    return visit.page("error.html", status, title=titles(status), text=text, login=login, again=again)
 
 
 def problem(status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:
@@ -170,7 +174,7 @@ _TITLES = {
     409: "Not possible",
     413: "Too large",
     415: "Not a form",
-    422: "The arguments do not fit",
+    422: "This does not fit",
     429: "Too many attempts",
     500: "Something went wrong",
     501: "This backend cannot do that",

@@ -20,7 +20,7 @@ async def ask(visit: Visit) -> Response:
     if not visit.site.access.has_login:
         raise Refused(404, "the application that contains this dashboard decides who may use it")
     if key := visit.query("key"):
-        return _let_in(visit, _user(visit, key))
+        return _tried(visit, key, "")
     return visit.page("login.html", next=_inside(visit, visit.query("next")))
 
 
@@ -28,7 +28,7 @@ async def enter(visit: Visit) -> Response:
     """Log in."""
     if not visit.site.access.has_login:
         raise Refused(404, "the application that contains this dashboard decides who may use it")
-    return _let_in(visit, _user(visit, visit.form.get("key", "").strip()))
+    return _tried(visit, visit.form.get("key", "").strip(), visit.form.get("next", ""))
 
 
 async def leave(visit: Visit) -> Response:
@@ -52,8 +52,14 @@ def _user(visit: Visit, token: str) -> User:
     return user
 
 
-def _let_in(visit: Visit, user: User) -> Response:
-    response = RedirectResponse(_inside(visit, visit.form.get("next", "")), 303)
+def _tried(visit: Visit, token: str, target: str) -> Response:
+    """Log a user in, and go on to a page; ask again after a wrong token."""
+    target = _inside(visit, target)
+    try:
+        user = _user(visit, token)
+    except Refused as error:
+        return visit.page("login.html", error.status, next=target, problem=error.text)
+    response = RedirectResponse(target, 303)
     visit.site.access.save(visit.request, response, visit.site.access.logged_in(visit.request, user))
     return response
 

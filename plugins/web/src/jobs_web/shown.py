@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timezone
 
 import jinja2
 from markupsafe import Markup, escape
 
-from jobs_core.escapes import lines, one_line
+from jobs_core.escapes import lines, one_line, word
 from jobs_core.operating.formatting import age, size
 from jobs_core.units import count, shown_time
+
+_LEFTWARD = "\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc\U00010800-\U00010fff\U0001e800-\U0001efff"
+_LEFTWARD_RUN = re.compile(rf"[{_LEFTWARD}](?:[\W\d_]*[{_LEFTWARD}])*")
 
 
 def seconds(value: float) -> str:
@@ -69,13 +73,22 @@ def in_lines(text: str) -> Markup:
     return escape(lines(text.replace("\r\n", "\n")))
 
 
+def sentence(text: str) -> Markup:
+    """Show a sentence in which names may be written from right to left: they must not reorder the words beside them."""
+    shown, end, parts = one_line(text), 0, []
+    for found in _LEFTWARD_RUN.finditer(shown):
+        parts += [escape(shown[end : found.start()]), Markup("<bdi>{}</bdi>").format(found[0])]
+        end = found.end()
+    return Markup("").join([*parts, escape(shown[end:])])
+
+
 def ticks(text: str) -> Markup:
-    """Show the commands in a sentence, which stand between backticks, as code."""
+    """Show a sentence with its commands, which stand between backticks, as code."""
     parts = one_line(text).split("`")
     if len(parts) % 2 == 0:  # a backtick without its partner
-        return escape(one_line(text))
+        return sentence(text)
     return Markup("").join(
-        Markup("<code>{}</code>").format(part) if number % 2 else escape(part) for number, part in enumerate(parts)
+        Markup("<code>{}</code>").format(part) if number % 2 else sentence(part) for number, part in enumerate(parts)
     )
 
 
@@ -84,4 +97,5 @@ def add_filters(templates: jinja2.Environment) -> None:
     templates.filters |= {
         "age": age, "seconds": seconds, "number": number, "compact": compact, "moment": shown_time, "iso": iso,
         "size": size, "count": count, "percent": percent, "rate": rate, "ticks": ticks, "lines": in_lines,
+        "sentence": sentence, "word": word,
     }  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
@@ -37,6 +37,7 @@ class Visit:
         self.user = user
         self.form = form
         self.read_only = site.settings.read_only
+        self.outcome = "done"  # of an action, for its audit line; "" if it has only asked whether the user is sure
 
     @property
     def app(self) -> App:
@@ -97,6 +98,7 @@ class Visit:
 
     def back(self, said: str, to: str, *, good: bool = True) -> Response:
         """Answer an action: go to a page, which says what was done."""
+        self.outcome = "done" if good else f"not done: {said}"
         response = RedirectResponse(to, 303)
         sealed = self.site.seal.seal("said", [said[:1000], good], SAID_FOR)
         response.set_cookie(FLASH, sealed, max_age=round(SAID_FOR), path=self._cookie_path, httponly=True, samesite="lax")
@@ -109,6 +111,7 @@ class Visit:
         """
         if self.form.get("sure") == "yes":
             return None
+        self.outcome = ""
         fields = {name: value for name, value in self.form.items() if name not in ("token", "sure")}
         here = self.url(*self.request.scope["path"].removeprefix(self._root).strip("/").split("/"))
         return self.page(
@@ -118,6 +121,14 @@ class Visit:
     def came_from(self, page: str) -> str:
         """Return the path of the page from which a form was sent, if it says so and it is inside; else that of `page`."""
         return self.inside(self.form.get("back", "")) or self.url(page)
+
+    @property
+    def referrer(self) -> str:
+        """Return the path of the page from which the browser came, with its query; "" if it is not of this dashboard."""
+        came = urlsplit(self.request.headers.get("referer", ""))
+        if came.netloc != self.request.headers.get("host", ""):
+            return ""
+        return self.inside(came.path + (f"?{came.query}" if came.query else ""))
 
     def inside(self, target: str) -> str:
         """Return a path if it leads into this dashboard; else "", because a link may come from anybody."""

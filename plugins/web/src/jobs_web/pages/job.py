@@ -48,13 +48,15 @@ def page(visit: Visit, job_id: str, *, edited: str | None = None, to: str = "", 
     message = data.get("message") or {}
     runs, errors = data.get("timeline", []), data.get("errors", [])
     told = data.get("progress")
+    call = _pretty({"args": message.get("args", []), "kwargs": message.get("kwargs", {})}) if message else ""
     return visit.page(
         "job.html",
         422 if problem else 200,
         record=record,
         data=data,
         name=message.get("job") or "(unreadable)",
-        call=_pretty({"args": message.get("args", []), "kwargs": message.get("kwargs", {})}) if message else "",
+        call=call[:MOST_SHOWN],
+        is_whole=len(call) <= MOST_SHOWN,
         unreadable=data.get("unreadable") or message.get("unreadable", ""),
         headers=message.get("headers") or {},
         events=timeline.events_of(record, runs, errors),
@@ -125,7 +127,7 @@ def _share(told: Any) -> float | None:
 
 
 def _pretty(value: Any) -> str:
-    return escapes.json(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())[:MOST_SHOWN]
+    return escapes.json(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
 # -- actions -----------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from starlette.responses import Response
 
-from jobs_core import JobsError
+from jobs_core import BackendUnavailable
 from jobs_core.backends.base import Backend
 from jobs_core.machines import EVERYWHERE, Do, Order, command, set_size
 from jobs_core.operating.overview import Overview, WorkerLine
@@ -31,7 +31,7 @@ def show(visit: Visit) -> Response:
     """List machines and workers."""
     snapshot = visit.site.snapshot()
     if snapshot.error:
-        raise JobsError(snapshot.error)
+        raise BackendUnavailable(snapshot.error)
     here = view(visit.app.run_dir)
     return visit.page(
         "machines.html", machines=snapshot.machines, local=here, lines=[] if here is None else _lines(here), most=MOST_LINES

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from starlette.responses import Response
 
-from jobs_core import JobsError
+from jobs_core import BackendUnavailable
 from jobs_core.backends.base import Backend
 from jobs_core.operating.snapshot import Snapshot
 
@@ -20,7 +20,7 @@ def show(visit: Visit) -> Response:
     """List the topics, those with jobs first."""
     snapshot = visit.site.snapshot()
     if snapshot.error:
-        raise JobsError(snapshot.error)
+        raise BackendUnavailable(snapshot.error)
     wanted = visit.query("q").lower()
     found = [each for each in snapshot.topics.items() if wanted in each[0].lower()]
     return visit.page(
