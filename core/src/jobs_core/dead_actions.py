@@ -92,8 +92,8 @@ class Listed(Struct, frozen=True):
     state: str  # waiting | running | done | failed | cancelled
 
 
-def start(app: App, backend: Backend, action: Action) -> str:
-    """Start an action; return its id. Raises NotSupported, and ArgumentError for values that have to stay secret."""
+def start(app: App, backend: Backend, action: Action, name: str = "") -> str:
+    """Start an action; return its id, which may be chosen. Raises NotSupported, and ArgumentError for secret values."""
     needed = (
         "documents",
         "dead_groups",
@@ -108,9 +108,9 @@ def start(app: App, backend: Backend, action: Action) -> str:
             "arguments are encrypted here, but an action that supervisors carry out keeps its values readable in the backend: "
             "change the dead letters in the foreground"
         )
-    name = new_id()
+    name = name or new_id()
     action = msgspec.structs.replace(action, by=who())
-    backend.put_document(ACTION, name, seal(app.signer, ACTION, name, action), name)
+    backend.put_document(ACTION, name, seal(app.signer, ACTION, name, action), f"start-{name}")
     return name
 
 

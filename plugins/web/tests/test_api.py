@@ -336,7 +336,7 @@ def test_health_needs_no_token_and_tells_an_outage(shop: Rig, monkeypatch: pytes
 
 def test_every_call_needs_its_role_and_a_token(shop: Rig):
     for each in OPERATIONS:
-        path = each.path.format(id="x", topic="default", limit="x", name="x")
+        path = each.path.format(id="x", topic="default", limit="x", name="x", machine="x")
         for role, level in (("", 0), ("read", 1), ("operate", 2)):
             answer = Client(shop, role).request(each.method, path)
             if each.role is not None and level < each.role:
@@ -362,7 +362,7 @@ def test_a_producer_can_enqueue_to_its_topics_and_do_nothing_else(make_rig):
     assert problem(client.get(f"/jobs/{foreign}"), 404)
     for each in OPERATIONS:
         if each.role is not None and not each.producers and each.role <= 2:
-            path = each.path.format(id=mine, topic="mail", limit="x", name="x")
+            path = each.path.format(id=mine, topic="mail", limit="x", name="x", machine="x")
             assert "may only enqueue to mail" in problem(client.request(each.method, path), 403)
     assert client.get(f"{BASE}/jobs").status_code == 403, "nor look at a page"
 
@@ -371,7 +371,7 @@ def test_read_only_refuses_every_change_of_the_api(make_rig):
     client = Client(make_rig(read_only=True))
     for each in OPERATIONS:
         if each.method != "GET":
-            path = each.path.format(id="x", topic="default", limit="x", name="x")
+            path = each.path.format(id="x", topic="default", limit="x", name="x", machine="x")
             assert "read-only" in problem(client.request(each.method, path), 403)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import boundary, foreign
@@ -138,6 +139,10 @@ class App(Resources):
             note_repeated(handles)
         return handles
 
+    def around_enqueue(self, what: str, job: str | None = None, topic: str | None = None) -> AbstractContextManager[None]:
+        """Return what the plugins want to be open around an enqueue that the caller makes itself: `jobs_enqueue_context`."""
+        return self._delivery.around(what=what, job=job, topic=topic)
+
     async def aenqueue(self, call: Call[T]) -> JobHandle[T]:
         """`enqueue` from an event loop."""
         if self._envelopes.stamp(call.job).transaction is not None and self.needs_transactions:
@@ -179,6 +184,10 @@ class App(Resources):
     def message(self, call: Call[Any]) -> Message:
         """Return the envelope of a call: arguments checked, options resolved. Raises ArgumentError or JobDefinitionError."""
         return self._envelopes.message(call)
+
+    def hooked(self, message: Message) -> Message:
+        """Return what the hooks of an enqueue make of a message: `jobs_before_enqueue`. Raises PluginError."""
+        return self._envelopes.hooked(message, message.job or "")
 
     def outgoing(self, message: Message, chosen: bool = True, *, may_store: bool = True) -> Outgoing:
         """Return the message in the form that a backend takes; raises MessageError or MessageTooLarge.

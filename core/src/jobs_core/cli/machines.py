@@ -10,18 +10,9 @@ import click
 import msgspec
 
 from ..backends.base import Backend
-from ..machines import (
-    EVERYWHERE,
-    REPORT,
-    MachineReport,
-    Order,
-    command,
-    is_meant,
-    reports,
-    set_size,
-    size_of,
-    sizes,
-)
+from ..machines import REPORT, MachineReport, Order, reports
+from ..operating.commanding import ended as ended_on
+from ..operating.commanding import give, meant, with_pool
 from ..operating.formatting import size
 from ..units import format_duration
 from . import output
@@ -206,8 +197,8 @@ def _give(
     chosen = context.operate(reports)
     if names:
         chosen = _chosen(chosen, names)
-    elif order.pool:  # a machine without this pool is not meant
-        chosen = [report for report in chosen if any(pool.name == order.pool for pool in report.pools)]
+    else:  # a machine without this pool is not meant
+        chosen = with_pool(chosen, order.pool)
     if not chosen:
         fail(
             f"no machine {f'with a pool {order.pool} ' if order.pool else ''}has reported within 30 s: "
@@ -215,21 +206,7 @@ def _give(
         )
     check(chosen)
 
-    def give(backend: Backend) -> dict[str, str]:
-        if stored:
-            targets = [EVERYWHERE] if everywhere else [report.name for report in chosen]
-            set_size(context.app, backend, order.pool, order.workers, targets)
-        if everywhere:
-            return dict.fromkeys((report.name for report in chosen), command(context.app, backend, order))
-        found = sizes(context.app, backend) if stored else []
-
-        def wanted(report: MachineReport) -> Order:
-            size = size_of(found, order.pool, report.name)
-            return order if size is None else msgspec.structs.replace(order, workers=size.workers)
-
-        return {report.name: command(context.app, backend, wanted(report), report.name) for report in chosen}
-
-    waited = context.operate(give)
+    waited = context.operate(lambda backend: give(context.app, backend, order, chosen, everywhere=everywhere, stored=stored))
     ended = context.operate(lambda backend: _await(backend, waited), what="the machines to report")
     for name in sorted(waited):
         output.echo(f"{name}: {_outcome(ended.get(name))}")
@@ -248,8 +225,7 @@ def _await(backend: Backend, waited: dict[str, str]) -> dict[str, str]:
     """Return how the command ended on each machine; machines that have not reported it in time are left out."""
     deadline = time.monotonic() + PATIENCE
     while True:
-        ended = {report.name: report.commands[waited[report.name]] for report in reports(backend)
-                 if waited.get(report.name) in report.commands}  # fmt: skip
+        ended = ended_on(backend, waited)
         if len(ended) == len(waited) or time.monotonic() >= deadline:
             return ended
         time.sleep(LOOK)
@@ -259,7 +235,7 @@ def _chosen(found: Sequence[MachineReport], names: Sequence[str]) -> list[Machin
     """Return the machines of these names or hosts; end the command if a name has none."""
     chosen: dict[str, MachineReport] = {}
     for name in names:
-        those = [report for report in found if is_meant(name, report.name) and name != "*"]
+        those = meant(found, name)
         if not those:
             fail(
                 f"no machine {name} has reported within 30 s: `jobsctl machines` lists those that have, "

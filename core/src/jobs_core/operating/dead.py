@@ -113,12 +113,12 @@ def _misfit(app: App, record: JobRecord, edit: Edit, to: str) -> str:
 
 def start(
     app: App, backend: Backend, do: Do, topics: Sequence[str], group: str = "", rate: float | None = None, to: str = "",
-    values: Mapping[str, Any] | None = None,
+    values: Mapping[str, Any] | None = None, name: str = "",
 ) -> tuple[str, int]:  # fmt: skip
     """Start an action that the supervisors carry out, on a group in these topics, or on all their dead letters.
 
-    With `values`, a retry gives these parameters other values. Returns its id, and the number of letters; an empty id if there
-    are none. Raises NotSupported, and ArgumentError.
+    With `values`, a retry gives these parameters other values. Returns its id, which is `name` if that is given, and the number
+    of letters; an empty id if there are none. Raises NotSupported, and ArgumentError.
     """
     found = chosen(backend, topics, group)
     if not found:
@@ -126,7 +126,7 @@ def start(
     total = sum(each.letters for each in found)
     dead_in, until = sorted({each.topic for each in found}), max(each.last for each in found)
     action = Action("edit" if values else do, dead_in, until, total, group, rate, to, values=dict(values or {}))
-    return dead_actions.start(app, backend, action), total
+    return dead_actions.start(app, backend, action, name), total
 
 
 def chosen(backend: Backend, topics: Sequence[str], group: str = "") -> list[DeadGroup]:

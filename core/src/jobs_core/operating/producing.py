@@ -7,6 +7,7 @@ of a producer in another language, and the worker that gets it checks it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any
 
@@ -20,6 +21,7 @@ from ..ids import new_id, new_token
 from ..job import Call
 from ..message import decode, encode, new_message
 from ..options import DEFAULT_TOPIC
+from ..stamp import stamp_of
 from ..units import seconds
 from ..webhooks.job import NAME as WEBHOOK
 
@@ -72,9 +74,14 @@ class Producing:
         """Enqueue one job; raise DuplicateJob if its unique key is taken and says so."""
         call = self._call(new)
         if call is None:
-            return self.push([self._foreign(new, None)])[0]
+            with self.around("job", new.job, new.topic or DEFAULT_TOPIC):
+                return self.push([self._foreign(new, None)])[0]
         handle = self._app.enqueue(call)
         return Enqueued(handle.id, handle.topic, handle.created is not False)
+
+    def around(self, what: str, job: str | None = None, topic: str | None = None) -> AbstractContextManager[None]:
+        """Return what plugins want to be open around `made` and `push`: "job", or "batch" without a name and a topic."""
+        return self._app.around_enqueue(what, job, topic)
 
     def made(self, new: NewJob, id: str | None = None) -> Outgoing:
         """Return a job in the form that a backend takes, with `id` if it has none of its own."""
@@ -91,6 +98,11 @@ class Producing:
             conflicts = self._app.operate(lambda backend, batch=batch, told=told: backend.push(batch, told))  # type: ignore[misc]
             found += [_told(job, conflicts) for job in batch]
         return found
+
+    def topic_of(self, new: NewJob) -> str:
+        """Return the topic of a job before any hook. Raises UnknownJob."""
+        call = None if new.topic else self._call(new)
+        return new.topic or (DEFAULT_TOPIC if call is None else stamp_of(call.job, self._app.config).envelope.topic)
 
     def _call(self, new: NewJob) -> Call[Any] | None:
         """Return the call of a job that this process knows, with checked arguments; None if it knows no jobs at all."""
@@ -122,7 +134,8 @@ class Producing:
             given["expires_in"] = given.pop("expires")
         message = new_message(new.job, topic, new.args, new.kwargs, **given)
         decode(encode(message), topic=topic)  # raises MessageError for what no worker could read
-        return self._app.outgoing(message, "id" in given)
+        sent = self._app.hooked(message)
+        return self._app.outgoing(sent, "id" in given or sent.id != message.id)
 
 
 def new_seed() -> str:

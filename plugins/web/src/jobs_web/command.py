@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -47,19 +48,28 @@ def _file_of(ctx: click.Context) -> Path | None:
 @click.option(
     "--role", type=click.Choice(["read", "operate", "admin"]), default="read", show_default=True, help="What the user may do."
 )
-def token_command(name: str, role: str) -> None:
+@click.option(
+    "--topic",
+    "topics",
+    metavar="TOPIC",
+    multiple=True,
+    help="Allow nothing but to enqueue to this topic through the HTTP API, and to look at single jobs in it. May be repeated.",
+)
+def token_command(name: str, role: str, topics: tuple[str, ...]) -> None:
     """Make a token for the user NAME, and print it with the lines for jobs.toml, which contain only its hash.
 
-    read: look at everything. operate: also run again, cancel, pause. admin: also delete, and change machines, limits and the
-    schedule.
+    read: look at everything. operate: also enqueue, run again, cancel, pause. admin: also delete, and change machines, limits
+    and the schedule. With --topic and the role operate, a program can enqueue to these topics; with read, only look.
     """
     from .settings import read
     from .tokens import hash_of, new_token
 
     token = new_token()
-    read({"tokens": {name: {"role": role, "hash": hash_of(token)}}})
+    table = {"role": role, "hash": hash_of(token), **({"topics": list(topics)} if topics else {})}
+    read({"tokens": {name: table}})
     click.echo(f"The token of {name}, which is shown only now:\n\n    {token}\n\nAdd this to jobs.toml:\n")
-    click.echo(f'[plugins.web.tokens."{name}"]\nrole = "{role}"\nhash = "{hash_of(token)}"')
+    lines = "".join(f"\n{key} = {json.dumps(value)}" for key, value in table.items())
+    click.echo(f'[plugins.web.tokens."{name}"]{lines}')
 
 
 @web_command.command("sessions")

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from jobs_core import ConfigError
 from jobs_core.config_rules import parse_listen
+from jobs_core.topics import topic_error
 
 from .proxies import UNIX, network
 from .roles import ROLES, Role
@@ -105,6 +106,13 @@ def _check(found: Settings) -> None:
         _check_name("tokens", name)
         if token.role not in ROLES:
             raise ConfigError(f"{TABLE}.tokens.{name}.role: expected {', '.join(ROLES)}, got {token.role!r}")
+        if reason := next(filter(None, map(topic_error, token.topics)), None):
+            raise ConfigError(f"{TABLE}.tokens.{name}.topics: {reason}")
+        if token.topics and token.role == "admin":
+            raise ConfigError(
+                f"{TABLE}.tokens.{name}.topics: they are for a program that enqueues (role operate) or looks (role read): "
+                "leave out role admin, or the topics"
+            )
         if not HASH.fullmatch(token.hash):
             raise ConfigError(
                 f"{TABLE}.tokens.{name}.hash: expected what `jobsctl web token {name}` prints, never the token itself"

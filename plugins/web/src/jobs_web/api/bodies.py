@@ -10,6 +10,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
+from jobs_core.machines import acting_as
+
 from ..errors import Refused
 from ..visit import Visit
 from .once import Answer, once
@@ -54,6 +56,12 @@ def acting(act: Callable[[Visit, bytes, str], Answer]) -> Callable[[Visit], Any]
 
     async def endpoint(visit: Visit) -> Response:
         raw = await body_of(visit.request)
-        return answered(await run_in_threadpool(once, visit, raw, lambda seed: act(visit, raw, seed)))
+        with acting_as(through_the_api(visit)):
+            return answered(await run_in_threadpool(once, visit, raw, lambda seed: act(visit, raw, seed)))
 
     return endpoint
+
+
+def through_the_api(visit: Visit) -> str:
+    """Return who acts, for what is stored of a change."""
+    return f"{visit.user.name} through the API" if visit.user is not None else ""

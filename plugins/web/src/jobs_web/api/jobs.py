@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import msgspec
 from msgspec import Struct
+from starlette.requests import Request
 
-from jobs_core import DuplicateJob, JobsError
+from jobs_core import App, ArgumentError, BackendUnavailable, DuplicateJob, JobsError, Message
+from jobs_core.amending import Arguments, Edit, amended, setting
 from jobs_core.backends.base import Backend, JobRecord, Outgoing, State
+from jobs_core.config_rules import arguments as arguments_error
 from jobs_core.operating.producing import Enqueued, NewJob, Producing
 from jobs_core.operating.records import as_data, browse, shown_result
+from jobs_core.topics import topic_error
 
 from ..errors import Refused
 from ..roles import Role
@@ -31,6 +36,9 @@ MOST_ERRORS = 20
 STATES = tuple(state.value for state in State if state not in (State.UNKNOWN, State.CANCELLED))
 
 STATE = Param("state", "The state of the jobs.", choices=STATES, required=True)
+
+TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+TRACESTATE = re.compile(r"[\x20-\x7e]{1,512}")
 
 HIDDEN_FIELDS = ("message", "result", "errors", "log", "progress", "cursor", "timeline")
 """What shows arguments, results or messages of errors."""
@@ -74,18 +82,43 @@ def enqueue(visit: Visit, raw: bytes, seed: str) -> Answer:
         return _enqueue_lines(visit, raw, seed)
     if kind != "application/json":
         raise Refused(415, f"expected application/json, or {NDJSON} with a job on each line")
-    new = decoded(raw, NewJob)
-    producing = Producing(visit.app)
+    new = _traced(decoded(raw, NewJob), trace_of(visit.request))
     try:
-        if seed or _topics(visit):
-            told = producing.push(_allowed(visit, [producing.made(new, seed or None)]), seed)[0]
-        else:
-            told = producing.enqueue(new)
+        told = _enqueued(visit, Producing(visit.app), new, seed)
     except DuplicateJob as error:
         raise Refused(409, str(error)) from None
     except JobsError as error:
         raise _unfit(error) from None
     return Answer(201 if told.created else 200, told, {"Location": f"{visit.request.url.path}/{told.id}"})
+
+
+def _enqueued(visit: Visit, producing: Producing, new: NewJob, seed: str) -> Enqueued:
+    if not seed and not _topics(visit):
+        return producing.enqueue(new)
+    with producing.around("job", new.job, producing.topic_of(new)):
+        [job] = _allowed(visit, [producing.made(new, seed or None)])
+        [told] = producing.push([job], seed)
+    if not told.created and told.id != job.id and job.unique is not None and job.unique.conflict == "raise":
+        raise DuplicateJob(f"{new.job} with its unique key is already enqueued, as {told.id}", existing_id=told.id)
+    return told
+
+
+def trace_of(request: Request) -> dict[str, str]:
+    """Return the trace to which a request belongs, as W3C Trace Context has it, for the headers of its jobs; {} without one.
+
+    What does not have the form of the recommendation is left out, as that demands.
+    """
+    parent, state = request.headers.get("traceparent", ""), request.headers.get("tracestate", "")
+    if TRACEPARENT.fullmatch(parent) is None or set(parent[3:35]) == {"0"} or set(parent[36:52]) == {"0"}:
+        return {}
+    return {"traceparent": parent} | ({"tracestate": state} if TRACESTATE.fullmatch(state) else {})
+
+
+def _traced(new: NewJob, trace: dict[str, str]) -> NewJob:
+    """Return a job with the trace of its request among its headers, unless it names one itself."""
+    if not trace or "traceparent" in (new.headers or {}):
+        return new
+    return msgspec.structs.replace(new, headers={**trace, **(new.headers or {})})
 
 
 def _unfit(error: JobsError) -> Exception:
@@ -108,24 +141,41 @@ def _enqueue_lines(visit: Visit, raw: bytes, seed: str) -> Answer:
     if len(lines) > most:
         how = f" with an {HEADER.title()}" if seed else ""
         raise Refused(413, f"the body has {len(lines):,} lines, the most{how} is {most:,}: send it in several requests")
-    producing, made, errors = Producing(visit.app), [], []
+    producing = Producing(visit.app)
+    with producing.around("batch"):
+        told = producing.push(_allowed(visit, _made(producing, lines, seed, trace_of(visit.request))), seed)
+    return Answer(200, _batch(told))
+
+
+def _made(producing: Producing, lines: list[bytes], seed: str, trace: dict[str, str]) -> list[Outgoing]:
+    """Return the jobs on all lines; refuse them with the reasons if one cannot be used."""
+    made, errors = [], []
     decode = msgspec.json.Decoder(NewJob).decode
     for number, line in enumerate(lines, 1):
         try:
-            made.append(producing.made(decode(line), f"{seed}-{number}" if seed else None))
+            made.append(producing.made(_traced(decode(line), trace), f"{seed}-{number}" if seed else None))
+        except BackendUnavailable:
+            raise
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, JobsError) as error:
             errors.append(f"line {number}: {str(error).replace('`', '')}")
             if len(errors) == MOST_ERRORS:
                 break
     if errors:
         raise Refused(422, "nothing was enqueued: " + "; ".join(errors))
-    told = producing.push(_allowed(visit, made), seed)
-    return Answer(200, _batch(told))
+    return made
 
 
 def _topics(visit: Visit) -> tuple[str, ...]:
     """Return the topics to which alone the user may enqueue; none if they may enqueue to all."""
     return visit.user.topics if visit.user is not None else ()
+
+
+def own_topic(visit: Visit) -> str:
+    """Return the topic of the path; refuse one that is not the user's."""
+    name, topics = visit.path("topic"), _topics(visit)
+    if topics and name not in topics:
+        raise Refused(403, f"you may only look at {', '.join(topics)}, not at {name[:128]}")
+    return name
 
 
 def _allowed(visit: Visit, made: list[Outgoing]) -> list[Outgoing]:
@@ -202,13 +252,60 @@ def drop(visit: Visit, raw: bytes, seed: str) -> Answer:
     return Answer(200, Done(1))
 
 
+class Change(Struct, forbid_unknown_fields=True):
+    """What is to change of a dead letter; the rest stays."""
+
+    args: list[Any] | None = None
+    kwargs: dict[str, Any] | None = None
+    set: dict[str, Any] | None = None  # single arguments by the names of their parameters
+    topic: str = ""
+
+
+def change(visit: Visit, raw: bytes, seed: str) -> Answer:
+    """Give a dead letter other arguments, which are checked against the signature, or another topic."""
+    job_id, new = visit.path("id"), decoded(raw, Change)
+    visit.form = {"to": new.topic}  # for the audit line
+    if new == Change():
+        raise Refused(422, "nothing to change: give args, kwargs, set or topic")
+    if new.topic and (reason := topic_error(new.topic)):
+        raise Refused(422, reason)
+    record = find(visit, job_id)
+    if record.state is not State.DEAD:
+        raise Refused(
+            409, f"job {job_id} is {record.state.value}: only dead letters can be changed; cancel it, and enqueue anew"
+        )
+    try:
+        payload = amended(visit.app, record, _edit(visit.app, new), new.topic)
+    except JobsError as error:
+        raise _unfit(error) from None
+    if not visit.operate(lambda backend: backend.amend(job_id, record.payload, payload, new.topic)):
+        raise Refused(409, f"job {job_id} has changed in the meantime")
+    return Answer(200, view(visit, find(visit, job_id)))
+
+
+def _edit(app: App, new: Change) -> Edit | None:
+    """Return what changes the arguments; None if they stay."""
+    if new.args is None and new.kwargs is None and not new.set:
+        return None
+
+    def edit(message: Message) -> Arguments:
+        args = message.args if new.args is None else new.args
+        kwargs = message.kwargs if new.kwargs is None else new.kwargs
+        if reason := arguments_error([args, kwargs, new.set]):
+            raise ArgumentError(reason)
+        given = msgspec.structs.replace(message, args=args, kwargs=kwargs)
+        return setting(app, new.set)(given) if new.set else (args, kwargs)
+
+    return edit
+
+
 # -- lists -----------------------------------------------------------------------------------------------
 
 
 def listed(visit: Visit) -> Page:
     """List the jobs of a topic in one state."""
     query = queried(visit, (STATE, LIMIT, CURSOR))
-    topic, state, limit, offset = visit.path("topic"), State(query["state"]), query["limit"], offset_of(visit, query)
+    topic, state, limit, offset = own_topic(visit), State(query["state"]), query["limit"], offset_of(visit, query)
 
     def read(backend: Backend) -> list[JobRecord]:
         return browse(backend, topic, state, limit, offset)

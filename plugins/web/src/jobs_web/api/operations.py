@@ -6,10 +6,11 @@ from typing import Any
 
 from jobs_core.backends.flows import FlowStatus
 from jobs_core.backends.limits import Limit
+from jobs_core.machines import Do, MachineReport
 from jobs_core.operating.producing import Enqueued, NewJob
 
 from ..roles import Role
-from . import jobs, things, waiting
+from . import dead, jobs, machines, schedule, things, waiting
 from .bodies import acting, asking
 from .operation import CURSOR, LIMIT, Operation
 
@@ -22,13 +23,20 @@ class Job(dict[str, Any]):
     """A job: `id`, `topic`, `state`, and what else is known about it."""
 
 
-def _ask(path: str, act: Any, about: str, answer: Any, role: Role | None = READ, query: Any = ()) -> Operation:
-    return Operation("GET", path, asking(act), role, about, answer, query=query)
+def _ask(path: str, act: Any, about: str, answer: Any, role: Role | None = READ, query: Any = (), **more: Any) -> Operation:
+    return Operation("GET", path, asking(act), role, about, answer, query=query, **more)
 
 
 def _act(path: str, act: Any, about: str, answer: Any, role: Role = OPERATE, **more: Any) -> Operation:
     method = more.pop("method", "POST")
     return Operation(method, path, acting(act), role, about, answer, once=method == "POST", **more)
+
+
+def _order(do: Do, about: str, body: Any) -> Operation:
+    return Operation(
+        "POST", f"/machines/{{machine}}/{do}", machines.commanding(do), ADMIN, about, machines.Commands, body=body,
+        query=(machines.WAIT,), once=True,
+    )  # fmt: skip
 
 
 OPERATIONS: tuple[Operation, ...] = (
@@ -48,20 +56,45 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     _act("/jobs/{id}/cancel", jobs.cancel, "Cancel a queued job, or ask a running one to end.", jobs.StateNow),
     _act("/jobs/{id}/retry", jobs.retry, "Run a dead or scheduled job now.", jobs.StateNow),
+    _act(
+        "/jobs/{id}", jobs.change, "Give a dead letter other arguments, or another topic; `retry` then runs it again.",
+        Job, method="PATCH", body=jobs.Change,
+    ),
     _act("/jobs/{id}", jobs.drop, "Delete a dead letter for good.", jobs.Done, ADMIN, method="DELETE"),
     _ask("/topics", things.topics, "List all topics with their jobs by state.", things.Topics),
-    _ask("/topics/{topic}", things.topic, "Return a topic with its jobs by state.", things.TopicNow),
+    _ask("/topics/{topic}", things.topic, "Return a topic with its jobs by state.", things.TopicNow, producers=True),
     _act("/topics/{topic}/pause", things.pause, "Let no worker reserve jobs of a topic.", things.TopicNow),
     _act("/topics/{topic}/resume", things.resume, "Resume a paused topic.", things.TopicNow),
     _ask(
         "/topics/{topic}/jobs", jobs.listed, "List the jobs of a topic in one state; state=dead are its dead letters.",
-        jobs.Page, query=(jobs.STATE, LIMIT, CURSOR),
+        jobs.Page, query=(jobs.STATE, LIMIT, CURSOR), producers=True,
     ),
-    _ask("/topics/{topic}/dead-groups", things.groups, "Count the dead letters of a topic by what went wrong.", things.Groups),
+    _ask(
+        "/topics/{topic}/dead-groups", dead.groups, "Count the dead letters of a topic by what went wrong.", dead.Groups,
+        producers=True,
+    ),
     _act(
-        "/topics/{topic}/dead-groups/retry", things.retry_group,
+        "/topics/{topic}/dead-groups/retry", dead.retry_group,
         "Run the oldest dead letters of a group again, at most 1,000; repeat it while `changed` is not 0.",
-        jobs.Done, query=(things.GROUP,),
+        jobs.Done, query=(dead.GROUP,),
+    ),
+    _ask(
+        "/dead-actions", dead.actions, "List actions on dead letters, newest first: those that go on, and those of a week.",
+        dead.Actions,
+    ),
+    _ask("/dead-actions/{id}", dead.action, "Return how far an action on dead letters is.", dead.ActionNow),
+    _act(
+        "/dead-actions/retry", dead.retry,
+        "Let the supervisors run a group of dead letters again, or all of some topics, perhaps at a rate, in another topic.",
+        dead.ActionNow, status=202, body=dead.NewAction,
+    ),
+    _act(
+        "/dead-actions/drop", dead.drop, "Let the supervisors delete a group of dead letters, or all of some topics, for good.",
+        dead.ActionNow, ADMIN, status=202, body=dead.NewAction,
+    ),
+    _act(
+        "/dead-actions/{id}", dead.cancel, "Cancel an action on dead letters: the batch that is under way is its last one.",
+        jobs.Done, method="DELETE",
     ),
     _ask("/flows", things.flows, "List flows, the failed ones first.", things.Flows, query=(LIMIT, CURSOR)),
     _ask("/flows/{id}", things.flow, "Return a flow with its progress.", FlowStatus),
@@ -74,10 +107,25 @@ OPERATIONS: tuple[Operation, ...] = (
         Limit, ADMIN, method="PUT", body=things.NewLimit,
     ),
     _act("/limits/{limit}", things.reset_limit, "End the override of a limit.", jobs.Done, ADMIN, method="DELETE"),
-    _ask("/schedule", things.schedule, "List the schedule.", things.Entries),
-    _act("/schedule/{name}/pause", things.pause_entry, "Enqueue no ticks of an entry.", things.EntryNow | None, ADMIN),
-    _act("/schedule/{name}/resume", things.resume_entry, "Enqueue its ticks again.", things.EntryNow | None, ADMIN),
-    _ask("/machines", things.machines, "List the machines with their pools and running jobs.", things.Machines),
+    _ask("/schedule", schedule.entries, "List the schedule.", schedule.Entries),
+    _ask("/schedule/{name}", schedule.entry, "Return an entry of the schedule.", schedule.EntryNow),
+    _act(
+        "/schedule/{name}", schedule.put, "Add an entry, or replace one that was made at run time; a pause stays.",
+        schedule.EntryNow, ADMIN, method="PUT", body=schedule.NewEntry,
+    ),
+    _act(
+        "/schedule/{name}", schedule.remove, "Remove an entry that was made at run time.", jobs.Done, ADMIN, method="DELETE"
+    ),
+    _act("/schedule/{name}/run", schedule.run, "Enqueue the job of an entry now.", Enqueued, status=201),
+    _act("/schedule/{name}/pause", schedule.pause, "Enqueue no ticks of an entry.", schedule.EntryNow, ADMIN),
+    _act("/schedule/{name}/resume", schedule.resume, "Enqueue its ticks again.", schedule.EntryNow, ADMIN),
+    _ask("/machines", machines.machines, "List the machines with their pools and running jobs.", machines.Machines),
+    _ask("/machines/{machine}", machines.machine, "Return what a machine has reported within 30 s.", MachineReport),
+    _order("quiet", "Take no new jobs on a machine, all of a host, or all (*).", machines.Where),
+    _order("resume", "Take jobs again on a machine, all of a host, or all (*).", machines.Where),
+    _order("reload", "Load the installed code and configuration on a machine, all of a host, or all (*).", machines.Where),
+    _order("stacks", "Write the stacks of workers to files in the run directory of their machine.", machines.Where),
+    _order("scale", "Set the size of a pool, or reset it, on a machine, all of a host, or all (*).", machines.Size),
     _ask(
         "/stats", things.stats, "Return what workers did: runs, failures and times, in all, by topic and over time.",
         things.Stats, query=(things.SINCE, things.TOPIC),

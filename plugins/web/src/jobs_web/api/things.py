@@ -1,4 +1,4 @@
-"""The calls about topics, dead letters, flows, limits, the schedule, machines, statistics and health."""
+"""The calls about topics, flows, limits, statistics and health."""
 
 from __future__ import annotations
 
@@ -7,30 +7,23 @@ from typing import Any
 
 from msgspec import Struct
 
-from jobs_core import JobsError
 from jobs_core.backends.base import Backend, Counts
 from jobs_core.backends.flows import FlowStatus, MemberStatus
-from jobs_core.backends.letters import DeadGroup
 from jobs_core.backends.limits import Limit, LimitState
-from jobs_core.machines import MachineReport, reports
-from jobs_core.schedule import Schedule, entries
+from jobs_core.operating.limits import changed
+from jobs_core.options import limit_error
 from jobs_core.statistics import Line, Span, of_topics
-from jobs_core.units import interval
 
 from ..errors import Refused
 from ..visit import Visit
-from .jobs import Done
+from .jobs import Done, own_topic
 from .once import Answer
 from .operation import CURSOR, LIMIT, Param, decoded, next_of, offset_of, queried
 
-MOST_GROUPS = 200
 MOST_LIMITS = 1000
-AT_ONCE = 1000
-"""Most dead letters that one call runs again."""
 
 SINCE = Param("since", "How many seconds ago to begin.", 60, 30 * 86400, 86400)
 TOPIC = Param("topic", "One topic alone.")
-GROUP = Param("group", "The id of a group of dead letters.", required=True)
 
 
 class TopicNow(Struct, frozen=True):
@@ -43,10 +36,6 @@ class TopicNow(Struct, frozen=True):
 
 class Topics(Struct, frozen=True):
     items: list[TopicNow]
-
-
-class Groups(Struct, frozen=True):
-    items: list[DeadGroup]
 
 
 class Flows(Struct, frozen=True):
@@ -69,25 +58,6 @@ class NewLimit(Struct, forbid_unknown_fields=True):
     concurrency: int | None = None
     rate: str | None = None
     burst: int | None = None
-
-
-class EntryNow(Struct, frozen=True):
-    """An entry of the schedule."""
-
-    name: str
-    job: str
-    expression: str
-    tz: str
-    paused: bool
-    at_run_time: bool  # it was made at run time, and can be removed
-
-
-class Entries(Struct, frozen=True):
-    items: list[EntryNow]
-
-
-class Machines(Struct, frozen=True):
-    items: list[MachineReport]
 
 
 class Figures(Struct, frozen=True):
@@ -128,7 +98,7 @@ def topics(visit: Visit) -> Topics:
 
 def topic(visit: Visit) -> TopicNow:
     queried(visit, ())
-    name = visit.path("topic")
+    name = own_topic(visit)
 
     def read(backend: Backend) -> TopicNow:
         return TopicNow(name, name in backend.paused(), backend.counts([name])[name])
@@ -144,22 +114,6 @@ def pause(visit: Visit, raw: bytes, seed: str) -> Answer:
 def resume(visit: Visit, raw: bytes, seed: str) -> Answer:
     visit.operate(lambda backend: backend.resume(visit.path("topic")))
     return Answer(200, topic(visit))
-
-
-def groups(visit: Visit) -> Groups:
-    queried(visit, ())
-    return Groups(visit.operate(lambda backend: backend.dead_groups([visit.path("topic")], MOST_GROUPS)))
-
-
-def retry_group(visit: Visit, raw: bytes, seed: str) -> Answer:
-    """Run again the oldest dead letters of a group."""
-    group = queried(visit, (GROUP,))["group"]
-
-    def act(backend: Backend) -> int:
-        letters = backend.dead_in_group(visit.path("topic"), group, AT_ONCE)
-        return backend.requeue([letter.id for letter in letters]) if letters else 0
-
-    return Answer(200, Done(visit.operate(act)))
 
 
 # -- flows ---------------------------------------------------------------------------------------------
@@ -203,7 +157,7 @@ def retry_flow(visit: Visit, raw: bytes, seed: str) -> Answer:
     return Answer(200, Done(visit.operate(lambda backend: backend.retry_flow(visit.path("id")))))
 
 
-# -- limits, schedule, machines -----------------------------------------------------------------------------
+# -- limits -----------------------------------------------------------------------------
 
 
 def limits(visit: Visit) -> Limits:
@@ -213,65 +167,34 @@ def limits(visit: Visit) -> Limits:
 
 def set_limit(visit: Visit, raw: bytes, seed: str) -> Answer:
     """Override a limit, or one value of it, until it is reset."""
-    name, new = visit.path("limit"), decoded(raw, NewLimit)
+    name, new = _limit(visit), decoded(raw, NewLimit)
     if new.concurrency is None and new.rate is None:
         raise Refused(422, "nothing to set: give concurrency or rate")
     if new.burst is not None and new.rate is None:
         raise Refused(422, "burst belongs to rate, which is not given")
-    if not 0 <= (new.concurrency or 0) <= 10**12 or not 1 <= (new.burst or 1) <= 10**12:
+    if not 0 <= (new.concurrency or 0) <= 10**12 or not 1 <= (1 if new.burst is None else new.burst) <= 10**12:
         raise Refused(422, "concurrency: expected a number from 0, burst: one from 1")
     try:
-        spacing = None if new.rate is None else interval(new.rate)
+        definition = changed(Limit(), new.concurrency, new.rate, new.burst)
     except ValueError as error:
         raise Refused(422, str(error)) from None
-    definition = Limit(new.concurrency, spacing, new.burst or 1)
     visit.operate(lambda backend: backend.override_limit(name, definition))
     return Answer(200, definition)
 
 
+def _limit(visit: Visit) -> str:
+    """Return the limit of the path; refuse what cannot be one."""
+    name = visit.path("limit")
+    if reason := limit_error(name):
+        raise Refused(422, reason)
+    return name
+
+
 def reset_limit(visit: Visit, raw: bytes, seed: str) -> Answer:
-    visit.operate(lambda backend: backend.override_limit(visit.path("limit"), None))
+    """End the override of a limit, and its closures by jobs."""
+    name = _limit(visit)
+    visit.operate(lambda backend: backend.override_limit(name, None))
     return Answer(200, Done(1))
-
-
-def schedule(visit: Visit) -> Entries:
-    """List the schedule: that of code and configuration of this process, and what was stored at run time."""
-    queried(visit, ())
-    stored = {one.name: one for one in Schedule(visit.app).stored()}
-    found = []
-    for entry in entries(visit.app):
-        paused = entry.name in stored and stored[entry.name].said.paused
-        found.append(EntryNow(entry.name, entry.job, entry.expression, entry.tz, paused, at_run_time=False))
-    known = {one.name for one in found}
-    for one in stored.values():
-        if one.entry is not None and one.name not in known:
-            entry = one.entry
-            found.append(EntryNow(one.name, entry.job, entry.expression, entry.tz, one.said.paused, at_run_time=True))
-    return Entries(sorted(found, key=lambda each: each.name))
-
-
-def pause_entry(visit: Visit, raw: bytes, seed: str) -> Answer:
-    return _paused(visit, paused=True)
-
-
-def resume_entry(visit: Visit, raw: bytes, seed: str) -> Answer:
-    return _paused(visit, paused=False)
-
-
-def _paused(visit: Visit, *, paused: bool) -> Answer:
-    name = visit.path("name")
-    try:
-        (Schedule(visit.app).pause if paused else Schedule(visit.app).resume)(name)
-    except JobsError as error:
-        if type(error).__name__ == "ScheduleError":
-            raise Refused(404, str(error)) from None
-        raise
-    return Answer(200, next((one for one in schedule(visit).items if one.name == name), None))
-
-
-def machines(visit: Visit) -> Machines:
-    queried(visit, ())
-    return Machines(visit.operate(reports))
 
 
 # -- statistics and health ----------------------------------------------------------------------------------
