@@ -569,3 +569,57 @@ def test_a_page_without_its_backend_says_so_and_can_be_tried_again(rig, monkeypa
     assert response.status_code == 503
     assert "The backend does not answer" in response.text
     assert f'href="{path}">Try again</a>' in response.text
+
+
+def test_a_form_that_is_sent_twice_runs_a_job_once(rig, jobs):
+    handle = jobs.charge.enqueue("x")
+    rig.drain()
+    browser = rig.browser("operate")
+    fields = {"_page": "/", "id": handle.id, "once": "number-of-a-page"}
+    assert said(browser, browser.submit("/job/retry", **fields)) == "The job is ready to run."
+    rig.drain()
+    assert handle.status() is State.DEAD
+    assert said(browser, browser.submit("/job/retry", **fields)) == "The job is ready to run."
+    assert handle.status() is State.DEAD
+    browser.submit("/job/retry", **{**fields, "once": "another"})
+    assert handle.status() is State.READY
+
+
+@pytest.mark.parametrize("path", ["/job/retry", "/job/edit", "/job/drop"])
+def test_nothing_is_done_with_a_job_that_has_run_since_the_page_was_shown(rig, jobs, path):
+    handle = jobs.charge.enqueue("x")
+    rig.drain()
+    browser = rig.browser("admin")
+    (seen,) = set(re.findall(r'name="seen" value="([^"]+)"', browser.text(f"/job?id={handle.id}")))
+    rig.app.operate(lambda backend: backend.requeue([handle.id]))
+    rig.drain()
+    answer = browser.submit(path, _page="/", id=handle.id, seen=html.unescape(seen), sure="yes", to="default")
+    page = answer.text if answer.status_code == 422 else said(browser, answer)
+    assert "othing was done: the job has changed since you saw it, and is dead now" in page
+    assert handle.status() is State.DEAD
+
+
+def test_answers_to_forms_are_forgotten_after_a_minute():
+    import asyncio
+
+    from starlette.responses import Response
+
+    from jobs_web.doubles import KEPT, Doubles
+
+    now, calls = [0.0], []
+
+    async def act():
+        calls.append(now[0])
+        return Response()
+
+    async def main():
+        doubles = Doubles(lambda: now[0])
+        for at in (0.0, 1.0, KEPT + 1, KEPT + 2):
+            now[0] = at
+            await doubles.once("anna", "/job/retry", {"once": "1"}, act)
+        await doubles.once("anna", "/job/retry", {"once": "2"}, act)
+        await doubles.once("anna", "/job/drop", {"once": "1"}, act)
+        await doubles.once("eve", "/job/retry", {"once": "1"}, act)
+
+    asyncio.run(main())
+    assert calls == [0.0, KEPT + 1, KEPT + 2, KEPT + 2, KEPT + 2]

@@ -80,6 +80,17 @@ async def _answer(visit: Visit, route: Route) -> Response:
         visit.form = await _form(visit.request)
         if not visit.site.access.is_form_token(visit.session, visit.form.get("token", "")):
             raise Refused(403, "the form is too old, or was not ours: go back, reload the page, and try again")
+        if route.changes:
+            response, is_first = await visit.site.doubles.once(
+                visit.session.nonce, route.path, visit.form, lambda: _called(visit, route)
+            )
+            visit.outcome = visit.outcome if is_first else ""
+            return response
+    return await _called(visit, route)
+
+
+async def _called(visit: Visit, route: Route) -> Response:
+    """Call the endpoint."""
     if inspect.iscoroutinefunction(route.endpoint):
         found: Response = await route.endpoint(visit)
         return found

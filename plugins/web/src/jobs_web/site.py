@@ -25,6 +25,7 @@ from jobs_core.operating.attention import Finding
 from . import tokens
 from .access import Access, Attempts, Authorize
 from .assets import Assets
+from .doubles import Doubles
 from .guard import guarded, in_api, problem, titles
 from .live import Live
 from .routes import ROUTES
@@ -107,6 +108,7 @@ class Site:
         self.sessions = Sessions(app.run_dir, settings.session)
         self.access = Access(users or Fixed(settings), self.seal, self.sessions, authorize, key)
         self.attempts = Attempts()
+        self.doubles = Doubles()
         self.assets, self.templates = _assets(), _templates()
         self.live = Live(self.snapshot)
         self._lock = threading.Lock()

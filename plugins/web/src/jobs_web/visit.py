@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
@@ -112,7 +114,7 @@ class Visit:
         if self.form.get("sure") == "yes":
             return None
         self.outcome = ""
-        fields = {name: value for name, value in self.form.items() if name not in ("token", "sure")}
+        fields = {name: value for name, value in self.form.items() if name not in ("token", "sure", "once")}
         here = self.url(*self.request.scope["path"].removeprefix(self._root).strip("/").split("/"))
         return self.page(
             "sure.html", question=question, detail=detail, fields=fields, cancel=cancel, action=here, example=example
@@ -142,6 +144,11 @@ class Visit:
     @property
     def form_token(self) -> str:
         return self.site.access.form_token(self.session)
+
+    @functools.cached_property
+    def once(self) -> str:
+        """Return a number of this page, for its forms: each of them is carried out once."""
+        return secrets.token_urlsafe(9)
 
     @property
     def here(self) -> str:

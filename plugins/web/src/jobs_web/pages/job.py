@@ -53,6 +53,7 @@ def page(visit: Visit, job_id: str, *, edited: str | None = None, to: str = "", 
         "job.html",
         422 if problem else 200,
         record=record,
+        seen=_mark(record),
         data=data,
         name=message.get("job") or "(unreadable)",
         call=call[:MOST_SHOWN],
@@ -149,7 +150,25 @@ def cancel(visit: Visit) -> Response:
 def retry(visit: Visit) -> Response:
     """Run a dead job again, or a scheduled one now."""
     job_id = visit.field("id")
+    if why := _changed(visit, job_id):
+        return visit.back(f"Nothing was done: {why}.", visit.url("job", id=job_id), good=False)
     return visit.back(*_requeue(visit, job_id))
+
+
+def _mark(record: JobRecord) -> str:
+    """Return what tells whether a job is as a page has shown it: it may have run since, and failed again."""
+    return f"{record.state.value} {record.since!r} {record.redeliveries} {len(record.errors)}"
+
+
+def _changed(visit: Visit, job_id: str) -> str:
+    """Return why a job is not as the page has shown it, on which a user has decided; "" if it is, or the form does not say."""
+    seen = visit.form.get("seen", "")
+    if not seen or "lookup" not in visit.operate(lambda backend: backend.features):
+        return ""
+    record = _record(visit, job_id)
+    if _mark(record) == seen:
+        return ""
+    return f"the job has changed since you saw it, and is {record.state.value} now"
 
 
 def _requeue(visit: Visit, job_id: str) -> tuple[str, str]:
@@ -168,6 +187,8 @@ def drop(visit: Visit) -> Response:
         "Delete this dead letter for good?", "Its arguments and errors are lost.", visit.url("job", id=job_id)
     ):
         return asked
+    if why := _changed(visit, job_id):
+        return visit.back(f"Nothing was done: {why}.", visit.url("job", id=job_id), good=False)
     if not visit.operate(lambda backend: backend.drop([job_id])):
         raise Refused(409, "the job is not among the dead letters any more")
     return visit.back("The dead letter is deleted.", visit.url("dead"))
@@ -177,6 +198,8 @@ def edit(visit: Visit) -> Response:
     """Run a dead job again with other arguments, or in another topic. The arguments are checked against its signature."""
     job_id, text, to = visit.field("id"), visit.form.get("call", ""), visit.form.get("to", "").strip()
     record = _record(visit, job_id)
+    if why := _changed(visit, job_id):
+        return page(visit, job_id, edited=text, to=to, problem=f"nothing was done: {why}: look at it again")
     try:
         call = _parsed(text) if text.strip() else None
         edit = None if call is None or _is_same(visit, record, call) else functools.partial(_given, call)

@@ -13,49 +13,83 @@ document.addEventListener("click", (event) => {
   });
 });
 
-const live = document.getElementById("live");
-if (live) follow(live, document.getElementById("pause"));
+const live = document.getElementById("live"), pauseButton = document.getElementById("pause");
+if (live && pauseButton) follow(live, pauseButton, document.getElementById("told"));
 
 // One stream while the page can be seen: a browser has few connections to a host, and a hidden page needs none.
-function follow(part, pause) {
-  let stream = null, paused = false, busy = false;
+// What cannot be followed is said at the top, since an old page looks like one on which nothing happens.
+function follow(part, pause, told) {
+  let stream = null, paused = false, busy = false, missed = false, known = clock(), later = 0;
 
+  const tell = (text, kind) => {
+    clearTimeout(later);
+    if (told.textContent !== text) told.textContent = text;
+    told.className = `finding said ${kind}`;
+  };
+  const behind = (why) => tell(`${why} This page shows what was known at ${known}, and follows again by itself.`, "warning");
+  const upToDate = () => {
+    known = clock();
+    if (!told.classList.contains("warning")) return;
+    tell("This page follows what happens again.", "good");
+    later = setTimeout(() => tell("", ""), 10000);
+  };
   const swap = async () => {
     const typing = part.contains(document.activeElement) && document.activeElement.matches("input, textarea, select, summary");
-    if (busy || paused || typing) return;
+    if (paused || typing) return;
+    if (busy) { missed = true; return; }
     busy = true;
     try {
       const response = await fetch(location.href, { cache: "no-store", redirect: "manual" });
       if (response.type === "opaqueredirect") return location.reload(); // logged out
-      if (!response.ok) return;
       const page = new DOMParser().parseFromString(await response.text(), "text/html");
+      if (paused) return;
+      if (!response.ok) {
+        if (page.title !== document.title) behind(`${page.querySelector("h1")?.textContent || response.status}.`);
+        return;
+      }
       const found = page.getElementById("live");
-      if (!found || paused) return;
+      if (!found || page.title !== document.title) return location.reload(); // an error before
       const focused = where(part, document.activeElement);
       const scrolled = [...part.querySelectorAll(".table")].map((each) => each.scrollLeft);
       part.replaceChildren(...found.childNodes);
       [...part.querySelectorAll(".table")].forEach((each, number) => { each.scrollLeft = scrolled[number] || 0; });
       if (focused !== null) (reachable(part)[focused] || document.getElementById("main")).focus({ preventScroll: true });
-    } catch { // the server is away: the stream comes back, and brings the next change
-    } finally { busy = false; }
+      upToDate();
+    } catch { behind("The dashboard cannot be reached.");
+    } finally {
+      busy = false;
+      if (missed) { missed = false; swap(); }
+    }
   };
   const open = () => {
     if (stream || paused || document.hidden) return;
     stream = new EventSource(part.dataset.live);
     stream.addEventListener("change", swap);
+    stream.addEventListener("open", () => { if (told.classList.contains("warning")) swap(); });
+    stream.addEventListener("error", () => {
+      behind("The dashboard cannot be reached.");
+      if (stream && stream.readyState === EventSource.CLOSED) { // refused, perhaps logged out: the browser gives up
+        close();
+        swap();
+        setTimeout(open, 5000);
+      }
+    });
   };
   const close = () => { if (stream) stream.close(); stream = null; };
 
   document.addEventListener("visibilitychange", () => { if (document.hidden) close(); else { open(); swap(); } });
   addEventListener("pagehide", close);
+  addEventListener("pageshow", (event) => { if (event.persisted) { open(); swap(); } });
   pause.addEventListener("click", () => {
     paused = !paused;
     pause.textContent = paused ? "follow" : "pause";
     pause.setAttribute("aria-pressed", String(paused));
-    if (paused) close(); else { open(); swap(); }
+    if (paused) { close(); tell("", ""); } else { open(); swap(); }
   });
   open();
 }
+
+function clock() { return new Date().toTimeString().slice(0, 8); }
 
 function reachable(part) { return [...part.querySelectorAll("a, button, input, [tabindex]")]; }
 
