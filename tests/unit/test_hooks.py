@@ -67,6 +67,7 @@ def test_every_hook_has_its_test():
         "jobs_payload_codecs",  # tests/unit/test_compression.py
         "jobs_alert_channels",  # with the supervisor, whose housekeeper calls the rest
         "jobs_broker_commands",
+        "jobs_dashboard",  # tests/supervisor/test_dashboard.py
         "jobs_housekeeper_started",  # plugins/opentelemetry/tests/test_worker.py, plugins/sentry/tests
         "jobs_housekeeper_stopping",
         "jobs_supervisor_started",

@@ -184,9 +184,10 @@ class Logs(Section, frozen=True, kw_only=True):
 
 
 class Http(Section, frozen=True, kw_only=True):
-    """Probes and metrics; off by default."""
+    """Probes, metrics and the dashboard; off by default."""
 
-    listen: Listen | None = None  # "127.0.0.1:9000" or "unix:/path"
+    listen: Listen | None = None  # of probes and metrics: "127.0.0.1:9000" or "unix:/path"
+    dashboard: bool = False  # run the dashboard of a plugin (jobs-web) beside the workers, at its own address
 
 
 class Alerts(Section, frozen=True, kw_only=True):

@@ -138,6 +138,21 @@ def jobs_broker_commands(config: Config) -> list[Sequence[str]]:  # type: ignore
     """
 
 
+@hookspec
+def jobs_dashboard(config: Config) -> Callable[[Any, Callable[[], None]], None] | None:
+    """Return the dashboard that `[http] dashboard = true` runs beside the workers. Raise ConfigError if it cannot be served.
+
+    The dashboard runs as `serve(app, ready)`, as the only work of a process that has imported the application; `app` is its
+    `App`. It calls `ready` once it listens, and returns after TERM, within 2 s. A process that dies is restarted.
+
+    :param config: the configuration.
+    :return: the function that serves, or None.
+
+    Called in commands that check the configuration, in the template, and in the dashboard's process, only if the configuration
+    wants a dashboard. Fatal: yes, the start or reload is refused.
+    """
+
+
 # -- In a producer ---------------------------------------------------------------------------------
 
 

@@ -23,7 +23,7 @@ from . import boundary, builtin, foreign, guard, hookspecs, installed, urls
 from .alert_channels.base import AlertChannel
 from .backends.base import INTERFACE_VERSION, OLDEST_INTERFACE, Backend
 from .backends.outbox import Outbox
-from .errors import JobsError, PluginError
+from .errors import ConfigError, JobsError, PluginError
 from .loaders.base import Bootstrapper, JobLoader
 from .payloads.codecs import PayloadCodec
 from .version import __version__
@@ -69,6 +69,7 @@ DISTRIBUTIONS = {  # name that no installed plugin provides: the distribution to
     "postgres": "jobs-postgres",
     "flask": "jobs-flask",
     "django": "jobs-django",
+    "web": "jobs-web",
 }
 
 
@@ -369,6 +370,26 @@ class Plugins:
                     )
                 commands.append([os.fspath(word) for word in command])
         return commands
+
+    def dashboard(self, config: Config) -> Callable[..., None]:
+        """Return the function of a plugin that serves the dashboard; raise ConfigError or PluginError if there is none."""
+        found: list[tuple[PluginInfo, Any]] = []
+        for implementation in self.implementations("jobs_dashboard"):
+            with guard.blaming(implementation.info, f"hook {implementation.hook}", key="http.dashboard"):
+                serve = implementation(config=config)
+            if serve is not None and not callable(serve):
+                raise PluginError(
+                    f"http.dashboard: {implementation.info}: hook {implementation.hook} returned "
+                    f"{boundary.name_of(type(serve))}, expected a function or None"
+                )
+            if serve is not None:
+                found.append((implementation.info, serve))
+        if not found:
+            raise ConfigError(f"http.dashboard: no plugin provides a dashboard: {self._fix('web', [])}, or leave it out")
+        if len(found) > 1:
+            rivals = " and ".join(str(info) for info, _ in found)
+            raise PluginError(f"http.dashboard: it is provided by {rivals}: disable one with JOBS_DISABLE_PLUGINS")
+        return found[0][1]  # type: ignore[no-any-return]
 
     def _fix(self, name: str, known: list[str]) -> str:
         distribution = DISTRIBUTIONS.get(name)

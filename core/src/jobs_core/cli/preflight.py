@@ -31,7 +31,7 @@ def preflight(app: App, *, address: bool = True) -> None:
 
 
 def _problems(app: App, address: bool) -> Iterator[ConfigError]:
-    for attempt in (_run_dir, _log_file, *((_listen,) if address else ()), _results, _broker):
+    for attempt in (_run_dir, _log_file, *((_listen,) if address else ()), _results, _broker, _dashboard):
         try:
             attempt(app)
         except ConfigError as error:
@@ -88,6 +88,11 @@ def _broker(app: App) -> None:
     asked = [str(each.info) for each in app.plugins.implementations("jobs_broker_commands")]
     brings = f"{' and '.join(asked)} provided no broker" if asked else "no plugin provides a broker"
     raise ConfigError(f"broker.embedded: {brings}: pip install jobs-zeromq, or leave it out")
+
+
+def _dashboard(app: App) -> None:
+    if app.config.http.dashboard:
+        app.plugins.dashboard(app.config)
 
 
 def unused_results(app: App) -> str | None:

@@ -327,7 +327,12 @@ class Overview:
     def processes(self) -> str:
         """Name the other processes, with their ids."""
         it = self._supervisor()
-        names = (("template", it.template_pid), ("housekeeper", it.housekeeper_pid), ("http", it.http_pid))
+        names = (
+            ("template", it.template_pid),
+            ("housekeeper", it.housekeeper_pid),
+            ("http", it.http_pid),
+            ("dashboard", it.dashboard_pid),
+        )
         parts = [f"{name} {pid}" for name, pid in names if pid]
         parts += [f"broker {pid}" for pid in it.brokers]
         return ", ".join(parts)
@@ -343,7 +348,7 @@ class Overview:
         return items[: self._most], items[self._most :]
 
 
-_HELPERS = {"http": "probes and metrics are not served"}
+_HELPERS = {"http": "probes and metrics are not served", "dashboard": "the dashboard is not served"}
 
 
 def waiting_columns(topics: Collection[TopicState]) -> dict[str, str]:

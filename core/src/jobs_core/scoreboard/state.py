@@ -97,7 +97,8 @@ class SupervisorState(Struct):
     template_pid: int = 0
     housekeeper_pid: int = 0
     http_pid: int = 0
-    helper_errors: dict[str, str] = {}  # why the housekeeper or the HTTP child is not serving
+    dashboard_pid: int = 0
+    helper_errors: dict[str, str] = {}  # helper → why it is not serving
     brokers: list[int] = []
     pools: list[PoolState] = []
     workers: list[ChildState] = []

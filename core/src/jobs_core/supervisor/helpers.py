@@ -1,4 +1,4 @@
-"""The helpers, which are single children beside the workers: the housekeeper, the HTTP child, and each broker.
+"""The helpers, which are single children beside the workers: the housekeeper, the HTTP child, the dashboard, and each broker.
 
 A helper is started, restarted after a back-off when it dies, and stopped here.
 """
@@ -151,6 +151,11 @@ class Helper:
 def housekeeper_spec(generation: int) -> WorkerSpec:
     """Return the specification by which a template makes the housekeeper."""
     return WorkerSpec(owner=f"housekeeper-{new_token(4)}", pool=template.HOUSEKEEPER, generation=generation)
+
+
+def dashboard_spec(generation: int) -> WorkerSpec:
+    """Return the specification by which a template makes the dashboard."""
+    return WorkerSpec(owner=f"dashboard-{new_token(4)}", pool=template.DASHBOARD, generation=generation)
 
 
 def http(loop: Loop, children: Children, run_dir: Path, config: Callable[[], Config], supervisor: int) -> Helper:

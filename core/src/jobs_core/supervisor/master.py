@@ -83,6 +83,7 @@ class Supervisor:
             on_replaced=self._renew_helpers, on_settled=self._notify_ready, on_change=self._changed,
         )  # fmt: skip
         self._http = helpers.http(self._loop, self._children, run_dir, lambda: self._generations.config, os.getpid())
+        self._dashboard = Helper("dashboard", self._loop, self._make_dashboard, obeys=False, on_failure=self._changed)
         self._brokers: list[Helper] = []
         self._watchdog = Watchdog(self._loop, run_dir, self._pools, lambda: float(self._generations.config.lease))
         log = str(config.base_dir / config.logs.file) if config.logs.file else ""
@@ -194,12 +195,25 @@ class Supervisor:
     def _brokers_up(self) -> None:
         if all(broker.up for broker in self._brokers) and not self._stopping:
             self._housekeeper.start()
+            self._dashboard.start()
             self._pools.balance()
 
     def _renew_helpers(self) -> None:
         """Replace the helpers after a reload, so that they run the new code, too."""
         self._housekeeper.renew()
         self._http.renew()
+        self._dashboard.renew()
+
+    def _make_dashboard(self, helper: Helper) -> Child | None:
+        generation = self._generations.generation
+        if generation is None or not generation.config.http.dashboard:
+            return None
+        if not generation.ready:
+            self._loop.after(0.1, helper.start)
+            return None
+        return generation.make(
+            helpers.dashboard_spec(generation.number), helper.on_message, helper.ended, helper.failed_to_start
+        )
 
     # -- the housekeeper -------------------------------------------------------------------------
 
@@ -413,7 +427,7 @@ class Supervisor:
 
     def _end_helpers(self) -> None:
         self._last_repairs.cancel()
-        helpers.stop_all([self._housekeeper, self._http], self._brokers, self._loop, self._finish)
+        helpers.stop_all([self._housekeeper, self._http, self._dashboard], self._brokers, self._loop, self._finish)
 
     def _finish(self) -> None:
         self._generations.retire()
@@ -448,7 +462,10 @@ class Supervisor:
             "template_pid": generation.pid if generation else 0,
             "housekeeper_pid": self._housekeeper.pid,
             "http_pid": self._http.pid,
-            "helper_errors": {helper.name: helper.error for helper in (self._housekeeper, self._http) if helper.error},
+            "dashboard_pid": self._dashboard.pid,
+            "helper_errors": {
+                helper.name: helper.error for helper in (self._housekeeper, self._http, self._dashboard) if helper.error
+            },
             "brokers": [broker.pid for broker in self._brokers],
             "pools": [pool.shown() for pool in self._pools],
             "workers": [worker.shown() for worker in self._pools.workers()],

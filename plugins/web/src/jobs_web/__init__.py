@@ -1,11 +1,11 @@
-"""The dashboard of jobs: `jobsctl web` serves it, and `create_app` makes it a part of an ASGI application.
+"""The dashboard of jobs: `jobsctl web` or the supervisor serves it, and `create_app` makes it a part of an ASGI application.
 
 Nothing here imports Starlette before it is needed, because every `jobsctl` command loads this module.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from jobs_core import hookimpl
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import click
     from starlette.applications import Starlette
 
-    from jobs_core import App
+    from jobs_core import App, Config
 
     from .access import Authorize
 
@@ -29,6 +29,20 @@ def jobs_cli_commands() -> Mapping[str, click.Command]:
     return {"web": web_command}
 
 
+@hookimpl
+def jobs_dashboard(config: Config) -> Callable[[App, Callable[[], None]], None]:
+    from .settings import exposed, read
+
+    exposed(read(config.plugins.get("web", {})))
+
+    def serve(app: App, ready: Callable[[], None]) -> None:
+        from .serving import serve_supervised  # late: only the process that serves needs the server
+
+        serve_supervised(app, ready)
+
+    return serve
+
+
 def create_app(app: App | None = None, *, authorize: Authorize | None = None) -> Starlette:
     """Return the dashboard as an ASGI application, to be served alone or mounted under a prefix.
 
@@ -41,4 +55,4 @@ def create_app(app: App | None = None, *, authorize: Authorize | None = None) ->
     return create(app, authorize)
 
 
-__all__ = ["create_app", "jobs_cli_commands", "jobs_interface_version"]
+__all__ = ["create_app", "jobs_cli_commands", "jobs_dashboard", "jobs_interface_version"]

@@ -25,7 +25,13 @@ from .watching import Fixed
 COOKIE = "jobs_session"
 
 LOCAL = "local"
-"""The user of the key that `jobsctl web` prints where no tokens are configured."""
+"""The user of the links that `jobsctl web` and `jobsctl web link` print where the configuration has no users."""
+
+LINK = "link"
+"""The purpose of what a link of `jobsctl web link` contains."""
+
+LINK_FOR = 600.0
+"""Seconds for which it is valid."""
 
 Authorize = Callable[[Request], "User | None"] | Callable[[Request], Awaitable["User | None"]]
 """Decides who may use a dashboard that is part of an application. A plain function is called on a thread, so it may block."""
@@ -56,7 +62,8 @@ class Access:
         self._seal = seal
         self._sessions = sessions
         self._authorize = authorize
-        self._local = {LOCAL: Token("admin", tokens.hash_of(key))} if key else {}
+        self._key = key
+        self._local = Token("admin", tokens.hash_of(key or seal.mac("local", "")))
 
     @property
     def has_login(self) -> bool:
@@ -72,7 +79,8 @@ class Access:
 
     @property
     def _tokens(self) -> dict[str, Token]:
-        return {**self._users.now().tokens, **self._local}
+        settings = self._users.now()
+        return settings.tokens if settings.knows_users and not self._key else {**settings.tokens, LOCAL: self._local}
 
     async def user_of(self, request: Request, session: Session, *, bearer_only: bool = False) -> User | None:
         """Return the user of a request; None if they have to log in, or are refused. Without a bearer token, by the session.
@@ -108,7 +116,9 @@ class Access:
         return User(names[0], role)
 
     def user_with(self, token: str) -> User | None:
-        """Return the user who has this token."""
+        """Return the user who has this token, or the link of `jobsctl web link`, which is valid where there are no tokens."""
+        if LOCAL in self._tokens and self._seal.open(LINK, token) == LOCAL:
+            return self._named(LOCAL)
         name = tokens.find(token, ((name, its.hash) for name, its in self._tokens.items()))
         return None if name is None else self._named(name)
 

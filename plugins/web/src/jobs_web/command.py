@@ -72,6 +72,23 @@ def token_command(name: str, role: str, topics: tuple[str, ...]) -> None:
     click.echo(f'[plugins.web.tokens."{name}"]{lines}')
 
 
+@web_command.command("link")
+def link_command() -> None:
+    """Print a link to the dashboard that the supervisor serves on this machine ([http] dashboard = true).
+
+    Without [plugins.web.tokens] and users of a proxy, the link logs in as admin, and is valid for ten minutes. It can be made
+    by users who may read the run directory.
+    """
+    from .access import LINK, LINK_FOR, LOCAL
+    from .serving import link, settings_of
+    from .tokens import Seal, key_in
+
+    app = current_app()
+    settings = settings_of(app)
+    key = "" if settings.knows_users else Seal(key_in(app.run_dir)).seal(LINK, LOCAL, LINK_FOR)
+    click.echo(link(settings, key))
+
+
 @web_command.command("sessions")
 def sessions_command() -> None:
     """List the users who are logged in to the dashboard of this machine, with the ids of their sessions."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+if TYPE_CHECKING:  # each process that reads the settings imports this module
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 UNIX = "unix"
 """The entry of `trusted_proxies` that means every program that may connect to the unix socket of `listen`."""

@@ -9,7 +9,9 @@ import os
 import socket
 import stat
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import click
@@ -20,13 +22,18 @@ from jobs_core import App, ConfigError, JobsError, config_sources
 from jobs_core.worker.main import prepare
 
 from .proxies import Proxies
-from .settings import TABLE, Settings, read
+from .settings import TABLE, Settings, exposed, read
 from .site import Site, asgi
 from .tokens import new_token
 from .watching import Fixed, Watched
 
 STOP_PATIENCE = 3
 """Seconds that open event streams and requests have at the end."""
+
+SUPERVISED_PATIENCE = 1
+"""The same under a supervisor, which kills its helpers after 3 s."""
+
+logger = logging.getLogger("jobs.web")
 
 
 class Prefixed:
@@ -47,9 +54,14 @@ class Prefixed:
 class Server(uvicorn.Server):
     """Uvicorn, which ends the streams of open pages before it waits for its connections to end."""
 
-    def __init__(self, config: uvicorn.Config, site: Site) -> None:
+    def __init__(self, config: uvicorn.Config, site: Site, ready: Callable[[], None]) -> None:
         super().__init__(config)
         self._site = site
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._site.live.close()
@@ -67,10 +79,25 @@ def serve(app: App, *, file: Path | None = None, **given: Any) -> None:
     key = "" if settings.knows_users else new_token()
     _import_application(app)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(name)s: %(message)s")
-    server = server_of(app, settings, key, file, given)
+    server = server_of(app, settings, given, key=key, file=file)
     click.echo(f"the dashboard is at {link(settings, key)} (Ctrl-C ends it)")
     with contextlib.suppress(KeyboardInterrupt):
         server.run(sockets=[listening])
+
+
+def serve_supervised(app: App, ready: Callable[[], None]) -> None:
+    """Serve until TERM, as a child of the supervisor, which has imported the application; call `ready` once it listens.
+
+    Without users in the configuration, `jobsctl web link` logs in: it can read the key of this installation, as this can.
+    """
+    settings = settings_of(app)
+    listening = listener(settings, app.config.base_dir)
+    named = os.environ.get("JOBS_CONFIG")
+    server = server_of(app, settings, file=Path(named) if named else None, ready=ready)
+    server.config.timeout_graceful_shutdown = SUPERVISED_PATIENCE
+    how = "" if settings.knows_users else "; `jobsctl web link` prints a link that logs in"
+    logger.info("the dashboard serves at %s%s", link(settings), how)
+    server.run(sockets=[listening])
 
 
 def settings_of(app: App, **given: Any) -> Settings:
@@ -81,15 +108,19 @@ def settings_of(app: App, **given: Any) -> Settings:
             "backend: it lives inside one process, and the dashboard is another: it would show topics without jobs. Choose a "
             "backend that processes share, such as sqlite:///jobs.db"
         )
-    if not settings.knows_users and not settings.is_local:
-        raise ConfigError(
-            f"{TABLE}.listen: {settings.listen} can be reached from other machines, and there are no tokens: everybody could "
-            "use the dashboard. Make one with `jobsctl web token NAME --role admin`, or listen on 127.0.0.1"
-        )
+    exposed(settings)
     return settings
 
 
-def server_of(app: App, settings: Settings, key: str, file: Path | None, given: dict[str, Any]) -> Server:
+def server_of(
+    app: App,
+    settings: Settings,
+    given: Mapping[str, Any] = MappingProxyType({}),
+    *,
+    key: str = "",
+    file: Path | None = None,
+    ready: Callable[[], None] = lambda: None,
+) -> Server:
     """Return the server of an application's dashboard."""
 
     def again() -> Settings:
@@ -112,7 +143,7 @@ def server_of(app: App, settings: Settings, key: str, file: Path | None, given: 
         lifespan="off",
     )
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    return Server(config, site)
+    return Server(config, site, ready)
 
 
 def link(settings: Settings, key: str = "") -> str:

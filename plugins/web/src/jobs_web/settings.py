@@ -88,6 +88,15 @@ def read(table: Mapping[str, Any], **given: Any) -> Settings:
     return found
 
 
+def exposed(found: Settings) -> None:
+    """Raise ConfigError for settings with which everybody could use the dashboard."""
+    if not found.knows_users and not found.is_local:
+        raise ConfigError(
+            f"{TABLE}.listen: {found.listen} can be reached from other machines, and there are no tokens: everybody could "
+            "use the dashboard. Make one with `jobsctl web token NAME --role admin`, or listen on 127.0.0.1"
+        )
+
+
 def _check(found: Settings) -> None:
     try:
         parse_listen(found.listen)

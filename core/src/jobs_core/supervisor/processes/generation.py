@@ -101,8 +101,11 @@ class Generation:
         on_end: Callable[[Ended], None],
         on_failed_to_start: Callable[[str], None],
     ) -> Child:
-        """Start a worker or the housekeeper; raises OSError. `on_failed_to_start` is called if the template could not."""
-        preload = spec.pool == template.HOUSEKEEPER or self.config.pools[spec.pool].preload
+        """Start a worker, the housekeeper or the dashboard; raises OSError.
+
+        `on_failed_to_start` is called if the template could not.
+        """
+        preload = spec.pool in (template.HOUSEKEEPER, template.DASHBOARD) or self.config.pools[spec.pool].preload
         if not (self._fit and preload):
             role = template.role_of(spec)
 

@@ -25,12 +25,15 @@ from ...plugins import Plugins
 from ..system import linux
 from ..system.channel import Channel
 from ..system.messages import Failed, FailedToStart, Forked, Importing, TemplateReady, WorkerSpec
-from . import child_setup, exit_functions, housekeeper_process, worker_process
+from . import child_setup, dashboard_process, exit_functions, housekeeper_process, worker_process
 from .child_setup import Ends
 from .worker_process import Made
 
 HOUSEKEEPER = ""
 """The pool name that stands for the housekeeper."""
+
+DASHBOARD = "\0dashboard"
+"""The pool name that stands for the dashboard."""
 
 SPARE = "\0spare"
 """The pool name that stands for a spare template, which replaces a killed one: the code on disk may have changed."""
@@ -168,4 +171,5 @@ class Template:
 
 def role_of(spec: WorkerSpec) -> Callable[..., NoReturn]:
     """Return the main function of the child that a specification describes."""
-    return {HOUSEKEEPER: housekeeper_process.main, SPARE: run_spare}.get(spec.pool, worker_process.main)
+    roles = {HOUSEKEEPER: housekeeper_process.main, DASHBOARD: dashboard_process.main, SPARE: run_spare}
+    return roles.get(spec.pool, worker_process.main)

@@ -60,8 +60,8 @@ class Made(Struct, frozen=True):
 def load(config: Config) -> Made:
     """Find the plugins and import the application; raises PluginError, LoadError or ConfigError.
 
-    ConfigError is also raised for an invalid schedule or alert channel, so that a start or reload is refused, instead of the
-    housekeeper dying again and again. Modules that every worker needs are imported, too: once, before the fork, and shared.
+    ConfigError is also raised for an invalid schedule, alert channel or dashboard, so that a start or reload is refused, and
+    no helper dies again and again. Modules that every worker needs are imported, too: once, before the fork, and shared.
     """
     importlib.invalidate_caches()  # the same name may be another directory by now
     add_to_path(config.base_dir)
@@ -71,6 +71,8 @@ def load(config: Config) -> Made:
     app.new_backend()
     schedule.entries(app)
     alerts.channels(config, app.plugins)
+    if config.http.dashboard:
+        app.plugins.dashboard(config)
     for pool in config.pools.values():
         importlib.import_module(EXECUTORS[pool.mode])
     log_pipe.take_over()  # the application may have set up its own logging
