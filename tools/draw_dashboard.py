@@ -80,7 +80,7 @@ class Shop:
         self.app = App(Config(backend=url, base_dir=directory, pools=pools), plugins=Plugins(), registry=Registry())
         set_current_app(self.app)
         self.jobs = shop(self.app.registry)
-        self.dead = self.flow = ""
+        self.dead = self.flow = self.album = ""
 
     def fill(self) -> None:
         """Put jobs, letters, flows, limits, statistics and machines into the backend."""
@@ -96,6 +96,7 @@ class Shop:
             flow.add(jobs["send"].call("l@example.com", "sent"), after=paid)
             flow.add(jobs["resize"].call("label.png"), after=packed)
         self.flow = flow.handle.id
+        self.album = self._album()
         Worker(self.app, "default", Pool(topics=TOPICS), None, owner=f"web1-{new_token()}", drain=True).run()
         for number in range(130):
             jobs["pack"].using(key=f"tenant {number % 7}").enqueue(number)
@@ -107,6 +108,22 @@ class Shop:
         operate(lambda backend: backend.pause("reports"))
         self._statistics()
         self.refresh()
+
+    def _album(self) -> str:
+        """Return the id of a flow with a stage, members that fail, and a finale."""
+        jobs = self.jobs
+        with Flow("album of 40 photos") as flow:
+            fetched = [flow.add(jobs["pack"].call(number)) for number in (1, 2)]
+            for number in range(40):
+                flow.add(jobs["resize"].call(f"photo-{number}.jpeg"), after=fetched, stage="thumbnails")
+            cover = flow.add(jobs["resize"].call("cover.jpeg"), after=fetched[0])
+            for number in range(9):
+                flow.add(jobs["pack"].call(number), after=fetched[1])
+            page = flow.add(jobs["pack"].call(12), after=["thumbnails", cover])
+            paid = flow.add(jobs["charge"].call(12, "مريم"), after=fetched[1])
+            flow.add(jobs["pack"].call(13), after=[page, paid])
+            flow.add(jobs["send"].call("anna@example.com", "it failed"), after=flow.all, when="failed")
+        return flow.handle.id
 
     def refresh(self) -> None:
         """Let the machines report again: what they have said is forgotten after 30 s."""
@@ -142,7 +159,7 @@ class Shop:
         return {
             "overview": "/", "topics": "/topics", "jobs": "/jobs?topic=default", "dead-jobs": "/jobs?topic=billing&state=dead",
             "job": f"/job?id={self.dead}", "dead": "/dead", "flows": "/flows", "flow": f"/flow?id={self.flow}",
-            "limits": "/limits", "schedule": "/schedule", "machines": "/machines",
+            "album": f"/flow?id={self.album}", "limits": "/limits", "schedule": "/schedule", "machines": "/machines",
         }  # fmt: skip
 
 

@@ -1,18 +1,24 @@
-"""Flows: jobs that wait for one another, as a list and as a tree."""
+"""Flows: jobs that wait for one another, as a list, as a graph and as a tree."""
 
 from __future__ import annotations
 
+from collections import Counter
+
 from starlette.responses import Response
 
-from jobs_core.backends.base import Backend
-from jobs_core.backends.flows import MOST_LISTED, FlowStatus, MemberStatus
+from jobs_core.backends.base import Backend, State
+from jobs_core.backends.flows import MOST_LISTED, After, FlowStatus, MemberStatus
 from jobs_core.operating.flow_tree import grown, held_up, known, shown_below
 from jobs_core.units import count
 
 from ..errors import Refused
+from ..graphs import GLYPHS, WORDS, drawn, state_of
 from ..visit import Visit
 
 PAGE = 50
+
+MOST_ROWS = 50
+"""Members that the table beside the graph has: those that have not ended first."""
 
 
 def show(visit: Visit) -> Response:
@@ -29,7 +35,7 @@ def show(visit: Visit) -> Response:
 
 
 def flow(visit: Visit) -> Response:
-    """Show a flow with its members, each under the last one that it waits for."""
+    """Show a flow: its graph, and its members as a table and as a tree."""
     name = visit.query("id")
 
     def read(backend: Backend) -> tuple[FlowStatus | None, list[MemberStatus]]:
@@ -40,6 +46,8 @@ def flow(visit: Visit) -> Response:
     if found is None:
         raise Refused(404, f"there is no flow {name}, or it ended longer ago than it is kept")
     whole = len(members) >= known(found)
+    names = {member.id: member.label or member.id for member in members}
+    rows = sorted(members, key=lambda member: _ENDED.get(member.state, 1))[:MOST_ROWS]
     return visit.page(
         "flow.html",
         flow=found,
@@ -47,8 +55,28 @@ def flow(visit: Visit) -> Response:
         held=list(held_up(found, members)),
         whole=whole,
         shown_count=len(members),
+        graph=drawn(members),
+        glyphs=GLYPHS,
+        words=WORDS,
+        rows=[(member, state_of(member), _waits_for(member, names)) for member in rows],
         shown=lambda node: shown_below(node.below, ""),
     )
+
+
+_ENDED = {State.DEAD.value: 0, State.CANCELLED.value: 2, State.DONE.value: 3}
+
+
+def _waits_for(member: MemberStatus, names: dict[str, str]) -> str:
+    """Return what a member is after: the last three names."""
+    told = Counter(_target(each, names) for each in member.after)
+    shown = [f"{name} ×{number:,}" if number > 1 else name for name, number in list(told.items())[-3:]]
+    return ", ".join([*shown, *([f"{len(told) - 3:,} more"] if len(told) > 3 else [])])
+
+
+def _target(after: After, names: dict[str, str]) -> str:
+    if after.kind == "all":
+        return "all others"
+    return f"stage {after.target}" if after.kind == "stage" else names.get(after.target, after.target)
 
 
 def retry(visit: Visit) -> Response:

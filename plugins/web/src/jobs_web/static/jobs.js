@@ -13,6 +13,8 @@ document.addEventListener("click", (event) => {
   });
 });
 
+for (const each of document.querySelectorAll(".centred")) each.scrollLeft = (each.scrollWidth - each.clientWidth) / 2;
+
 const live = document.getElementById("live"), pauseButton = document.getElementById("pause");
 if (live && pauseButton) follow(live, pauseButton, document.getElementById("told"));
 
