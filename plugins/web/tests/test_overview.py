@@ -88,7 +88,7 @@ def test_many_visits_read_the_backend_once(rig, monkeypatch):
     calls = []
     operate = rig.app.operate
     monkeypatch.setattr(rig.app, "operate", lambda action: calls.append(1) or operate(action))
-    monkeypatch.setattr("jobs_web.site.FRESH", 3600.0)
+    monkeypatch.setattr("jobs_web.reading.FRESH", 3600.0)
     monkeypatch.setattr("jobs_web.site.KEPT", 3600.0)
     for _ in range(5):
         browser.text("/")
@@ -143,25 +143,3 @@ def test_a_proxy_may_pass_the_prefix_on_or_not(rig, passed_on):
     assert response.status_code == 200
     assert 'action="/jobs/login"' in response.text
     assert "Path=/jobs" in response.headers["set-cookie"]
-
-
-def test_a_backend_that_is_slow_to_count_is_asked_less_often(rig, monkeypatch):
-    from jobs_core.operating.snapshot import Snapshot
-
-    clock = [100.0]
-    monkeypatch.setattr("jobs_web.site.time.monotonic", lambda: clock[0])
-    taken = []
-
-    def take(app):
-        taken.append(clock[0])
-        clock[0] += 2.0
-        return Snapshot(clock[0])
-
-    monkeypatch.setattr("jobs_web.site.snapshot.take", take)
-    for at in (100.0, 110.0, 119.0, 121.0):
-        clock[0] = max(clock[0], at)
-        rig.site.snapshot()
-    assert taken == [100.0, 121.0]
-    rig.site.forget()
-    rig.site.snapshot()
-    assert len(taken) == 3

@@ -51,7 +51,8 @@ def guarded(site: Site, route: Route) -> Any:
                 _audit(visit, route, f"refused: {error}")
             return _failed(visit, route, error)
         if route.changes:
-            site.forget()
+            if not route.producers:  # enqueues of programs come by the thousand, and are shown a second later anyway
+                site.forget()
             if visit.outcome:
                 _audit(visit, route, visit.outcome)
         if not is_api and session.is_new and "set-cookie" not in response.headers:

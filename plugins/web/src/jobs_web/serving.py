@@ -61,6 +61,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        self._site.latest.begin()
         self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

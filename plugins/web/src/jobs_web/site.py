@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -28,6 +27,7 @@ from .assets import Assets
 from .doubles import Doubles
 from .guard import guarded, in_api, problem, titles
 from .live import Live
+from .reading import Latest
 from .routes import ROUTES
 from .sessions import Sessions
 from .settings import TABLE, Settings, read
@@ -44,12 +44,6 @@ MENU = (
 
 KEPT = 10.0
 """Seconds for which all visits share what changes rarely."""
-
-SHARE = 9
-"""How many times as long as reading a snapshot took it is shared at least, so that a tenth of the time goes into reading."""
-
-FRESH = 1.0
-"""Seconds for which all visits share one snapshot of the backend."""
 
 POLICY = "; ".join(
     (
@@ -110,24 +104,13 @@ class Site:
         self.attempts = Attempts()
         self.doubles = Doubles()
         self.assets, self.templates = _assets(), _templates()
-        self.live = Live(self.snapshot)
-        self._lock = threading.Lock()
-        self._snapshot: snapshot.Snapshot | None = None
-        self._stale_at = 0.0
+        self.latest = Latest(lambda: snapshot.take(self.app))
+        self.live = Live(lambda: self.latest.get(None))
         self._kept: dict[str, tuple[float, Any]] = {}
 
     def snapshot(self) -> snapshot.Snapshot:
-        """Return what the backend holds, as it was read within FRESH seconds: so many visits cost as much as one. Blocks.
-
-        If reading takes long, as counting millions of jobs does, it is read less often. A change by a user is read at once.
-        """
-        with self._lock:
-            began = time.monotonic()
-            if self._snapshot is None or began > self._stale_at:
-                self._snapshot = snapshot.take(self.app)
-                took = time.monotonic() - began
-                self._stale_at = began + took + max(FRESH, SHARE * took)
-            return self._snapshot
+        """Return what the backend holds, as it was read a moment ago: see `Latest`. Blocks briefly."""
+        return self.latest.get()
 
     def kept(self, name: str, read: Callable[[], T]) -> T:
         """Return what `read` returns, or has returned within KEPT seconds: statistics change once a minute. Blocks."""
@@ -139,9 +122,8 @@ class Site:
 
     def forget(self) -> None:
         """Forget what was read: something has changed."""
-        with self._lock:
-            self._snapshot = None
-            self._kept.clear()
+        self.latest.forget()
+        self._kept.clear()
 
     @property
     def menu(self) -> Sequence[tuple[str, str]]:

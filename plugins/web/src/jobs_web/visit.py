@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import secrets
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
@@ -13,6 +14,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from jobs_core import App
 from jobs_core.backends.base import Backend
+from jobs_core.operating.snapshot import Snapshot
 
 from .access import Session
 from .errors import Refused
@@ -40,6 +42,7 @@ class Visit:
         self.form = form
         self.read_only = site.settings.read_only
         self.outcome = "done"  # of an action, for its audit line; "" if it has only asked whether the user is sure
+        self._read_at = 0.0  # of the snapshot that the page shows
 
     @property
     def app(self) -> App:
@@ -53,6 +56,17 @@ class Visit:
     def client(self) -> str:
         """Return the address of the client, for audit lines."""
         return self.request.client.host if self.request.client else "?"
+
+    def snapshot(self) -> Snapshot:
+        """Return what the backend holds, as it was read a moment ago; the page tells its age if that is not small."""
+        found = self.site.snapshot()
+        self._read_at = found.at
+        return found
+
+    @property
+    def read_ago(self) -> float:
+        """Return how many seconds ago the snapshot of this page was read; 0 without one."""
+        return max(0.0, time.time() - self._read_at) if self._read_at else 0.0
 
     def operate(self, action: Callable[[Backend], T]) -> T:
         """Run a call on the backend. Blocks: endpoints run on a thread."""

@@ -37,7 +37,7 @@ MOST_PARAMETERS = 30
 
 def show(visit: Visit) -> Response:
     """List the groups of dead letters, the largest first."""
-    snapshot = visit.site.snapshot()
+    snapshot = visit.snapshot()
     dead_in = {name: number.dead for name, number in snapshot.topics.items() if number.dead}
 
     def read(backend: Backend) -> tuple[list[Group], int] | None:
@@ -129,7 +129,7 @@ def _json(value: Any) -> str:
 
 def _find(visit: Visit, name: str) -> Group:
     """Return a group by its id; refuse an unknown one."""
-    topics = [topic for topic, number in visit.site.snapshot().topics.items() if number.dead]
+    topics = [topic for topic, number in visit.snapshot().topics.items() if number.dead]
     groups, _ = visit.operate(lambda backend: counted(visit.app, backend, topics)) if topics else ([], 0)
     found = next((each for each in groups if each.of.id == name), None)
     if found is None:

@@ -26,7 +26,7 @@ COUNTED = {"ready", "limited", "waiting", "scheduled", "reserved", "dead"}
 
 def show(visit: Visit) -> Response:
     """List jobs."""
-    snapshot = visit.site.snapshot()
+    snapshot = visit.snapshot()
     topics = list(snapshot.topics)
     topic = visit.query("topic") or _first(snapshot.topics)
     state = next((each for each in STATES if each.value == visit.query("state")), State.READY)

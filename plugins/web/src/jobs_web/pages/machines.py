@@ -29,7 +29,7 @@ SAID = {
 
 def show(visit: Visit) -> Response:
     """List machines and workers."""
-    snapshot = visit.site.snapshot()
+    snapshot = visit.snapshot()
     if snapshot.error:
         raise BackendUnavailable(snapshot.error)
     here = view(visit.app.run_dir)

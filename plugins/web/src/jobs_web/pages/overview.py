@@ -29,7 +29,7 @@ MINUTES_KEPT = 86_400
 def show(visit: Visit) -> Response:
     """Show the overview."""
     since = visit.query("since") if visit.query("since") in RANGES else "1h"
-    snapshot = visit.site.snapshot()
+    snapshot = visit.snapshot()
     statistics, why_not = _statistics(visit, since)
     return visit.page(
         "overview.html",

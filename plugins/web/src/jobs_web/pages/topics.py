@@ -18,7 +18,7 @@ MOST = 500
 
 def show(visit: Visit) -> Response:
     """List the topics, those with jobs first."""
-    snapshot = visit.site.snapshot()
+    snapshot = visit.snapshot()
     if snapshot.error:
         raise BackendUnavailable(snapshot.error)
     wanted = visit.query("q").lower()

@@ -1,0 +1,1 @@
+"""Measure `jobsctl web` on a store with a million jobs."""
