@@ -1,1 +1,1 @@
-"""A shop on FastAPI and PostgreSQL: an order and the job that confirms it are committed together, or not at all."""
+"""A shop on FastAPI and PostgreSQL: an order and the flow of its jobs are committed together, or not at all."""

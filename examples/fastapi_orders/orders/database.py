@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator
+from datetime import date
 
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -33,7 +34,20 @@ class Order(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     product: Mapped[str]
+    email: Mapped[str]
+    card: Mapped[str]
     state: Mapped[str] = mapped_column(default="taken")
+    flow: Mapped[str] = mapped_column(default="")
+
+
+class Report(Base):
+    """How many orders there were in each state at the end of a day."""
+
+    __tablename__ = "reports"
+
+    day: Mapped[date] = mapped_column(primary_key=True)
+    state: Mapped[str] = mapped_column(primary_key=True)
+    orders: Mapped[int]
 
 
 async def session() -> AsyncIterator[AsyncSession]:

@@ -11,10 +11,12 @@ from pydantic import BaseModel
 from sqlalchemy import text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from jobs_core import FlowHandle
 from jobs_fastapi import JobsFastAPI
 
+from . import staff
 from .database import Base, Order, Product, engine, session, sessions
-from .jobs import confirm
+from .jobs import enqueue_order
 
 
 @asynccontextmanager
@@ -32,41 +34,47 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 app = FastAPI(lifespan=lifespan)
 JobsFastAPI(app)
+staff.add_to(app)
 
 Session = Annotated[AsyncSession, Depends(session)]
 
 
 class NewOrder(BaseModel):
     product: str
+    email: str
+    card: str
 
 
 class Taken(BaseModel):
     id: int
-    job: str
+    flow: str
 
 
 class State(BaseModel):
     id: int
     state: str
+    jobs: dict[str, int]
 
 
 @app.post("/orders", status_code=202)
 async def take(new: NewOrder, session: Session) -> Taken:
-    """Take an order. If the product is sold out, the rollback takes order and job along, although the job comes first here."""
+    """Take an order. If the product is sold out, the rollback takes order and flow along, although the flow comes first."""
     async with session.begin():
-        order = Order(product=new.product)
+        order = Order(product=new.product, email=new.email, card=new.card)
         session.add(order)
         await session.flush()
-        handle = await confirm.using(transaction=session).aenqueue(order.id)
+        order.flow = (await enqueue_order(order, session)).id
         sold = update(Product).where(Product.name == new.product, Product.left > 0).values(left=Product.left - 1)
         if (await session.execute(sold.returning(Product.left))).scalar() is None:
             raise HTTPException(409, f"{new.product} is sold out")
-    return Taken(id=order.id, job=handle.id)
+    return Taken(id=order.id, flow=order.flow)
 
 
 @app.get("/orders/{order_id}")
 async def show(order_id: int, session: Session) -> State:
+    """Show an order, and how far the flow of its jobs is."""
     order = await session.get(Order, order_id)
     if order is None:
         raise HTTPException(404)
-    return State(id=order.id, state=order.state)
+    flow = await FlowHandle.of(order.flow).aprogress()
+    return State(id=order.id, state=order.state, jobs={"total": flow.total, "done": flow.done, "dead": flow.dead})
