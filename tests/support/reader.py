@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+from jobs_core.testing.services import program
+from jobs_core.testing.services.redis import RedisServer
 
 from .terminal import Checkout, Command, Terminal, commands_of
 
@@ -69,8 +73,14 @@ class Reader:
 
 
 def follow(page: Path, root: Path) -> None:
-    """Follow a page in an empty directory."""
+    """Follow a page in an empty directory, with the programs that it types and a Redis server if it names one."""
+    text = page.read_text(encoding="utf-8")
     checkout = Checkout(root)
     checkout.environment["PYTEST_ADDOPTS"] = "-p no:schemathesis -p no:cacheprovider"  # the first is slow to load
-    with checkout.terminal("") as terminal:
-        Reader(checkout, terminal).follow(page)
+    with contextlib.ExitStack() as stack:
+        if "$ php " in text:
+            program("php", "php-cli")
+        if re.search(r"^(\$.*|backend = .*)redis://", text, re.MULTILINE):
+            server = stack.enter_context(RedisServer(root / "redis"))
+            checkout.replaced["6379"] = str(server.port)
+        Reader(checkout, stack.enter_context(checkout.terminal(""))).follow(page)
