@@ -169,7 +169,7 @@ def served(app: App) -> Iterator[tuple[str, str]]:
     key = new_key()
     with socket.create_server(("127.0.0.1", 0)) as listening:
         site = Site(app, Settings(), key=key)
-        server = Server(uvicorn.Config(asgi(site), log_config=None, lifespan="off"), site)
+        server = Server(uvicorn.Config(asgi(site), log_config=None, lifespan="off"), site, lambda: None)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:
