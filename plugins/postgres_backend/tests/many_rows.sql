@@ -36,3 +36,8 @@ INSERT INTO jobs.unique_key SELECT 'key-' || n, 'ready-' || n, 'queued', false, 
 UPDATE jobs.job SET unique_key = 'key-' || substr(id, 7) WHERE id LIKE 'ready-%' AND seq % 10 = 0;
 INSERT INTO jobs.push_request SELECT 'request-' || n, jobs.now_(), '{}' FROM generate_series(1, {rows}) AS n;
 INSERT INTO jobs.document SELECT 'test', n::text, '{}', 1, jobs.now_(), jobs.now_() + 7200 FROM generate_series(1, {rows}) AS n;
+INSERT INTO jobs.checkpoint SELECT seq, 'here' FROM jobs.job WHERE id LIKE 'later-%';
+INSERT INTO jobs.cancel SELECT seq, id, false FROM jobs.job WHERE id LIKE 'reserved-%';
+INSERT INTO jobs.limit_state (name, tat) SELECT 'rated:' || n, jobs.now_() + 7200 FROM generate_series(1, {rows}) AS n;
+INSERT INTO jobs.opening SELECT 'limited', 'rated:' || n, jobs.now_() + 7200 FROM generate_series(1, {rows}) AS n;
+INSERT INTO jobs.dead_group SELECT 'plain', 'group-' || n, 1 FROM generate_series(1, {rows}) AS n;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections import Counter
 
@@ -13,7 +14,9 @@ from tests.support.supervised import Supervised
 
 from jobs_core.backends.base import BackendOptions, Outgoing
 from jobs_core.ids import new_id, new_token
+from jobs_core.message import UniqueKey
 from jobs_core.testing.services.postgres import PostgresServer
+from jobs_postgres import backend as backend_module
 from jobs_postgres.backend import PostgresBackend
 from jobs_postgres.url import parse
 
@@ -34,7 +37,7 @@ def statements(text):
     return [n for pid, n in found.items() if pid in workers], sum(n for pid, n in found.items() if pid not in workers)
 
 
-def test_an_idle_worker_looks_once_a_second_and_sends_a_heartbeat_now_and_then(tmp_path, talking_server):
+def test_an_idle_worker_sends_one_statement_a_second_for_looks_and_heartbeats(tmp_path, talking_server):
     project = Project(tmp_path / "project")
     project.configure(backend=f'backend = "{talking_server.url}"')
     supervisor = Supervised(project)
@@ -47,8 +50,8 @@ def test_an_idle_worker_looks_once_a_second_and_sends_a_heartbeat_now_and_then(t
         log.seek(begin)
         by_workers, by_supervisor = statements(log.read(end - begin))
     assert len(by_workers) == 1
-    heartbeats = 1 + seconds / 5
-    assert 1 <= by_workers[0] <= 1 + seconds + heartbeats
+    heartbeats, looks = 1 + seconds / 5, 1 + seconds / 1.25
+    assert 1 <= by_workers[0] <= looks + heartbeats
     rounds = 1 + seconds / 3  # of housekeeping
     assert 1 <= by_supervisor <= 5 + 2 * seconds + 15 * rounds
     assert supervisor.stop() == 0
@@ -71,4 +74,36 @@ def test_a_worker_does_not_spin_while_a_transaction_replaces_a_ready_job(postgre
     assert worker.wait(["t"], 60)
     (delivery,) = worker.reserve(["t"], 1, new_token())
     assert delivery.id == job_id
+    worker.close()
+
+
+def test_a_push_of_one_job_is_one_statement_while_no_worker_waits(talking_server):
+    producer = PostgresBackend(parse(talking_server.url, "jobs"), BackendOptions())
+    producer.open(None)
+    for facts in ({}, {"delay": 60.0}, {"unique": UniqueKey(new_id())}):
+        begin = talking_server.log.stat().st_size
+        for _ in range(20):
+            producer.push([Outgoing(new_id(), "t", b"{}", **facts)], new_token())
+        with talking_server.log.open() as log:
+            log.seek(begin)
+            assert statements(log.read()) == ([], 20)
+    producer.close()
+
+
+def test_a_worker_that_falls_asleep_while_a_push_commits_looks_again_soon(postgres_server, postgres_url, schema, monkeypatch):
+    monkeypatch.setattr(backend_module, "LONGEST_SLEEP", 3600.0)
+    worker = PostgresBackend(parse(postgres_url, "jobs"), BackendOptions())
+    worker.open("w")
+    woken = []
+    waiting = threading.Thread(target=lambda: woken.append(worker.wait(["t"], 300)))
+    with psycopg.connect(postgres_server.url) as pushing, psycopg.connect(postgres_server.url, autocommit=True) as looking:
+        push = f"SELECT \"{schema}\".push_one('request', 'job', 't', 0::smallint, 0, '{{}}', NULL)".encode()
+        assert pushing.execute(push).fetchone() == (False,), "no worker waits"
+        waiting.start()
+        sleeps = f"SELECT \"{schema}\".sleeps(ARRAY['t'])".encode()
+        until(lambda: looking.execute(sleeps).fetchone() == (True,))
+        pushing.commit()
+    waiting.join(60)
+    assert woken == [True]
+    assert [each.id for each in worker.reserve(["t"], 10, new_token())] == ["job"]
     worker.close()

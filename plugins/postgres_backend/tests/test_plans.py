@@ -1,4 +1,4 @@
-"""No step reads more rows when a store has many jobs, whatever the statistics of its tables say.
+"""No step reads or sorts more rows when a store has many jobs, whatever the statistics of its tables say.
 
 JOBS_PLAN_ROWS says how many jobs of each state there are; `make plans` tries a million.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from jobs_core.backends.base import BackendOptions, Checkpoint, Outcome, Outgoing, Settlement, State
+from jobs_core.backends.base import BackendOptions, Checkpoint, Outcome, Outgoing, Retention, Settlement, State
 from jobs_core.ids import new_id, new_token
 from jobs_core.message import UniqueKey
 from jobs_core.testing.services.postgres import PostgresServer
@@ -23,13 +23,14 @@ from jobs_postgres.url import parse
 ROWS = int(os.environ.get("JOBS_PLAN_ROWS", "20000"))
 FILL = (Path(__file__).parent / "many_rows.sql").read_text(encoding="utf-8")
 MOST = 3_500
-"""Rows that a node of a plan may read; a round of housekeeping and a purge take 1,000 at once."""
+"""Rows that a node of a plan may read; a purge takes 1,000 at once."""
 
 COUNTED = 10_001
-"""Rows that a count of one state of a topic may read, but for the one by which housekeeping counts large numbers again."""
+"""Rows that a count of one state of a topic may read, but for the one by which housekeeping counts large numbers again; and a
+round of housekeeping of a table, or of a topic's dead letters."""
 
-SCANNED = frozenset({"reserved"})
-"""Tables that some operators' steps read as a whole: as large as the number of jobs that run at the moment."""
+SCANNED = frozenset({"reserved", "cancel"})
+"""Tables that heartbeats and some operators' steps read as a whole: as large as the number of jobs that run at the moment."""
 
 
 @pytest.fixture(scope="module", params=["fresh", "stale"])
@@ -65,6 +66,8 @@ class Step:
         yield from (f"compiled: {plan['Query Text']}" for plan in self.plans if "JIT" in plan)
         for text, node in self.nodes():
             loops = node.get("Actual Loops", 0)
+            if node["Node Type"].endswith("Sort") and node.get("Actual Rows", 0) * loops > most and not _is_of(node, SCANNED):
+                yield f"{node['Node Type']} of {node['Actual Rows'] * loops:.0f} rows: {' '.join(text.split())[:300]}"
             removed = sum(node.get(f"Rows Removed by {what}", 0) for what in ("Filter", "Index Recheck", "Join Filter"))
             read = (node.get("Actual Rows", 0) + removed) * loops
             table = node.get("Relation Name", "")
@@ -74,11 +77,16 @@ class Step:
                 yield f"{node['Node Type']} of {table} reads {read:.0f} rows: {' '.join(text.split())[:300]}"
 
 
+def _is_of(node, tables):
+    """Return whether a node is about rows of one of these tables alone."""
+    return any(each.get("Relation Name") in tables for each in node.get("Plans", ()))
+
+
 class Explained:
     """A backend, of whose statements the server tells the plans."""
 
-    def __init__(self, server, owner):
-        self.backend = PostgresBackend(parse(server.url, "jobs"), BackendOptions())
+    def __init__(self, server, owner, **options):
+        self.backend = PostgresBackend(parse(server.url, "jobs"), BackendOptions(**options))
         self.backend.open(owner)
         self._plans = []
         raw = self.backend._connection.raw
@@ -200,7 +208,29 @@ def test_counts_and_the_list_of_topics_read_few_rows(worker):
 
 
 def test_housekeeping_reads_few_rows(worker):
-    check(worker, "housekeep", lambda b: b.housekeep(1000), counts=True)
+    check(worker, "housekeep", lambda b: b.housekeep(1000), most=COUNTED, counts=True)
+
+
+def test_housekeeping_drops_dead_letters_beyond_the_limit_step_by_step(store):
+    fill = """
+        INSERT INTO jobs.job (seq, id, topic, rank, since, pushed_at, payload)
+        SELECT 90000000 + n, 'full-' || n, 'full', 0, 0, 0, '{}' FROM generate_series(1, 12500) AS n;
+        INSERT INTO jobs.dead (topic, at, seq, reason)
+        SELECT 'full', jobs.now_() - 3600 + n * 1e-3, 90000000 + n, 'test' FROM generate_series(1, 12500) AS n"""
+    with psycopg.connect(store.url, autocommit=True) as connection:
+        connection.execute(fill)
+    keeper = Explained(store, None, retention=lambda topic: Retention(dead_max=11_000 if topic == "full" else 10**9))
+    for _ in range(4):  # two to find the letter that is one too many, two to drop 1,500
+        check(keeper, "housekeep", lambda b: b.housekeep(1000), times=1, most=COUNTED, counts=True)
+    backend = keeper.backend
+    check(keeper, "housekeep", lambda b: b.housekeep(1000), times=1, most=COUNTED, counts=True)
+    newest = backend.browse("full", State.DEAD, 20_000)
+    assert [each.id for each in newest] == [f"full-{n}" for n in range(12_500, 1_500, -1)]
+    assert backend.requeue([each.id for each in newest[:100]]) == 100
+    for _ in range(4):
+        backend.housekeep(1000)
+    assert len(backend.browse("full", State.DEAD, 20_000)) == 10_900
+    backend.close()
 
 
 def test_the_end_of_a_worker_reads_few_rows(store, worker):

@@ -35,13 +35,15 @@ from .limits import PostgresLimitCalls
 from .listener import CANCEL, LONGEST_SLEEP, Listener
 from .operators import PostgresOperatorCalls
 from .polling import Poller, listener_for
-from .rows import delivery, facts, holds, stored, token
+from .rows import delivery, facts, holds, is_simple, stored, token
 from .settling import PostgresSettleCalls
 from .statistics import PostgresStatisticsCalls
 from .url import Target
 
 _number = itemgetter(0)
 _LOOK = "SELECT ready OR EXISTS (SELECT FROM {s}.flow_left), due FROM {s}.look(%s)"
+_PUSH = "SELECT {s}.push(%s, %s, %s, %s, %s, %s, %s), {s}.sleeps(%s)"
+_PUSH_ONE = "SELECT {s}.push_one(%s, %s, %s, %s, %s, %s, %s)"
 ENTERED_AT_ONCE = 500
 """Pushed jobs of a topic that one statement puts into lines, which bounds how long it holds their lock."""
 
@@ -49,6 +51,13 @@ FIRST_PAUSE = 0.005
 """Half the seconds for which a worker sleeps that saw a ready job and could not reserve it, doubled each time.
 
 Another worker has taken it, or a transaction is open that has locked it, such as one of an application that replaces the job.
+"""
+
+SECOND_LOOK = 0.02
+"""Seconds after which a worker looks again that has just fallen asleep; each pause is five times as long as the one before.
+
+A push asks whether workers sleep, and sees none; its commit takes long, and meanwhile this one looks for jobs, and does not see
+that job yet. So the job starts after five times as long as the commit took at most, but not later than LONGEST_SLEEP.
 """
 
 COUNTED_AT_ONCE = 10_000
@@ -85,6 +94,9 @@ class PostgresBackend(
         self._interrupts: SelfPipe | None = None  # of all others, such as housekeepers: they wait for nothing but an interrupt
         self._counting = Counting()
         self._asleep: frozenset[str] = frozenset()  # topics for which this worker is noted as waiting
+        self._look_at = 0.0  # when to look again, if no worker is told to before
+        self._looked_for: Sequence[str] = ()  # the topics of the last look
+        self._pause = SECOND_LOOK  # from the next look to the one after it
         self._looked_ready = False  # whether the last wait saw a ready job, and nothing was reserved since
         self._in_vain = 0  # how often in a row such a job could not be reserved
         self._asked = ""  # the last reserve request, if it is not answered
@@ -136,12 +148,26 @@ class PostgresBackend(
         if not messages:
             return {}
         counts = self._counting.due(messages)
+        if len(messages) == 1 and is_simple(messages[0]):
+            self._push_one(messages[0], request, counts)
+            self._counting.pushed(messages, counts)
+            return {}
         parameters = facts(messages, counts=counts)
-        ttl = self._options.cancelled_ttl
-        conflicts: Mapping[str, str] = self._connection.function("push", request, *parameters, loosely, ttl)
+        topics = sorted({message.topic for message in messages})
+        asked = (request, *parameters, loosely, self._options.cancelled_ttl, topics)
+        ((conflicts, sleeps),) = self._connection.rows(self._connection.sql(_PUSH), asked)
         self._counting.pushed(messages, counts)
-        self._wake_for(messages, lined=parameters[-1])
-        return conflicts
+        if parameters[-1] or sleeps:
+            self._wake_for(messages, lined=parameters[-1])
+        found: Mapping[str, str] = conflicts
+        return found
+
+    def _push_one(self, message: Outgoing, request: str, counts: Mapping[str, int]) -> None:
+        """Push a simple message; wake a worker if one waits for its topic."""
+        counted = json.dumps(counts) if counts else None
+        parameters = (request, message.id, message.topic, -message.priority, max(0.0, message.delay), message.payload, counted)
+        if self._connection.value(self._connection.sql(_PUSH_ONE), parameters):
+            self._wake([message.topic])
 
     def push_guarded(self, messages: Sequence[Outgoing], request: str, guard: Guard) -> Mapping[str, str] | None:
         counts = self._counting.due(messages)
@@ -218,37 +244,56 @@ class PostgresBackend(
 
     def wait(self, topics: Sequence[str], timeout: float) -> bool:
         listener = self._listener
-        if listener is None:
-            if topics or self._interrupts is None:
-                raise BackendError(f"{self._target.shown}: only a worker waits for jobs")
-            self._interrupts.wait(timeout)
-            return False
-        if not topics:
-            self._awake(False)
-            self._hear(listener.sleep(timeout)[0])
-            return False
+        if listener is None or not topics:
+            return self._wait_for_an_interrupt(topics, timeout)
         if isinstance(listener, Poller):
             return self._poll(listener, topics, timeout)
         deadline, paused = time.monotonic() + timeout, False
+        if not self._asleep.issuperset(topics):
+            self._fall_asleep(topics, listener)
+        elif topics != self._looked_for:
+            self._look_at = 0.0
         while True:
-            if not self._asleep.issuperset(topics):
-                self._connection.function("fall_asleep", list(topics), listener.channel)
-                self._asleep = frozenset(topics)
-            ready, due = self._look(topics)
-            if ready:
-                left = 0.0 if paused else deadline - time.monotonic()
-                if not self._in_vain or left <= 0:
-                    self._looked_ready = True
-                    return self._awake(True)
-                due, paused = FIRST_PAUSE * 2 ** min(self._in_vain, 10), True
-            left = min(deadline - time.monotonic(), LONGEST_SLEEP, *(() if due is None else (due,)))
-            heard, interrupted = listener.sleep(max(0.0, left))
+            if time.monotonic() >= self._look_at:
+                ready, due = self._look(topics)
+                if ready:
+                    left = 0.0 if paused else deadline - time.monotonic()
+                    if not self._in_vain or left <= 0:
+                        self._looked_ready = True
+                        return self._awake(True)
+                    paused = True
+                    self._look_at = time.monotonic() + min(LONGEST_SLEEP, FIRST_PAUSE * 2 ** min(self._in_vain, 10))
+                else:
+                    self._look_again_after(due)
+            heard, interrupted = listener.sleep(max(0.0, min(deadline, self._look_at) - time.monotonic()))
             if self._hear(heard):
                 return self._awake(True)
             if interrupted or self.called:
                 return self._awake(False)
             if time.monotonic() >= deadline:
                 return False  # noted as waiting until it waits for nothing, or reserves a job: mostly it waits again at once
+
+    def _wait_for_an_interrupt(self, topics: Sequence[str], timeout: float) -> bool:
+        """Sleep as a housekeeper does, or a worker that waits for no job; return False."""
+        if self._listener is not None:
+            self._awake(False)
+            self._hear(self._listener.sleep(timeout)[0])
+            return False
+        if topics or self._interrupts is None:
+            raise BackendError(f"{self._target.shown}: only a worker waits for jobs")
+        self._interrupts.wait(timeout)
+        return False
+
+    def _fall_asleep(self, topics: Sequence[str], listener: Listener) -> None:
+        """Note that this worker waits for jobs of these topics; after that, it has to look."""
+        self._connection.function("fall_asleep", list(topics), listener.channel)
+        self._asleep = frozenset(topics)
+        self._look_at, self._pause = 0.0, SECOND_LOOK
+
+    def _look_again_after(self, due: float | None) -> None:
+        """Note when to look again: when a job is due, and less and less often."""
+        self._look_at = time.monotonic() + (self._pause if due is None else min(self._pause, due))
+        self._pause = min(5 * self._pause, LONGEST_SLEEP)
 
     def _poll(self, poller: Poller, topics: Sequence[str], timeout: float) -> bool:
         """Wait for jobs without being notified."""
@@ -267,6 +312,7 @@ class PostgresBackend(
 
     def _look(self, topics: Sequence[str]) -> tuple[bool, float | None]:
         """Return whether topics may have jobs, and if not, after how many seconds one is due."""
+        self._looked_for = topics
         ((ready, due),) = self._connection.rows(self._connection.sql(_LOOK), (list(topics),))
         return ready or (due is not None and due <= 0), due
 

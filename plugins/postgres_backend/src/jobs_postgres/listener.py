@@ -16,7 +16,7 @@ from .url import Target
 CANCEL = b"cancel"
 """What a notification says that tells an owner to send a heartbeat; others name a topic, or say that a job has ended."""
 
-LONGEST_SLEEP = 1.0
+LONGEST_SLEEP = 1.25
 """Seconds after which a wait looks again, in case a process died between its commit and its wake-up."""
 
 

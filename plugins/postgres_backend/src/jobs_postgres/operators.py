@@ -100,8 +100,8 @@ class PostgresOperatorCalls(PostgresFlowCalls, PostgresNoteCalls, PostgresLetter
 
     def find_ids(self, prefix: str, limit: int) -> list[str]:
         statement = """
-            SELECT id FROM {s}.job WHERE id >= %(begin)s AND id < %(end)s UNION
-            SELECT id FROM {s}.ended WHERE id >= %(begin)s AND id < %(end)s AND until > {s}.now_()
+            (SELECT id FROM {s}.job WHERE id >= %(begin)s AND id < %(end)s ORDER BY id LIMIT %(limit)s) UNION
+            (SELECT id FROM {s}.ended WHERE id >= %(begin)s AND id < %(end)s AND until > {s}.now_() ORDER BY id LIMIT %(limit)s)
              ORDER BY id LIMIT %(limit)s"""
         facts = {"begin": prefix, "end": prefix[:-1] + chr(ord(prefix[-1]) + 1), "limit": limit}
         return [row[0] for row in self._connection.rows(self._connection.sql(statement), facts)]
@@ -110,7 +110,7 @@ class PostgresOperatorCalls(PostgresFlowCalls, PostgresNoteCalls, PostgresLetter
         statement = (
             "SELECT {s}.topics_of('ready') UNION SELECT {s}.topics_of('scheduled') UNION SELECT {s}.topics_of('dead') "
             "UNION SELECT {s}.topics_of('entering') UNION SELECT {s}.topics_of('line') "
-            "UNION SELECT topic FROM {s}.paused UNION SELECT topic FROM {s}.reserved "
+            "UNION SELECT topic FROM {s}.paused UNION SELECT jsonb_object_keys({s}.count_reserved({s}.now_())) "
             "UNION SELECT {s}.waiting_topics()"
         )
         return sorted(row[0] for row in self._connection.rows(self._connection.sql(statement)))

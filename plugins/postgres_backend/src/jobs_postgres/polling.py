@@ -65,7 +65,7 @@ class Poller:
 
 
 def look_until(deadline: float, look: Callable[[], tuple[bool, T | None]]) -> T | None:
-    """Look less and less often, at last once a second, until there is an answer (True, answer), or the deadline."""
+    """Look less and less often, until there is an answer (True, answer), or the deadline."""
     pause = SHORTEST_SLEEP
     while (left := deadline - time.monotonic()) > 0:
         time.sleep(min(pause, left))

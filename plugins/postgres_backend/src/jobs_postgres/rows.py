@@ -45,6 +45,11 @@ def facts(
     return _encode(rows).decode(), [message.payload for message in messages], plain, lined
 
 
+def is_simple(message: Outgoing) -> bool:
+    """Return whether a message has nothing that `push_one` does not store: unique key, chosen id, key, limits, flow."""
+    return not (message.unique or message.chosen or message.key or message.limits or message.member)
+
+
 def _mark(row: dict[str, Any], message: Outgoing) -> None:
     """Add the facts of a unique key: key, scope, for how long, and what happens in a conflict."""
     row["c"] = message.chosen

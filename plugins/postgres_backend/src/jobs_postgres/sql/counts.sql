@@ -16,11 +16,12 @@ CREATE TABLE IF NOT EXISTS {s}.pushed_before (
 ) WITH (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_cost_delay = 0, fillfactor = 50);
 
 -- Count messages, those among the conflicts as refused.
-CREATE OR REPLACE FUNCTION {s}.count_messages(messages jsonb, conflicts jsonb) RETURNS void LANGUAGE sql AS $$
+CREATE OR REPLACE FUNCTION {s}.count_messages(messages jsonb, conflicts jsonb) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
     INSERT INTO {s}.pushed
         SELECT m ->> 't', count(*) FILTER (WHERE NOT conflicts ? (m ->> 'i')), count(*) FILTER (WHERE conflicts ? (m ->> 'i'))
-          FROM jsonb_array_elements(messages) AS m GROUP BY 1
-$$;
+          FROM jsonb_array_elements(messages) AS m GROUP BY 1;
+END $$;
 
 -- Count jobs that a connection pushed and did not count: an object of numbers by topic.
 CREATE OR REPLACE FUNCTION {s}.count_pushed(jobs jsonb) RETURNS void

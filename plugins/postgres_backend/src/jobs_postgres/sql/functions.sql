@@ -19,7 +19,7 @@ BEGIN
 END $$;
 
 -- The same, as a statement of its own after a push: losing it in a crash of the server loses nothing, so it does not wait for
--- the disk. Only the commit of the push makes its jobs visible, so that a worker that falls asleep meanwhile sees them.
+-- the disk, and no other transaction that notifies waits for it. It comes after the commit that makes the jobs visible.
 CREATE OR REPLACE FUNCTION {s}.wake_after(topics text[], counts integer[]) RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     n integer;
@@ -31,6 +31,13 @@ BEGIN
     FOR n IN 1 .. cardinality(topics) LOOP
         PERFORM {s}.wake(topics[n : n], counts[n]);
     END LOOP;
+END $$;
+
+-- Whether workers wait for jobs of these topics. A push asks this before its commit, and calls `wake_after` only if there are some:
+-- a worker that falls asleep between the question and the commit looks for jobs again soon, see `wait` in backend.py.
+CREATE OR REPLACE FUNCTION {s}.sleeps(topics text[]) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    RETURN EXISTS (SELECT FROM {s}.sleeper WHERE topic = ANY (topics));
 END $$;
 
 -- Tell the processes that wait for the end of these jobs.
@@ -105,20 +112,27 @@ CREATE OR REPLACE FUNCTION {s}.noted(errors bytea[], error bytea) RETURNS bytea[
                 ELSE coalesce(errors, '{}') || error END
 $$;
 
--- Drop up to 1,000 of the oldest dead letters of a topic beyond `most`; return how many. It costs as much as the topic keeps.
-CREATE OR REPLACE FUNCTION {s}.trim_dead(topic_ text, most integer, now_ double precision) RETURNS integer LANGUAGE plpgsql AS $$
+-- Drop up to 1,000 of the oldest dead letters of a topic beyond `most`. It costs as much as the topic keeps.
+CREATE OR REPLACE FUNCTION {s}.trim_dead(topic_ text, most integer, now_ double precision) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     first_ record;
-    old bigint[];
 BEGIN
     SELECT at, seq INTO first_ FROM {s}.dead WHERE topic = topic_ AND (seq > 0 OR {s}.is_dispensable(seq))
      ORDER BY at DESC, seq DESC LIMIT 1 OFFSET most;
-    IF NOT FOUND THEN
-        RETURN 0;
+    IF FOUND THEN
+        PERFORM {s}.drop_oldest(topic_, first_.at, first_.seq, now_);
     END IF;
+END $$;
+
+-- Drop up to 1,000 of the oldest dead letters of a topic, up to a place; return how many.
+CREATE OR REPLACE FUNCTION {s}.drop_oldest(topic_ text, upto_at double precision, upto_seq bigint, now_ double precision)
+RETURNS integer LANGUAGE plpgsql AS $$
+DECLARE
+    old bigint[];
+BEGIN
     WITH gone AS (
         DELETE FROM {s}.dead WHERE ctid = ANY (ARRAY(
-            SELECT ctid FROM {s}.dead WHERE topic = topic_ AND (at, seq) <= (first_.at, first_.seq)
+            SELECT ctid FROM {s}.dead WHERE topic = topic_ AND (at, seq) <= (upto_at, upto_seq)
                AND (seq > 0 OR {s}.is_dispensable(seq)) ORDER BY at, seq LIMIT 1000 FOR UPDATE SKIP LOCKED))
         RETURNING seq)
     SELECT array_agg(seq) INTO old FROM gone;
@@ -134,14 +148,61 @@ END $$;
 CREATE OR REPLACE FUNCTION {s}.keep_dead(topics text[], most integer[]) RETURNS boolean LANGUAGE plpgsql AS $$
 DECLARE
     now_ double precision := {s}.now_();
+    size_ bigint;
+    first_ record;
     more boolean := false;
 BEGIN
     FOR n IN 1 .. cardinality(topics) LOOP
-        IF {s}.size_of('dead', topics[n], now_) > most[n] THEN
-            more := {s}.trim_dead(topics[n], most[n], now_) >= 1000 OR more;
+        size_ := {s}.size_of('dead', topics[n], now_);
+        CONTINUE WHEN size_ <= most[n];
+        SELECT * INTO first_ FROM {s}.first_beyond(topics[n], most[n], now_);
+        IF first_.seq IS NOT NULL THEN
+            more := {s}.drop_oldest(topics[n], first_.at, first_.seq, now_) >= 1000 OR more;
         END IF;
+        more := more OR size_ > 1.1 * most[n] AND first_.walks;
     END LOOP;
     RETURN more;
+END $$;
+
+-- The newest dead letter of a topic beyond the `most` newest ones, as far as that is known; `walks`: a walk to it is under way.
+--
+-- Letters are counted from the newest one on, 10,000 in each call. This session remembers where it is, and the letter that the last
+-- walk has found: it was beyond the others then, whatever has become of them since.
+CREATE OR REPLACE FUNCTION {s}.first_beyond(
+    topic_ text, most integer, now_ double precision, OUT at double precision, OUT seq bigint, OUT walks boolean)
+LANGUAGE plpgsql AS $$
+DECLARE
+    memory jsonb := {s}.remembered() -> ('dead/' || topic_);
+    counted_ integer := 0; -- of them
+    looked integer := 0; -- in this call
+    from_at double precision := 'infinity';
+    from_seq bigint := 0;
+    d record;
+BEGIN
+    IF now_ BETWEEN (memory ->> 'now')::double precision AND (memory ->> 'now')::double precision + 60
+       AND (memory ->> 'most')::integer = most THEN
+        at := (memory ->> 'at')::double precision;
+        seq := (memory ->> 'seq')::bigint;
+        counted_ := (memory ->> 'counted')::integer;
+        from_at := (memory ->> 'from_at')::double precision;
+        from_seq := (memory ->> 'from_seq')::bigint;
+    END IF;
+    walks := false;
+    FOR d IN SELECT l.at, l.seq FROM {s}.dead AS l WHERE l.topic = topic_ AND (l.at, l.seq) < (from_at, from_seq)
+              ORDER BY l.at DESC, l.seq DESC LIMIT 10000 LOOP
+        looked := looked + 1;
+        CONTINUE WHEN d.seq < 0 AND NOT {s}.is_dispensable(d.seq);
+        counted_ := counted_ + 1;
+        IF counted_ > most THEN
+            at := d.at;
+            seq := d.seq;
+            EXIT;
+        END IF;
+    END LOOP;
+    walks := looked = 10000 AND counted_ <= most;
+    PERFORM {s}.remember('dead/' || topic_, jsonb_build_object(
+        'now', now_, 'most', most, 'at', at, 'seq', seq, 'counted', CASE WHEN walks THEN counted_ ELSE 0 END,
+        'from_at', CASE WHEN walks THEN d.at ELSE 'infinity' END, 'from_seq', CASE WHEN walks THEN d.seq ELSE 0 END));
 END $$;
 
 -- Move a job, which is in no other table any more, to the dead letters; drop the oldest ones beyond `most` if that is small.
@@ -202,8 +263,37 @@ BEGIN
     RETURN conflicts_;
 END $$;
 
+-- The same for one message that has neither a unique key, nor a chosen id, nor limits, nor a key: in as few steps as possible, since
+-- it is what web processes do all day. `counts`: what to add to the counts. Returns whether workers wait for jobs of the topic.
+CREATE OR REPLACE FUNCTION {s}.push_one(
+    request_ text, id_ text, topic_ text, rank_ smallint, delay double precision, payload_ bytea, counts jsonb)
+RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    now_ double precision := extract(epoch FROM clock_timestamp());
+    seq_ bigint;
+BEGIN
+    INSERT INTO {s}.push_request VALUES (request_, now_, '{}') ON CONFLICT DO NOTHING;
+    IF FOUND THEN
+        IF counts IS NOT NULL THEN
+            PERFORM {s}.count_pushed(counts);
+        END IF;
+        INSERT INTO {s}.job (seq, id, topic, rank, since, pushed_at, payload)
+            VALUES (nextval('{s}.arrival'), id_, topic_, rank_, now_ + delay, now_, payload_)
+            ON CONFLICT (id) DO NOTHING RETURNING seq INTO seq_;
+        IF seq_ IS NULL THEN
+            NULL; -- it is there
+        ELSIF delay > 0 THEN
+            INSERT INTO {s}.scheduled VALUES (topic_, now_ + delay, seq_, rank_);
+        ELSE
+            INSERT INTO {s}.ready VALUES (topic_, rank_, now_, seq_);
+        END IF;
+    END IF;
+    RETURN EXISTS (SELECT FROM {s}.sleeper WHERE topic = topic_);
+END $$;
+
 CREATE OR REPLACE FUNCTION {s}.insert_jobs(messages jsonb, payloads bytea[], now_ double precision)
-RETURNS void LANGUAGE sql AS $$
+RETURNS void LANGUAGE plpgsql AS $$ -- planned once, unlike a function in SQL
+BEGIN
     WITH new AS (
         INSERT INTO {s}.job (seq, id, topic, rank, since, pushed_at, key, limits, payload)
         SELECT nextval('{s}.arrival'), i, t, r, now_ + d, now_, k, l, p FROM (
@@ -214,8 +304,8 @@ RETURNS void LANGUAGE sql AS $$
         RETURNING topic, rank, since, seq),
     later AS (
         INSERT INTO {s}.scheduled SELECT topic, since, seq, rank FROM new WHERE since > now_)
-    INSERT INTO {s}.ready SELECT topic, rank, since, seq FROM new WHERE since <= now_
-$$;
+    INSERT INTO {s}.ready SELECT topic, rank, since, seq FROM new WHERE since <= now_;
+END $$;
 
 -- Store messages with unique keys or chosen ids, one after the other.
 CREATE OR REPLACE FUNCTION {s}.insert_each(
@@ -452,10 +542,11 @@ BEGIN
 END $$;
 
 -- Free the keys that jobs hold only while they are queued.
-CREATE OR REPLACE FUNCTION {s}.free_queued(ids text[], keys text[]) RETURNS void LANGUAGE sql AS $$
+CREATE OR REPLACE FUNCTION {s}.free_queued(ids text[], keys text[]) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
     DELETE FROM {s}.unique_key WHERE key IN (
-        SELECT key FROM {s}.unique_key WHERE key = ANY (keys) AND job_id = ANY (ids) AND scope = 'queued' ORDER BY key FOR UPDATE)
-$$;
+        SELECT key FROM {s}.unique_key WHERE key = ANY (keys) AND job_id = ANY (ids) AND scope = 'queued' ORDER BY key FOR UPDATE);
+END $$;
 
 -- The jobs that an owner has reserved with a request.
 CREATE OR REPLACE FUNCTION {s}.delivered(owner_ text, request_ text, clock double precision)
@@ -886,8 +977,8 @@ BEGIN
         SELECT ctid FROM {s}.push_request WHERE at <= now_ - dedup_window ORDER BY at LIMIT 10 * most FOR UPDATE SKIP LOCKED));
     DELETE FROM {s}.unique_key WHERE ctid = ANY (ARRAY(
         SELECT ctid FROM {s}.unique_key WHERE until <= now_ ORDER BY until LIMIT 10 * most FOR UPDATE SKIP LOCKED));
-    DELETE FROM {s}.cancel AS c WHERE NOT EXISTS (SELECT FROM {s}.job AS j WHERE j.seq = c.seq);
-    DELETE FROM {s}.checkpoint AS c WHERE NOT EXISTS (SELECT FROM {s}.job AS j WHERE j.seq = c.seq);
+    PERFORM {s}.sweep('cancel', most);
+    PERFORM {s}.sweep('checkpoint', most);
     DELETE FROM {s}.waiter WHERE at < now_ - 60;
     DELETE FROM {s}.document WHERE ctid = ANY (ARRAY(
         SELECT ctid FROM {s}.document WHERE until <= now_ LIMIT most FOR UPDATE SKIP LOCKED));
@@ -906,6 +997,26 @@ BEGIN
             dropped := dropped + cardinality(old);
         END IF;
     END LOOP;
+END $$;
+
+-- Delete the rows of jobs that are gone from a table with one row for some jobs: of the next `most` after those of the round before,
+-- which this session remembers.
+CREATE OR REPLACE FUNCTION {s}.sweep(name text, most integer) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    after_ bigint := ({s}.remembered() ->> ('swept/' || name))::bigint;
+    upto bigint;
+    n integer;
+BEGIN
+    EXECUTE format('SELECT max(seq), count(*) FROM (
+                        SELECT seq FROM {s}.%I WHERE seq > coalesce($1, -9223372036854775808) ORDER BY seq LIMIT $2) AS next', name)
+       INTO upto, n USING after_, most;
+    IF n > 0 THEN
+        EXECUTE format('DELETE FROM {s}.%I AS c WHERE seq > coalesce($1, -9223372036854775808) AND seq <= $2
+                           AND NOT EXISTS (SELECT FROM {s}.job AS j WHERE j.seq = c.seq)', name) USING after_, upto;
+    END IF;
+    IF n = most OR after_ IS NOT NULL THEN
+        PERFORM {s}.remember('swept/' || name, CASE WHEN n = most THEN to_jsonb(upto) END);
+    END IF;
 END $$;
 
 -- The topics in a table, each found in the index from the one before. While vacuum is held back, they may be those of a moment

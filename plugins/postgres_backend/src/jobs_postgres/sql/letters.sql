@@ -11,6 +11,7 @@ CREATE TABLE IF NOT EXISTS {s}.dead_group (
     letters     bigint           NOT NULL,
     PRIMARY KEY (topic, fingerprint)
 );
+CREATE INDEX IF NOT EXISTS dead_group_empty ON {s}.dead_group (topic) WHERE letters = 0;
 CREATE TABLE IF NOT EXISTS {s}.dead_change ( -- to be added to dead_group: jobs that die together do not wait for one another
     topic       text COLLATE "C" NOT NULL,
     fingerprint text COLLATE "C" NOT NULL,

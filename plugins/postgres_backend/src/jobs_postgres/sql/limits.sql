@@ -93,11 +93,21 @@ BEGIN
     RETURN taken;
 END $$;
 
--- Forget up to `most` values without holder, line, debt and closure.
-CREATE OR REPLACE FUNCTION {s}.forget_idle(most integer, now_ double precision) RETURNS void LANGUAGE sql AS $$
-    DELETE FROM {s}.limit_state WHERE name = ANY (ARRAY(
-        SELECT name FROM {s}.limit_state WHERE used = 0 AND waiting = 0 AND greatest(tat, closed_until) <= now_ LIMIT most))
-$$;
+-- Forget values without holder, line, debt and closure: of the next `most` after those of the round before, which this session
+-- remembers. Returns whether it found as many.
+CREATE OR REPLACE FUNCTION {s}.forget_idle(most integer, now_ double precision) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    after_ text := coalesce({s}.remembered() ->> 'swept/limit_state', '');
+    names text[] := ARRAY(SELECT name FROM {s}.limit_state WHERE name > after_ ORDER BY name LIMIT most);
+    n integer;
+BEGIN
+    DELETE FROM {s}.limit_state WHERE name = ANY (names) AND used = 0 AND waiting = 0 AND greatest(tat, closed_until) <= now_;
+    GET DIAGNOSTICS n = ROW_COUNT;
+    IF cardinality(names) = most OR after_ <> '' THEN
+        PERFORM {s}.remember('swept/limit_state', CASE WHEN cardinality(names) = most THEN to_jsonb(names[most]) END);
+    END IF;
+    RETURN n = most;
+END $$;
 
 -- The limit values of these names, or all but the limits of keys: see `Operable.limits`.
 CREATE OR REPLACE FUNCTION {s}.limit_values(names text[])

@@ -26,7 +26,8 @@ $$;
 
 -- Store messages, of which one has limits or a key; see `insert_jobs`.
 CREATE OR REPLACE FUNCTION {s}.insert_lined(messages jsonb, payloads bytea[], now_ double precision)
-RETURNS void LANGUAGE sql AS $$
+RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
     WITH new AS (
         INSERT INTO {s}.job (seq, id, topic, rank, since, pushed_at, key, limits, payload)
         SELECT nextval('{s}.arrival'), i, t, r, now_ + d, now_, k, l, p FROM (
@@ -45,8 +46,8 @@ RETURNS void LANGUAGE sql AS $$
         INSERT INTO {s}.entering (topic, n, seq, rank, since, front)
         SELECT topic, nextval('{s}.arrival'), seq, rank, since, false
           FROM (SELECT * FROM these WHERE lined ORDER BY seq) AS these)
-    INSERT INTO {s}.ready SELECT topic, rank, since, seq FROM these WHERE NOT lined
-$$;
+    INSERT INTO {s}.ready SELECT topic, rank, since, seq FROM these WHERE NOT lined;
+END $$;
 
 -- Take jobs out of their lines; return those that were in one, or on the way to it.
 CREATE OR REPLACE FUNCTION {s}.leave_lines(seqs bigint[]) RETURNS bigint[] LANGUAGE plpgsql AS $$
@@ -63,11 +64,12 @@ BEGIN
 END $$;
 
 -- Free the slots of reservations that ended; those that did not run give their tokens back.
-CREATE OR REPLACE FUNCTION {s}.free(slots jsonb[], ran boolean) RETURNS void LANGUAGE sql AS $$
+CREATE OR REPLACE FUNCTION {s}.free(slots jsonb[], ran boolean) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
     INSERT INTO {s}.limit_change
     SELECT each.key, count(*), CASE WHEN ran THEN 0 ELSE sum(each.value::double precision) END, 0
-      FROM unnest(slots) AS held, jsonb_each(held) AS each GROUP BY each.key
-$$;
+      FROM unnest(slots) AS held, jsonb_each(held) AS each GROUP BY each.key;
+END $$;
 
 -- Free the slots of reservations of an owner that are about to be settled.
 CREATE OR REPLACE FUNCTION {s}.free_held(owner_ text, seqs bigint[], requests text[], ran boolean[])
@@ -613,11 +615,15 @@ BEGIN
         more := {s}.enter_lines(t, least(most, 1000), now_);
         PERFORM {s}.wake(ARRAY[t], 1);
     END LOOP;
-    PERFORM {s}.forget_idle(most, now_);
+    more := {s}.forget_idle(most, now_) OR more;
     DELETE FROM {s}.topic_lines AS t WHERE NOT fair AND ready = 0 AND limited = 0
         AND NOT EXISTS (SELECT FROM {s}.line AS l WHERE l.topic = t.topic)
         AND NOT EXISTS (SELECT FROM {s}.opening AS o WHERE o.topic = t.topic AND o.at > now_);
-    DELETE FROM {s}.opening AS o WHERE NOT EXISTS (SELECT FROM {s}.topic_lines AS t WHERE t.topic = o.topic);
+    FOR t IN SELECT * FROM {s}.topics_of('opening') LOOP
+        IF NOT EXISTS (SELECT FROM {s}.topic_lines WHERE topic = t) THEN
+            DELETE FROM {s}.opening WHERE topic = t AND name = ANY (ARRAY(SELECT name FROM {s}.opening WHERE topic = t LIMIT most));
+        END IF;
+    END LOOP;
     DELETE FROM {s}.keyless_turn AS k WHERE NOT EXISTS (SELECT FROM {s}.topic_lines AS t WHERE t.topic = k.topic);
     RETURN more OR EXISTS (SELECT FROM {s}.limit_change) OR EXISTS (SELECT FROM {s}.leaving);
 END $$;

@@ -11,7 +11,7 @@ DECLARE
     name text;
 BEGIN
     FOR step IN SELECT oid FROM pg_proc WHERE pronamespace = '{s}'::regnamespace AND proname IN (
-            'push', 'push_guarded', 'enqueue', 'bind', 'wake_after', 'at_commit', 'reserve', 'take_over', 'free_queued', 'settling',
+            'push', 'push_guarded', 'enqueue', 'bind', 'sleeps', 'wake_after', 'at_commit', 'reserve', 'take_over', 'free_queued', 'settling',
             'settle_done', 'settle_holding', 'settle_batch', 'settle_items', 'release_owner', 'cancel_job', 'requeue',
             'discard', 'purge', 'drop_dead', 'look', 'fall_asleep', 'wake_up', 'housekeep', 'topics_of', 'keep_counts', 'count_jobs',
             'keep_sizes', 'keep_dead', 'keep_letters', 'keep_statistics', 'housekeep_flows', 'carry_on', 'tell_notes', 'tidy_lines',

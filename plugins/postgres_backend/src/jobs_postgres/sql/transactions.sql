@@ -97,14 +97,15 @@ BEGIN
 END $$;
 
 -- Have workers woken when this transaction commits, one for each of these topics of jobs.
-CREATE OR REPLACE FUNCTION {s}.wake_later(topics text[]) RETURNS void LANGUAGE sql AS $$
+CREATE OR REPLACE FUNCTION {s}.wake_later(topics text[]) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
     INSERT INTO {s}.wake_at_commit AS w (xid, topic, jobs)
         SELECT pg_current_xact_id(), topic, count(*) FROM unnest(topics) AS topic GROUP BY 2
-        ON CONFLICT (xid, topic) DO UPDATE SET jobs = w.jobs + excluded.jobs
-$$;
+        ON CONFLICT (xid, topic) DO UPDATE SET jobs = w.jobs + excluded.jobs;
+END $$;
 
 -- Wake workers when the transaction commits, once for each topic. A worker that falls asleep between this and the end of the
--- commit looks again after a second.
+-- commit looks again soon, as after a push.
 CREATE OR REPLACE FUNCTION {s}.at_commit() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
