@@ -27,6 +27,8 @@ from jobs_core import (
     NotSupported,
     TransactionError,
     Unique,
+    chain,
+    group,
     job,
     set_current_app,
 )
@@ -283,6 +285,27 @@ def test_a_flow_exists_if_and_only_if_the_transaction_of_an_event_loop_commits(c
     kept, gone = asyncio.run(main())
     assert current.operate(lambda backend: backend.flow(kept.id)) is not None
     assert current.operate(lambda backend: backend.flow(gone.id)) is None
+
+
+def test_a_chain_and_a_group_exist_if_and_only_if_the_transaction_commits(current, postgres_server, alchemy_url):
+    with contextlib.closing(psycopg.connect(postgres_server.url)) as connection:
+        gone = chain(work.call(), work.call()).enqueue(transaction=connection)
+        connection.rollback()
+        kept = group([work.call(), work.call()]).then(work.call()).enqueue("kept", transaction=connection)
+        assert current.operate(lambda backend: backend.flow(kept.id)) is None
+        connection.commit()
+    assert current.operate(lambda backend: backend.flow(gone.id)) is None
+    assert (kept.status(), kept.progress().total) == ("running", 3)
+
+    async def main():
+        engine = create_async_engine(alchemy_url)
+        async with AsyncSession(engine) as session, session.begin():
+            handle = await chain(work.call(), work.call()).aenqueue(transaction=session)
+            assert current.operate(lambda backend: backend.flow(handle.id)) is None
+        await engine.dispose()
+        return handle
+
+    assert asyncio.run(main()).progress().total == 2
 
 
 @pytest.mark.parametrize("members", [1, 2500], ids=["one part", "three parts"])

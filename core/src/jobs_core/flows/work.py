@@ -35,19 +35,22 @@ NOTHING: Final = object()
 class Work(Generic[T_co]):
     """Jobs whose last results form a value of type T: a Chain or a Group."""
 
-    def enqueue(self, name: str = "") -> WorkHandle[T_co]:
-        """Send the jobs as a flow of this name; they are stored durably when this returns. Raises what `Flow` raises."""
+    def enqueue(self, name: str = "", *, transaction: object = None) -> WorkHandle[T_co]:
+        """Send the jobs as a flow of this name; they are stored durably when this returns, or with the `transaction`.
+
+        Raises what `Flow` raises.
+        """
         from .flow import Flow  # late: it imports this module
 
-        with Flow(name or self._kind) as flow:
+        with Flow(name or self._kind, transaction=transaction) as flow:
             tail = add_work(flow, self, [], NOTHING)
         return flow.handle_of(tail)
 
-    async def aenqueue(self, name: str = "") -> WorkHandle[T_co]:
+    async def aenqueue(self, name: str = "", *, transaction: object = None) -> WorkHandle[T_co]:
         """Send the jobs without blocking the event loop; see `enqueue`."""
         from .flow import Flow
 
-        async with Flow(name or self._kind) as flow:
+        async with Flow(name or self._kind, transaction=transaction) as flow:
             tail = add_work(flow, self, [], NOTHING)
         return flow.handle_of(tail)
 
