@@ -12,4 +12,6 @@ for member in core plugins/*/ examples/plugin_*/; do
 done
 # shellcheck disable=SC2086 # a list of words is meant
 "$venv/bin/python" -m pip install -q --disable-pip-version-check -c constraints.txt -r requirements-dev.txt $members
+# The dashboard's tests need the script in this package, axe-core, and not the browsers that it depends on.
+"$venv/bin/python" -m pip install -q --disable-pip-version-check -c constraints.txt --no-deps axe-playwright-python
 touch "$venv/ready"
