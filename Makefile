@@ -118,6 +118,9 @@ docs: $(VENV)/ready ## write the reference pages from the code
 site: $(VENV)/ready ## build the documentation site into site/, without the network; broken links fail
 	@$(BIN)/python tools/make_site.py
 
+image-steps: ## build the container image and run it read-only, as root on Debian; what is missing is installed
+	@tools/image-steps.sh
+
 pins: ## resolve the newest releases and pin them
 	@tools/pin.sh
 
