@@ -194,6 +194,7 @@ def test_what_operators_do_to_one_job_or_page_reads_few_rows(worker, store):
     for state in ("ready", "later", "limited"):
         check(worker, f"discard {state}", lambda b, s=state: b.discard([some(s)], "test"))
     check(worker, "drop", lambda b: b.drop([some("dead")]))
+    check(worker, "ready jobs", lambda b: b.browse("plain", State.READY, 50, 100))
     check(worker, "dead letters", lambda b: b.browse("plain", State.DEAD, 50, 100))
     check(worker, "scheduled jobs", lambda b: b.browse("later", State.SCHEDULED, 50, 100))
     check(worker, "purge ready", purge("plain", "ready"), times=6)

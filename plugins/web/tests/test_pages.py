@@ -108,6 +108,45 @@ def test_jobs_are_searched(rig, jobs):
     assert "No job passes these filters" in browser.text("/jobs?topic=default&job=charge")
 
 
+def test_a_search_says_how_far_it_got_and_goes_on_from_there(rig, jobs, monkeypatch):
+    monkeypatch.setattr("jobs_web.pages.jobs.SEARCHES", 0.0)
+    monkeypatch.setattr("jobs_core.operating.searching.AT_ONCE", 10)
+    jobs.ship.enqueue_many([(1000 + number,) for number in range(25)])
+    browser = rig.browser("read")
+    path, found = "/jobs?topic=default&text=1023", []
+    while path:
+        page = browser.text(path)
+        found.append((page.count("<tr><td"), cells(page)))
+        link = re.search(r'href="([^"]+)" rel="next"', page)
+        path = html.unescape(link[1]) if link else ""
+    assert [number for number, _ in found] == [0, 0, 1]
+    assert "No job among those searched passes these filters" in found[0][1]
+    assert "Searched: jobs 1 to 10. There are more." in found[0][1]
+    assert "Searched: jobs 21 to 25." in found[2][1]
+
+
+def test_a_search_shows_each_job_once(rig, jobs):
+    jobs.ship.enqueue_many([(number,) for number in range(120)])
+    browser = rig.browser("read")
+    path, found = "/jobs?topic=default&job=shop.ship", []
+    while path:
+        page = browser.text(path)
+        found += re.findall(r'href="/job\?id=([^"]+)"', page)
+        link = re.search(r'href="([^"]+)" rel="next"', page)
+        path = html.unescape(link[1]) if link else ""
+    assert len(found) == len(set(found)) == 120
+
+
+@pytest.mark.parametrize("query", ["", "&text=nothing"])
+def test_a_list_says_that_it_goes_no_further(rig, jobs, monkeypatch, query):
+    for place in ("jobs_core.operating.searching.MOST", "jobs_web.pages.jobs.MOST"):
+        monkeypatch.setattr(place, 50)
+    jobs.ship.enqueue_many([(number,) for number in range(60)])
+    page = rig.browser("read").text(f"/jobs?topic=default{query}")
+    assert 'rel="next"' not in page
+    assert "Only the first 50 jobs of a state can be" in cells(page)
+
+
 @pytest.mark.parametrize(
     "query", ["offset=-1", "offset=x", "offset=99999999999", "state=nonsense", "topic=no%00where", "topic="]
 )
@@ -251,6 +290,35 @@ def test_dead_letters_are_grouped_retried_and_dropped(rig, jobs):
     assert said(browser, browser.submit("/dead/drop", _page="/", group=group, sure="yes")).startswith(
         "3 dead letters will be dropped"
     )
+
+
+def test_a_group_of_several_topics_shows_each_dead_letter_once(rig, jobs):
+    sent = [jobs.charge.using(topic=topic).enqueue(str(number)).id for topic in ("default", "mail") for number in range(55)]
+    rig.drain()
+    browser = rig.browser("read")
+    path, found = f"/dead/group?id={group_of(browser)}", []
+    while path:
+        page = browser.text(path)
+        found += re.findall(r'href="/job\?id=([^"]+)"', page)
+        link = re.search(r'href="([^"]+)" rel="next"', page)
+        path = html.unescape(link[1]) if link else ""
+    assert sorted(found) == sorted(sent)
+
+
+def test_only_the_largest_groups_are_shown_and_the_others_counted(rig, jobs, monkeypatch):
+    monkeypatch.setattr("jobs_web.pages.dead.MOST", 1)
+    jobs.charge.enqueue("a")
+
+    @job(name="shop.pay", registry=rig.app.registry, retries=0)
+    def pay() -> None:
+        raise KeyError("b")
+
+    pay.enqueue_many([(), ()])
+    rig.drain()
+    page = rig.browser("read").text("/dead")
+    assert "KeyError" in page
+    assert "ValueError" not in page
+    assert "and 1 smaller group:" in page
 
 
 @pytest.mark.parametrize(("field", "value"), [("rate", "fast"), ("rate", "0/s"), ("to", "no topic"), ("group", "unknown")])

@@ -33,6 +33,7 @@ class Group(Struct):
     last: float = 0.0
     jobs: set[str] = set()
     topics: set[str] = set()
+    letters_in: dict[str, int] = {}  # by topic, if the backend has counted them
 
     def add(self, record: JobRecord, job: str) -> None:
         since = record.since or 0.0
@@ -41,12 +42,12 @@ class Group(Struct):
         self.jobs.add(job)
         self.topics.add(record.topic)
 
-    def add_counted(self, group: DeadGroup, job: str) -> None:
+    def add_counted(self, group: DeadGroup) -> None:
         """Add what the backend has counted in one topic."""
         self.count += group.letters
         self.first, self.last = min(self.first, group.first), max(self.last, group.last)
-        self.jobs |= {job} if job else set()
         self.topics.add(group.topic)
+        self.letters_in[group.topic] = group.letters
 
 
 def by_size(groups: Iterable[Group]) -> list[Group]:
@@ -54,9 +55,12 @@ def by_size(groups: Iterable[Group]) -> list[Group]:
     return sorted(groups, key=lambda group: (-group.count, -group.last))
 
 
-def counted(app: App, backend: Backend, topics: Sequence[str], most: int = MOST_GROUPS) -> tuple[list[Group], int]:
-    """Return the groups that the backend counts, each with the job of its oldest letter in each topic, the largest first.
+def counted(
+    app: App, backend: Backend, topics: Sequence[str], most: int = MOST_GROUPS, *, only: str = "", named: int | None = None
+) -> tuple[list[Group], int]:
+    """Return the groups that the backend counts, the largest first; with `only`, none but the one with this id.
 
+    The first `named` of them, by default all, have the job of their oldest letter in each topic, each of which is a round trip.
     Also returns the number of letters that are not grouped yet. Raises NotSupported (dead_groups).
     """
     known: dict[str, Group] = {}
@@ -64,11 +68,13 @@ def counted(app: App, backend: Backend, topics: Sequence[str], most: int = MOST_
     for one in backend.dead_groups(topics, most):
         if one.fingerprint.id == UNNAMED:
             unnamed += one.letters
-            continue
-        oldest = backend.dead_in_group(one.topic, one.fingerprint.id, 1)
-        job = name_of(app, oldest[0]) if oldest else ""
-        known.setdefault(one.fingerprint.id, Group(one.fingerprint)).add_counted(one, job)
-    return by_size(known.values()), unnamed
+        elif not only or one.fingerprint.id == only:
+            known.setdefault(one.fingerprint.id, Group(one.fingerprint)).add_counted(one)
+    found = by_size(known.values())
+    for group in found[:named]:
+        oldest = (backend.dead_in_group(topic, group.of.id, 1) for topic in sorted(group.topics))
+        group.jobs = {name_of(app, letters[0]) for letters in oldest if letters}
+    return found, unnamed
 
 
 class Trial(Struct, frozen=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Final, TypeAlias
 
@@ -17,6 +18,9 @@ MOST: Final = 10_000
 
 PAGE: Final = 500
 """Jobs that are read in one call."""
+
+AT_ONCE: Final = 200
+"""Jobs that a search with a time to keep reads in one call."""
 
 Browse: TypeAlias = Callable[[int, int], "list[JobRecord]"]
 """Reads up to a number of jobs from an offset on."""
@@ -80,3 +84,32 @@ def accepted(
         if len(page) < PAGE:
             return
     told(MOST)
+
+
+class Stretch(Struct, frozen=True):
+    """What a search found among the jobs from one position to another."""
+
+    found: list[JobRecord]
+    end: int  # the position of the first job that was not looked at
+    more: bool  # whether there may be jobs from there on that a search reads
+
+
+def stretch(app: App, search: Search, browse: Browse, begin: int, most: int, seconds: float) -> Stretch:
+    """Search from a position on, until `most` jobs are found, the first MOST have been read, or the time is up.
+
+    Reads AT_ONCE jobs at least, whatever the time.
+    """
+    until, found, position = time.monotonic() + seconds, [], begin
+    while position < MOST:
+        page = browse(min(AT_ONCE, MOST - position), position)
+        for number, record in enumerate(page, 1):
+            if search.accepts(app, record):
+                found.append(record)
+                if len(found) == most:
+                    return Stretch(found, position + number, position + number < MOST)
+        if len(page) < min(AT_ONCE, MOST - position):
+            return Stretch(found, position + len(page), False)
+        position += len(page)
+        if time.monotonic() >= until:
+            break
+    return Stretch(found, position, position < MOST)

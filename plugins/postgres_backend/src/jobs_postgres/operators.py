@@ -20,15 +20,16 @@ PURGED_AT_ONCE = 1000
 
 _BROWSE = {
     State.READY: """
-        SELECT seq, 0, rank, since FROM {s}.ready WHERE topic = %(topic)s UNION ALL
+        (SELECT seq, 0, rank, since FROM {s}.ready WHERE topic = %(topic)s ORDER BY rank, since, seq LIMIT %(upto)s) UNION ALL
         SELECT seq, 0, lined.rank, since FROM {s}.line JOIN {s}.lined ON lined.line = line.id
          WHERE topic = %(topic)s AND filed_under IS NULL UNION ALL
         SELECT seq, 0, rank, since FROM {s}.entering WHERE topic = %(topic)s UNION ALL
-        SELECT seq, 1, rank, due FROM {s}.scheduled WHERE topic = %(topic)s AND due <= {s}.now_() ORDER BY 2, 3, 4, 1""",
+        SELECT seq, 1, rank, due FROM {s}.scheduled WHERE topic = %(topic)s AND due <= (SELECT {s}.now_())
+         ORDER BY 2, 3, 4, 1""",
     State.LIMITED: """
         SELECT seq FROM {s}.line JOIN {s}.lined ON lined.line = line.id
          WHERE topic = %(topic)s AND filed_under IS NOT NULL ORDER BY since, seq""",
-    State.SCHEDULED: "SELECT seq FROM {s}.scheduled WHERE topic = %(topic)s AND due > {s}.now_() ORDER BY due, seq",
+    State.SCHEDULED: "SELECT seq FROM {s}.scheduled WHERE topic = %(topic)s AND due > (SELECT {s}.now_()) ORDER BY due, seq",
     State.RESERVED: "SELECT seq FROM {s}.reserved WHERE topic = %(topic)s ORDER BY at, seq",
     State.WAITING: "SELECT seq FROM {s}.flow_member WHERE topic = %(topic)s AND phase < 2 ORDER BY seq",
     State.DEAD: "SELECT seq FROM {s}.dead WHERE topic = %(topic)s ORDER BY at DESC, seq DESC",
@@ -87,7 +88,7 @@ class PostgresOperatorCalls(PostgresFlowCalls, PostgresNoteCalls, PostgresLetter
         wanted = _BROWSE.get(state)
         if wanted is None:
             return []
-        return self._records(wanted, {"topic": topic, "limit": limit, "offset": offset})
+        return self._records(wanted, {"topic": topic, "limit": limit, "offset": offset, "upto": limit + offset})
 
     def _records(self, wanted: str, facts: Mapping[str, object]) -> list[JobRecord]:
         """Return the records of the jobs that a query for sequence numbers finds, in its order."""

@@ -22,8 +22,8 @@ from ..errors import Refused
 from ..visit import Visit
 from .jobs import PAGE, row_of
 
-MOST = 100
-"""Groups of a topic that the page shows."""
+MOST = 50
+"""Groups that the page shows, the largest ones."""
 
 AT_ONCE = 100
 """Dead letters that are retried or dropped in the request itself if the backend has no documents."""
@@ -43,11 +43,18 @@ def show(visit: Visit) -> Response:
     def read(backend: Backend) -> tuple[list[Group], int] | None:
         if "dead_groups" not in backend.features:
             return None
-        return counted(visit.app, backend, list(dead_in), MOST) if dead_in else ([], 0)
+        return counted(visit.app, backend, list(dead_in), named=MOST) if dead_in else ([], 0)
 
     found = visit.operate(read)
     groups, unnamed = found if found is not None else (None, 0)
-    return visit.page("dead.html", groups=groups, unnamed=unnamed, topics=dead_in, actions=_actions(visit))
+    return visit.page(
+        "dead.html",
+        groups=groups and groups[:MOST],
+        more=max(0, len(groups or ()) - MOST),
+        unnamed=unnamed,
+        topics=dead_in,
+        actions=_actions(visit),
+    )
 
 
 def _actions(visit: Visit) -> list[Listed]:
@@ -65,11 +72,7 @@ def _page(visit: Visit, name: str, problem: str = "") -> Response:
     """Show a group; with a problem, what the user has filled in stays."""
     found = _find(visit, name)
     offset = visit.number("offset", 0, 0, 100_000)
-    records: list[JobRecord] = []
-    for topic in sorted(found.topics):
-        room = PAGE + 1 - len(records)
-        if room > 0:
-            records += visit.operate(lambda backend, topic=topic, room=room: backend.dead_in_group(topic, name, room, offset))  # type: ignore[misc]
+    records = visit.operate(lambda backend: _letters(backend, found, offset))
     features = visit.operate(lambda backend: backend.features)
     return visit.page(
         "group.html",
@@ -86,6 +89,16 @@ def _page(visit: Visit, name: str, problem: str = "") -> Response:
         most=AT_ONCE,
         problem=problem,
     )
+
+
+def _letters(backend: Backend, found: Group, offset: int) -> list[JobRecord]:
+    """Return the dead letters of a page, topic by topic, and one more if there are more."""
+    records: list[JobRecord] = []
+    for topic, number in sorted(found.letters_in.items()):
+        if (room := PAGE + 1 - len(records)) and offset < number:
+            records += backend.dead_in_group(topic, found.of.id, room, offset)
+        offset = max(0, offset - number)
+    return records
 
 
 class Parameter(Struct, frozen=True):
@@ -130,7 +143,7 @@ def _json(value: Any) -> str:
 def _find(visit: Visit, name: str) -> Group:
     """Return a group by its id; refuse an unknown one."""
     topics = [topic for topic, number in visit.snapshot().topics.items() if number.dead]
-    groups, _ = visit.operate(lambda backend: counted(visit.app, backend, topics)) if topics else ([], 0)
+    groups, _ = visit.operate(lambda backend: counted(visit.app, backend, topics, only=name)) if topics else ([], 0)
     found = next((each for each in groups if each.of.id == name), None)
     if found is None:
         raise Refused(404, f"there are no dead letters of group {name} any more")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import msgspec
@@ -12,11 +11,14 @@ from jobs_core import JobsError
 from jobs_core.backends.base import Backend, JobRecord, State
 from jobs_core.operating.ids import flow_instead, whole_id
 from jobs_core.operating.records import age, attempt, browse, name_of
-from jobs_core.operating.searching import MOST, Search, accepted
+from jobs_core.operating.searching import MOST, Search, Stretch, stretch
 
 from ..visit import Visit
 
 PAGE = 50
+
+SEARCHES = 0.04
+"""Seconds after which a search shows what it has found so far, with a link to go on."""
 
 STATES = (State.READY, State.LIMITED, State.WAITING, State.SCHEDULED, State.RESERVED, State.DEAD, State.DONE)
 LABELS = {state.value: state.value for state in STATES}
@@ -33,13 +35,10 @@ def show(visit: Visit) -> Response:
     job, key, text, error = (visit.query(name) or None for name in ("job", "key", "text", "error"))
     search = Search(job, key, text, error)
     offset = visit.number("offset", 0, 0, MOST)
-    records: list[JobRecord] = []
-    more, why_not = False, ""
-    limited_search: list[int] = []
+    part, why_not = Stretch([], offset, False), ""
     try:
         if topic:
-            records = _records(visit, topic, state, search, offset, limited_search)
-            records, more = records[:PAGE], len(records) > PAGE
+            part = _records(visit, topic, state, search, offset)
     except JobsError as error:
         why_not = str(error)
     return visit.page(
@@ -51,11 +50,11 @@ def show(visit: Visit) -> Response:
         state=state.value,
         labels=LABELS,
         search=search,
-        rows=[row_of(visit, record) for record in records],
+        rows=[row_of(visit, record) for record in part.found],
         offset=offset,
-        more=more,
+        part=part,
         page=PAGE,
-        searched=MOST if limited_search else 0,
+        most=MOST,
         why_not=why_not,
     )
 
@@ -65,15 +64,16 @@ def _first(topics: dict[str, Any]) -> str:
     return max(topics, key=lambda name: topics[name].ready + topics[name].reserved, default="")
 
 
-def _records(visit: Visit, topic: str, state: State, search: Search, offset: int, limited: list[int]) -> list[JobRecord]:
-    """Return the jobs of a page, and one more if there are more."""
+def _records(visit: Visit, topic: str, state: State, search: Search, offset: int) -> Stretch:
+    """Return the jobs of a page; of a search, those that it finds in time."""
 
     def page(most: int, start: int) -> list[JobRecord]:
         return visit.operate(lambda backend: browse(backend, topic, state, most, start))
 
-    if not search.given:
-        return page(PAGE + 1, offset)
-    return list(itertools.islice(accepted(visit.app, search, page, limited.append), offset, offset + PAGE + 1))
+    if search.given:
+        return stretch(visit.app, search, page, offset, PAGE, SEARCHES)
+    records = page(PAGE + 1, offset)
+    return Stretch(records[:PAGE], offset + PAGE, len(records) > PAGE)
 
 
 def _states(visit: Visit, counts: Any) -> list[tuple[str, str, int | None]]:
