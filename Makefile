@@ -10,7 +10,7 @@ TRANSPORT := $(addprefix plugins/rabbitmq_backend/tests/test_,transport.py frame
     $(addprefix plugins/redis_backend/tests/test_,transport.py protocol.py) tests/supervisor/test_probes.py tests/supervisor/test_metrics.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo announce test test-all test-python transport transport-all django-matrix check format lint types imports unit contract faults chaos torture redis-versions postgres-versions contract-rabbitmq contract-pgbouncer plans contract-zeromq bench bench-web bench-turns bench-peers docs site pins clean
+.PHONY: help demo announce test test-all test-python transport transport-all django-matrix check format lint types imports unit contract faults chaos torture redis-versions postgres-versions contract-rabbitmq contract-pgbouncer plans contract-zeromq bench bench-web bench-turns bench-peers docs site image-steps pins clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
