@@ -77,7 +77,8 @@ def test_a_worker_does_not_spin_while_a_transaction_replaces_a_ready_job(postgre
     worker.close()
 
 
-def test_a_push_of_one_job_is_one_statement_while_no_worker_waits(talking_server):
+def test_a_push_of_one_job_is_one_statement_while_no_worker_waits(talking_server, monkeypatch):
+    monkeypatch.setattr(backend_module, "MOMENT", 3600.0)  # no push counts as slow
     producer = PostgresBackend(parse(talking_server.url, "jobs"), BackendOptions())
     producer.open(None)
     for facts in ({}, {"delay": 60.0}, {"unique": UniqueKey(new_id())}):
@@ -87,6 +88,38 @@ def test_a_push_of_one_job_is_one_statement_while_no_worker_waits(talking_server
         with talking_server.log.open() as log:
             log.seek(begin)
             assert statements(log.read()) == ([], 20)
+    producer.close()
+
+
+def test_a_push_that_takes_long_wakes_workers_that_fell_asleep_meanwhile(postgres_server, postgres_url, schema, monkeypatch):
+    monkeypatch.setattr(backend_module, "MOMENT", 1e-4)  # the looks of this test take longer
+    worker = PostgresBackend(parse(postgres_url, "jobs"), BackendOptions())
+    worker.open("w")
+    producer = PostgresBackend(parse(postgres_url, "jobs"), BackendOptions())
+    producer.open(None)
+    woken = []
+    pushing = threading.Thread(target=lambda: producer.push([Outgoing(new_id(), "t", b"{}")], new_token()))
+    waiting = threading.Thread(target=lambda: woken.append(worker.wait(["t"], 300)))
+    slow = """
+        CREATE FUNCTION {s}.slow() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN PERFORM pg_advisory_xact_lock(4711); RETURN NULL; END $$;
+        CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON {s}.job DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW EXECUTE FUNCTION {s}.slow()""".replace("{s}", f'"{schema}"')
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        connection.execute(slow.encode())
+        connection.execute("SELECT pg_advisory_lock(4711)")
+        pushing.start()
+        until(lambda: connection.execute("SELECT FROM pg_locks WHERE objid = 4711 AND NOT granted").fetchall())
+        looked = []
+        monkeypatch.setattr(worker, "_look_again_after", looked.append)
+        waiting.start()
+        until(lambda: looked)
+        worker._look_at = float("inf")  # it does not look again by itself
+        connection.execute("SELECT pg_advisory_unlock(4711)")
+        waiting.join(60)
+    assert woken == [True]
+    pushing.join(60)
+    worker.close()
     producer.close()
 
 

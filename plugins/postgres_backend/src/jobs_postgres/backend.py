@@ -53,11 +53,12 @@ FIRST_PAUSE = 0.005
 Another worker has taken it, or a transaction is open that has locked it, such as one of an application that replaces the job.
 """
 
-SECOND_LOOK = 0.02
-"""Seconds after which a worker looks again that has just fallen asleep; each pause is five times as long as the one before.
+MOMENT = 0.005
+"""Seconds after which a worker looks again that has just fallen asleep; each pause is ten times as long as the one before.
 
-A push asks whether workers sleep, and sees none; its commit takes long, and meanwhile this one looks for jobs, and does not see
-that job yet. So the job starts after five times as long as the commit took at most, but not later than LONGEST_SLEEP.
+A push asks whether workers wait, and sees none; one falls asleep before the push commits, so that it does not see the job yet.
+If the push took longer than this, it wakes a worker after it; otherwise the second look of the worker finds its job. The other
+looks are for transactions of applications, whose commits may take longer.
 """
 
 COUNTED_AT_ONCE = 10_000
@@ -96,7 +97,7 @@ class PostgresBackend(
         self._asleep: frozenset[str] = frozenset()  # topics for which this worker is noted as waiting
         self._look_at = 0.0  # when to look again, if no worker is told to before
         self._looked_for: Sequence[str] = ()  # the topics of the last look
-        self._pause = SECOND_LOOK  # from the next look to the one after it
+        self._pause = MOMENT  # from the next look to the one after it
         self._looked_ready = False  # whether the last wait saw a ready job, and nothing was reserved since
         self._in_vain = 0  # how often in a row such a job could not be reserved
         self._asked = ""  # the last reserve request, if it is not answered
@@ -155,9 +156,10 @@ class PostgresBackend(
         parameters = facts(messages, counts=counts)
         topics = sorted({message.topic for message in messages})
         asked = (request, *parameters, loosely, self._options.cancelled_ttl, topics)
+        began = time.monotonic()
         ((conflicts, sleeps),) = self._connection.rows(self._connection.sql(_PUSH), asked)
         self._counting.pushed(messages, counts)
-        if parameters[-1] or sleeps:
+        if parameters[-1] or sleeps or time.monotonic() - began >= MOMENT:
             self._wake_for(messages, lined=parameters[-1])
         found: Mapping[str, str] = conflicts
         return found
@@ -166,7 +168,9 @@ class PostgresBackend(
         """Push a simple message; wake a worker if one waits for its topic."""
         counted = json.dumps(counts) if counts else None
         parameters = (request, message.id, message.topic, -message.priority, max(0.0, message.delay), message.payload, counted)
-        if self._connection.value(self._connection.sql(_PUSH_ONE), parameters):
+        began = time.monotonic()
+        sleeps = self._connection.value(self._connection.sql(_PUSH_ONE), parameters)
+        if sleeps or time.monotonic() - began >= MOMENT:
             self._wake([message.topic])
 
     def push_guarded(self, messages: Sequence[Outgoing], request: str, guard: Guard) -> Mapping[str, str] | None:
@@ -288,12 +292,12 @@ class PostgresBackend(
         """Note that this worker waits for jobs of these topics; after that, it has to look."""
         self._connection.function("fall_asleep", list(topics), listener.channel)
         self._asleep = frozenset(topics)
-        self._look_at, self._pause = 0.0, SECOND_LOOK
+        self._look_at, self._pause = 0.0, MOMENT
 
     def _look_again_after(self, due: float | None) -> None:
         """Note when to look again: when a job is due, and less and less often."""
         self._look_at = time.monotonic() + (self._pause if due is None else min(self._pause, due))
-        self._pause = min(5 * self._pause, LONGEST_SLEEP)
+        self._pause = min(10 * self._pause, LONGEST_SLEEP)
 
     def _poll(self, poller: Poller, topics: Sequence[str], timeout: float) -> bool:
         """Wait for jobs without being notified."""
