@@ -62,7 +62,11 @@ def rabbitmq_url(rabbitmq_node: RabbitMQNode, _vhosts: Iterator[str]) -> str:
 
 TOGETHER = {
     "contracts on RabbitMQ": ("plugins/rabbitmq_backend/tests/",),
-    "faults on RabbitMQ": ("tests/faults/test_rabbitmq", "tests/faults/test_enqueue_timeout.py"),
+    "faults on RabbitMQ": (
+        "tests/faults/test_rabbitmq",
+        "tests/faults/test_enqueue_timeout.py",
+        "plugins/web/tests/test_backends.py",
+    ),
 }
 """Prefixes of test files that one process runs: each process has its own RabbitMQ node, which takes seven seconds of CPU
 time to boot."""

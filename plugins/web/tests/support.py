@@ -52,9 +52,11 @@ class Browser(TestClient):
 class Rig:
     """An application with a dashboard."""
 
-    def __init__(self, url: str, base_dir: Path, app: Mapping[str, Any] | None = None, **settings: Any) -> None:
+    def __init__(
+        self, url: str, base_dir: Path, app: Mapping[str, Any] | None = None, plugins: Plugins | None = None, **settings: Any
+    ) -> None:
         config = Config(backend=url, base_dir=base_dir, pools={"default": Pool(topics=["default", "mail"])}, **(app or {}))
-        self.app = App(config, plugins=Plugins([]), registry=Registry())
+        self.app = App(config, plugins=plugins or Plugins([]), registry=Registry())
         self.tokens = {name: new_token() for name in ROLES}
         users = {name: Token(name, hash_of(token)) for name, token in self.tokens.items()}
         self.site = Site(self.app, Settings(**{"tokens": users, **settings}))
