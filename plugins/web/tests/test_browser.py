@@ -185,3 +185,28 @@ def test_a_page_follows_what_happens_until_it_is_paused(draw, browser, shop):
         click(browser, "//button[text()='follow']")
         wait.until(lambda driver: ready(driver) == "2")
         assert complaints(browser) == []
+
+
+def test_a_job_is_followed_but_not_while_a_form_is_filled_in(draw, browser, shop):
+    draw.look(browser, "wide", "light")
+    shop.fill()
+    handle = shop.jobs["pack"].enqueue(1)
+    with draw.served(shop.app) as (address, login):
+        browser.get(address + login)
+        browser.get(f"{address}/job?id={handle.id}")
+        browser.execute_script("window.mark = 1")
+        shop.app.operate(lambda backend: backend.pause("default"))
+        wait_for(browser, "//ul[@class='why']/li[contains(., 'paused')]")
+        assert browser.execute_script("return window.mark") == 1  # it was not loaded anew
+        found = shop.app.operate(lambda backend: backend.dead_groups(["billing"], 1))[0]
+        group, left = found.fingerprint.id, found.letters - 1
+        browser.get(f"{address}/dead/group?id={group}")
+        wait_for(browser, "//input[@name='rate']").send_keys("10/s")
+        browser.execute_script("document.activeElement.blur(); window.mark = 2")
+        shop.app.operate(lambda backend: backend.requeue([shop.dead]))
+        browser.execute_async_script("setTimeout(arguments[0], 3000)")  # three readings
+        assert browser.find_element("name", "rate").get_attribute("value") == "10/s"
+        browser.execute_script("document.querySelector('[name=rate]').value = ''")
+        wait_for(browser, f"//h2[contains(text(), 'Run {left} dead letters again')]")
+        assert browser.execute_script("return window.mark") == 2
+        assert complaints(browser) == []

@@ -7,10 +7,14 @@ import time
 
 import pytest
 
-from jobs_core.backends.base import Counts
+from jobs_core import JobsError
+from jobs_core.backends.base import Counts, JobRecord, State
+from jobs_core.backends.flows import FlowStatus
+from jobs_core.backends.limits import LimitState
 from jobs_core.operating.snapshot import Snapshot
 from jobs_web import live
-from jobs_web.live import Live, digest
+from jobs_web.live import Live, Subject, digest
+from jobs_web.pages import flows, job, limits
 
 CHANGE = b"event: change\ndata: \n\n"
 
@@ -63,6 +67,100 @@ def test_two_hundred_watchers_cost_one_reader_and_all_are_told():
         assert backend.reads - reads <= 1  # one may have been under way
 
     asyncio.run(asyncio.wait_for(watched(), 60))
+
+
+def test_two_hundred_watchers_of_a_job_cost_one_reading_a_round_and_their_pages_none():
+    job, other = Subject("job", "1"), Subject("job", "2")
+    values, reads = {job: 0, other: 0}, []
+
+    def read(subject):
+        reads.append(subject)
+        return values[subject]
+
+    async def watched() -> None:
+        made = Live(Backend().snapshot, read)
+        streams = [made.events(job) for _ in range(200)]
+        bystander = made.events(other)
+        for stream in [*streams, bystander]:
+            assert (await anext(stream)).startswith(b"retry")
+        waits = [asyncio.create_task(anext(stream)) for stream in streams]
+        waiting = asyncio.create_task(anext(bystander))
+        await until(lambda: reads.count(job) >= 3)
+        values[job], before = 1, reads.count(job)
+        assert set(await asyncio.gather(*waits)) == {CHANGE}
+        assert reads.count(job) - before < 10
+        assert made.found(job) == 1  # what all their pages are made from
+        assert not waiting.done()
+        made.forget()
+        assert made.found(job) is None  # a user has changed something: the next page reads for itself
+        await until(lambda: made.found(job) == 1)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        for stream in [*streams, bystander]:
+            await stream.aclose()
+        assert (made.watchers, made.found(job)) == (0, None)
+
+    asyncio.run(asyncio.wait_for(watched(), 60))
+
+
+def test_more_subjects_than_are_read_follow_the_snapshot(monkeypatch):
+    monkeypatch.setattr(live, "MOST_SUBJECTS", 3)
+    backend, reads = Backend(), set()
+
+    def read(subject):
+        reads.add(subject.name)
+        return 0
+
+    async def watched() -> None:
+        made = Live(backend.snapshot, read)
+        streams = [made.events(Subject("job", str(number))) for number in range(5)]
+        for stream in streams:
+            await anext(stream)
+        waits = [asyncio.create_task(anext(stream)) for stream in streams]
+        await until(lambda: backend.reads >= 3)
+        backend.ready = 1
+        await asyncio.gather(*waits[3:])
+        assert not any(wait.done() for wait in waits[:3])
+        assert reads == {"0", "1", "2"}
+        for wait in waits[:3]:
+            wait.cancel()
+        await asyncio.gather(*waits, return_exceptions=True)
+
+    asyncio.run(asyncio.wait_for(watched(), 60))
+
+
+def test_an_error_is_a_change_and_the_reader_goes_on():
+    answers = [0, 0, JobsError("gone"), JobsError("gone"), 0, ZeroDivisionError(), 1]
+    job = Subject("job", "1")
+
+    def read(subject):
+        answer = answers.pop(0) if len(answers) > 1 else answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def watched() -> list[bytes]:
+        stream = Live(Backend().snapshot, read).events(job)
+        return [await anext(stream) for _ in range(4)]
+
+    assert asyncio.run(asyncio.wait_for(watched(), 60)) == [b"retry: 2000\n\n", CHANGE, CHANGE, CHANGE]
+
+
+def test_times_that_go_on_are_no_change_of_a_job_a_limit_or_a_flow():
+    record = JobRecord("1", "default", State.READY, broker_now=1.0)
+    later = JobRecord("1", "default", State.READY, broker_now=2.0)
+    assert job.still(job.Seen(record, ["ready for 5 s"])) == job.still(job.Seen(later, ["ready for 16 s"]))
+    assert job.still(job.Seen(record, ["it is ready"])) != job.still(job.Seen(record, ["it is paused"]))
+    assert flows.still_list([FlowStatus("f", "done", broker_now=1.0)]) == flows.still_list([FlowStatus("f", "done")])
+    assert limits.still([LimitState("a", opens_in=1.0)]) == limits.still([LimitState("a", opens_in=2.0)])
+    assert limits.still([LimitState("a", used=1)]) != limits.still([LimitState("a", used=2)])
+
+
+def test_pages_that_are_watched_are_made_from_what_the_reader_has_found(rig, monkeypatch):
+    subject = rig.site.subject("limits", "")
+    monkeypatch.setattr(rig.site.live, "found", {subject: [LimitState("known:only-to-the-reader")]}.get)
+    assert "known:only-to-the-reader" in rig.browser("read").text("/limits")
+    assert rig.site.subject("nonsense", "x") == live.SNAPSHOT
 
 
 def test_a_stream_ends_after_a_while_so_that_its_user_is_looked_up_again(monkeypatch):

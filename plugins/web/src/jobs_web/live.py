@@ -1,8 +1,10 @@
 """News for open pages: one reader of the backend for all who watch, and only while somebody does.
 
-A page that is open in a browser holds a stream of server-sent events (`/live`). The reader takes the snapshot that all pages
-share, once a second, and tells every stream when it has changed; the script of the page then fetches the page again, which is
-made from the same snapshot. So the load on the backend is the same for one watcher and for two hundred.
+A page that is open in a browser holds a stream of server-sent events (`/live`) about its subject: the snapshot that most pages
+share, or one thing, such as a job. Once a second, the reader reads each subject that somebody watches, and tells its streams
+when it has changed; the script of the page then fetches the page again, which is made from what the reader has found. So the
+load on the backend is the same for one watcher and for two hundred. A subject beyond MOST_SUBJECTS is not read: its pages are
+told when the snapshot changes.
 """
 
 from __future__ import annotations
@@ -12,13 +14,14 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 from msgspec.structs import replace
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
+from jobs_core import JobsError
 from jobs_core.operating.snapshot import Snapshot
 
 from .errors import Refused
@@ -41,29 +44,76 @@ MOST = 500
 """Most streams at once."""
 
 
-class Live:
-    """The streams and their reader. Only the event loop uses it; the reading itself is done on a thread."""
+MOST_SUBJECTS = 32
+"""Most subjects, beside the snapshot, that are read for those who watch."""
 
-    def __init__(self, read: Callable[[], Snapshot]) -> None:
+LONGEST_NAME = 300
+"""Characters of the name of a subject."""
+
+GOOD = 3.0
+"""Seconds for which a page may be made from what the reader has found."""
+
+
+class Subject(NamedTuple):
+    """What a page is about: its path, and which one of several."""
+
+    page: str
+    name: str
+
+
+SNAPSHOT = Subject("", "")
+"""What most pages are about."""
+
+
+class Live:
+    """The streams and their reader. Only the event loop uses it, but for `found` and `forget`; reading is done on a thread.
+
+    `read` returns what a page shows of a subject, and `still` what counts as a change of it.
+    """
+
+    def __init__(
+        self,
+        snapshot: Callable[[], Snapshot],
+        read: Callable[[Subject], object] = lambda subject: None,
+        still: Callable[[Subject, object], bytes] = lambda subject, found: repr(found).encode(),
+    ) -> None:
+        self._snapshot = snapshot
         self._read = read
-        self._waiting: set[asyncio.Event] = set()
+        self._still = still
+        self._waiting: dict[Subject, set[asyncio.Event]] = {}
         self._reader: asyncio.Task[None] | None = None
         self._closed = False
+        self._known: dict[Subject, bytes] = {}  # digests of what was read last
+        self._found: dict[Subject, tuple[float, object]] = {}
+        self._changes = 0  # by users: what was being read meanwhile is out of date
 
     def close(self) -> None:
         """End all streams, because the server stops."""
         self._closed = True
-        for news in self._waiting:
-            news.set()
+        for watchers in self._waiting.values():
+            for news in watchers:
+                news.set()
 
     @property
     def watchers(self) -> int:
-        return len(self._waiting)
+        return sum(map(len, self._waiting.values()))
 
-    async def events(self) -> AsyncIterator[bytes]:
-        """Yield an event for each change, until the stream is old."""
+    def found(self, subject: Subject) -> object | None:
+        """Return what the reader has found of a subject lately; None if it does not follow it. Any thread may ask."""
+        at, value = self._found.get(subject, (0.0, None))
+        return value if time.monotonic() - at < GOOD else None
+
+    def forget(self) -> None:
+        """Forget what was found: a user has changed something. Any thread may call it."""
+        self._changes += 1
+        self._found = {}
+
+    async def events(self, subject: Subject = SNAPSHOT) -> AsyncIterator[bytes]:
+        """Yield an event for each change of a subject, until the stream is old."""
+        if subject not in self._waiting and len(self._waiting.keys() - {SNAPSHOT}) >= MOST_SUBJECTS:
+            subject = SNAPSHOT
         news = asyncio.Event()
-        self._waiting.add(news)
+        self._waiting.setdefault(subject, set()).add(news)
         if self._reader is None:
             self._reader = asyncio.create_task(self._follow())
         try:
@@ -76,25 +126,55 @@ class Live:
                 if not self._closed:
                     yield b"event: change\ndata: \n\n"
         finally:
-            self._waiting.discard(news)
-            if not self._waiting and self._reader is not None:
-                self._reader.cancel()
-                self._reader = None
+            self._leave(subject, news)
+
+    def _leave(self, subject: Subject, news: asyncio.Event) -> None:
+        self._waiting[subject].discard(news)
+        if not self._waiting[subject]:
+            del self._waiting[subject]
+            self._known.pop(subject, None)
+            self._found.pop(subject, None)
+        if not self._waiting and self._reader is not None:
+            self._reader.cancel()
+            self._reader = None
 
     async def _follow(self) -> None:
-        """Read as long as somebody watches, and tell all of them about each change."""
-        last = b""
+        """Read as long as somebody watches, and tell those who watch a subject about each change of it."""
         while True:
-            try:
-                found = digest(await run_in_threadpool(self._read))
-            except Exception:  # whatever is wrong, those who watch must not be left behind for ever
-                logger.exception("the dashboard cannot be followed: the next reading is in %g s", INTERVAL)
-                found = last
-            if last and found != last:
-                for news in self._waiting:
-                    news.set()
-            last = found
+            for subject in list(self._waiting):
+                await self._look(subject)
             await asyncio.sleep(INTERVAL)
+
+    async def _look(self, subject: Subject) -> None:
+        last, changes = self._known.get(subject, b""), self._changes
+        try:
+            value, found = await run_in_threadpool(self._reading, subject)
+        except Exception:  # whatever is wrong, those who watch must not be left behind for ever
+            logger.exception("the dashboard cannot be followed: the next reading is in %g s", INTERVAL)
+            return
+        if subject not in self._waiting:
+            return
+        self._known[subject] = found
+        if value is not None and changes == self._changes:
+            self._found[subject] = time.monotonic(), value
+        if last and found != last:
+            for news in self._waiting[subject]:
+                news.set()
+
+    def _reading(self, subject: Subject) -> tuple[object, bytes]:
+        """Read a subject; return what was found, and what counts as a change of it: an error, too, since the page tells it."""
+        if subject == SNAPSHOT:
+            return None, digest(self._snapshot())
+        try:
+            value = self._read(subject)
+        except (Refused, JobsError) as error:
+            return None, f"error: {error}".encode()
+        return value, self._still(subject, value)
+
+
+def packed(value: object) -> bytes:
+    """Return a value as bytes that are the same for equal values."""
+    return msgspec.msgpack.encode(value, enc_hook=repr, order="sorted")
 
 
 def digest(snapshot: Snapshot) -> bytes:
@@ -118,9 +198,10 @@ def digest(snapshot: Snapshot) -> bytes:
 
 
 async def stream(visit: Visit) -> Response:
-    """Answer with the stream of changes."""
+    """Answer with the stream of changes of what a page is about."""
     live = visit.site.live
     if live.watchers >= MOST:
         raise Refused(503, f"{MOST} pages are watched already")
+    subject = visit.site.subject(visit.query("page"), visit.query("name")[:LONGEST_NAME])
     headers = {"X-Accel-Buffering": "no", "Cache-Control": "no-store"}
-    return StreamingResponse(live.events(), media_type="text/event-stream", headers=headers)
+    return StreamingResponse(live.events(subject), media_type="text/event-stream", headers=headers)

@@ -26,7 +26,8 @@ from .access import Access, Attempts, Authorize
 from .assets import Assets
 from .doubles import Doubles
 from .guard import guarded, in_api, problem, titles
-from .live import Live
+from .live import SNAPSHOT, Live, Subject
+from .pages.watched import PAGES
 from .reading import Latest
 from .routes import ROUTES
 from .sessions import Sessions
@@ -105,7 +106,7 @@ class Site:
         self.doubles = Doubles()
         self.assets, self.templates = _assets(), _templates()
         self.latest = Latest(lambda: snapshot.take(self.app))
-        self.live = Live(lambda: self.latest.get(None))
+        self.live = Live(lambda: self.latest.get(None), self._read, lambda subject, found: PAGES[subject.page].still(found))
         self._kept: dict[str, tuple[float, Any]] = {}
 
     def snapshot(self) -> snapshot.Snapshot:
@@ -120,8 +121,22 @@ class Site:
             self._kept[name] = time.monotonic(), found
         return found  # type: ignore[no-any-return]
 
+    def subject(self, page: str, name: str) -> Subject:
+        """Return what is followed for a page: one thing, or the snapshot that most pages share."""
+        return Subject(page, name) if page in PAGES else SNAPSHOT
+
+    def read(self, page: str, name: str = "") -> Any:
+        """Return what a page shows: read now, or found by the reader if somebody watches it. Blocks; raises Refused."""
+        subject = Subject(page, name)
+        found = self.live.found(subject)
+        return self._read(subject) if found is None else found
+
+    def _read(self, subject: Subject) -> Any:
+        return PAGES[subject.page].read(self, subject.name)
+
     def forget(self) -> None:
         """Forget what was read: something has changed."""
+        self.live.forget()
         self.latest.forget()
         self._kept.clear()
 

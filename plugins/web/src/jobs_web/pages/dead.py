@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 from starlette.responses import Response
 
 from jobs_core import ArgumentError, JobsError, dead_actions
@@ -19,8 +20,12 @@ from jobs_core.topics import topic_error
 from jobs_core.units import count, interval
 
 from ..errors import Refused
+from ..live import packed
 from ..visit import Visit
 from .jobs import PAGE, row_of
+
+if TYPE_CHECKING:
+    from ..site import Site
 
 MOST = 50
 """Groups that the page shows, the largest ones."""
@@ -31,36 +36,54 @@ AT_ONCE = 100
 VALUE = "value-"
 """What the names of fields with new arguments begin with."""
 
+MOST_ACTIONS = 20
+"""Actions that the page shows, the newest first."""
+
 MOST_PARAMETERS = 30
 """Parameters of a job for which the page has a field."""
 
 
+class Seen(Struct, frozen=True):
+    """What is read of all dead letters."""
+
+    topics: dict[str, int]  # with the number of their dead letters
+    groups: list[Group] | None  # None: the backend does not group them
+    unnamed: int
+    actions: list[Listed]  # of the last week, newest first
+
+
 def show(visit: Visit) -> Response:
     """List the groups of dead letters, the largest first."""
-    snapshot = visit.snapshot()
-    dead_in = {name: number.dead for name, number in snapshot.topics.items() if number.dead}
-
-    def read(backend: Backend) -> tuple[list[Group], int] | None:
-        if "dead_groups" not in backend.features:
-            return None
-        return counted(visit.app, backend, list(dead_in), named=MOST) if dead_in else ([], 0)
-
-    found = visit.operate(read)
-    groups, unnamed = found if found is not None else (None, 0)
+    visit.snapshot()  # the page tells its age
+    seen: Seen = visit.site.read("dead")
     return visit.page(
         "dead.html",
-        groups=groups and groups[:MOST],
-        more=max(0, len(groups or ()) - MOST),
-        unnamed=unnamed,
-        topics=dead_in,
-        actions=_actions(visit),
+        groups=seen.groups and seen.groups[:MOST],
+        more=max(0, len(seen.groups or ()) - MOST),
+        unnamed=seen.unnamed,
+        topics=seen.topics,
+        actions=seen.actions,
     )
 
 
-def _actions(visit: Visit) -> list[Listed]:
-    """Return the actions of the last week, newest first; none if the backend has no documents."""
-    found = visit.operate(lambda backend: dead_actions.listed(visit.app, backend) if "documents" in backend.features else [])
-    return list(reversed(found))[:20]
+def read(site: Site, name: str = "") -> Seen:
+    """Read the groups of dead letters, and the actions on them."""
+    dead_in = {name: number.dead for name, number in site.snapshot().topics.items() if number.dead}
+
+    def look(backend: Backend) -> Seen:
+        groups: list[Group] | None = None
+        unnamed = 0
+        if "dead_groups" in backend.features:
+            groups, unnamed = counted(site.app, backend, list(dead_in), named=MOST) if dead_in else ([], 0)
+        actions = dead_actions.listed(site.app, backend) if "documents" in backend.features else []
+        return Seen(dead_in, groups, unnamed, list(reversed(actions))[:MOST_ACTIONS])
+
+    return site.app.operate(look)
+
+
+def still(seen: Seen) -> bytes:
+    """Return what counts as a change of dead letters."""
+    return packed(seen)
 
 
 def group(visit: Visit) -> Response:
@@ -70,9 +93,9 @@ def group(visit: Visit) -> Response:
 
 def _page(visit: Visit, name: str, problem: str = "") -> Response:
     """Show a group; with a problem, what the user has filled in stays."""
-    found = _find(visit, name)
     offset = visit.number("offset", 0, 0, 100_000)
-    records = visit.operate(lambda backend: _letters(backend, found, offset))
+    seen: SeenGroup = visit.site.read("dead/group", f"{name} {offset}")
+    found, records = seen.group, seen.records
     features = visit.operate(lambda backend: backend.features)
     return visit.page(
         "group.html",
@@ -89,6 +112,26 @@ def _page(visit: Visit, name: str, problem: str = "") -> Response:
         most=AT_ONCE,
         problem=problem,
     )
+
+
+class SeenGroup(Struct, frozen=True):
+    """What is read of a group."""
+
+    group: Group
+    records: list[JobRecord]  # of the page, and one more
+
+
+def read_group(site: Site, name: str) -> SeenGroup:
+    """Read a page of a group, which is named with the offset of the page; refuse an unknown group."""
+    group, _, text = name.rpartition(" ")
+    offset = min(int(text), 100_000) if text.isascii() and text.isdecimal() and len(text) < 10 else 0
+    found = _known(site, group)
+    return SeenGroup(found, site.app.operate(lambda backend: _letters(backend, found, offset)))
+
+
+def still_group(seen: SeenGroup) -> bytes:
+    """Return what counts as a change of a group: everything but the time."""
+    return packed((seen.group, [replace(record, broker_now=0.0) for record in seen.records]))
 
 
 def _letters(backend: Backend, found: Group, offset: int) -> list[JobRecord]:
@@ -141,9 +184,13 @@ def _json(value: Any) -> str:
 
 
 def _find(visit: Visit, name: str) -> Group:
+    return _known(visit.site, name)
+
+
+def _known(site: Site, name: str) -> Group:
     """Return a group by its id; refuse an unknown one."""
-    topics = [topic for topic, number in visit.snapshot().topics.items() if number.dead]
-    groups, _ = visit.operate(lambda backend: counted(visit.app, backend, topics, only=name)) if topics else ([], 0)
+    topics = [topic for topic, number in site.snapshot().topics.items() if number.dead]
+    groups, _ = site.app.operate(lambda backend: counted(site.app, backend, topics, only=name)) if topics else ([], 0)
     found = next((each for each in groups if each.of.id == name), None)
     if found is None:
         raise Refused(404, f"there are no dead letters of group {name} any more")
@@ -171,7 +218,7 @@ def retry(visit: Visit) -> Response:
         raise Refused(422, reason)
     change = Change("retry", _rate(visit.form.get("rate", "")), to)
     try:
-        change = msgspec.structs.replace(change, values=_values(visit))
+        change = replace(change, values=_values(visit))
         if change.values and (asked := _ask(visit, found, change)):
             return asked
         return _act(visit, found, change)

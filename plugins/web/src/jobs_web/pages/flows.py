@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import TYPE_CHECKING
 
+from msgspec import Struct
+from msgspec.structs import replace
 from starlette.responses import Response
 
 from jobs_core.backends.base import Backend, State
@@ -13,7 +16,11 @@ from jobs_core.units import count
 
 from ..errors import Refused
 from ..graphs import GLYPHS, WORDS, drawn, state_of
+from ..live import packed
 from ..visit import Visit
+
+if TYPE_CHECKING:
+    from ..site import Site
 
 PAGE = 50
 
@@ -24,27 +31,52 @@ MOST_ROWS = 50
 def show(visit: Visit) -> Response:
     """List flows: the failed ones first, then those that run."""
     offset = visit.number("offset", 0, 0, 10_000)
-
-    def read(backend: Backend) -> list[FlowStatus] | None:
-        return backend.flows(PAGE + 1, offset) if "flows" in backend.features else None
-
-    found = visit.operate(read)
+    found: list[FlowStatus] | None = visit.site.read("flows", str(offset))
     more = found is not None and len(found) > PAGE
     shown = None if found is None else found[:PAGE]
     return visit.page("flows.html", flows=shown, more=more, offset=offset, page=PAGE)
 
 
-def flow(visit: Visit) -> Response:
-    """Show a flow: its graph, and its members as a table and as a tree."""
-    name = visit.query("id")
+def read_list(site: Site, offset: str) -> list[FlowStatus] | None:
+    """Read a page of flows, and one more; None if the backend has none."""
+    start = min(int(offset), 10_000) if offset.isascii() and offset.isdecimal() and len(offset) < 10 else 0
+    return site.app.operate(lambda backend: backend.flows(PAGE + 1, start) if "flows" in backend.features else None)
 
-    def read(backend: Backend) -> tuple[FlowStatus | None, list[MemberStatus]]:
-        found = backend.flow(name)
-        return found, [] if found is None else backend.flow_members(name, MOST_LISTED)
 
-    found, members = visit.operate(read)
+def still_list(found: list[FlowStatus] | None) -> bytes:
+    """Return what counts as a change of flows: everything but the time."""
+    return packed([replace(each, broker_now=0.0) for each in found or ()])
+
+
+class Seen(Struct, frozen=True):
+    """What is read of a flow."""
+
+    flow: FlowStatus
+    members: list[MemberStatus]
+
+
+def read(site: Site, name: str) -> Seen:
+    """Read a flow with its members; refuse an unknown one."""
+
+    def look(backend: Backend) -> Seen | None:
+        found = backend.flow(name) if "flows" in backend.features else None
+        return None if found is None else Seen(found, backend.flow_members(name, MOST_LISTED))
+
+    found = site.app.operate(look)
     if found is None:
         raise Refused(404, f"there is no flow {name}, or it ended longer ago than it is kept")
+    return found
+
+
+def still(seen: Seen) -> bytes:
+    """Return what counts as a change of a flow: everything but the time."""
+    return packed((replace(seen.flow, broker_now=0.0), seen.members))
+
+
+def flow(visit: Visit) -> Response:
+    """Show a flow: its graph, and its members as a table and as a tree."""
+    seen: Seen = visit.site.read("flow", visit.query("id"))
+    found, members = seen.flow, seen.members
     whole = len(members) >= known(found)
     names = {member.id: member.label or member.id for member in members}
     rows = sorted(members, key=lambda member: _ENDED.get(member.state, 1))[:MOST_ROWS]

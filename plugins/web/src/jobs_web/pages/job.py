@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+import re
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 from starlette.responses import Response
 
-from jobs_core import ArgumentError, JobsError, Message, escapes
+from jobs_core import App, ArgumentError, JobsError, Message, escapes
 from jobs_core.amending import Arguments, amended, arguments_of
 from jobs_core.backends.base import Backend, JobRecord, State
 from jobs_core.config_rules import arguments as arguments_error
@@ -21,7 +23,11 @@ from jobs_core.operating.records import as_data, push_line, shown_result
 from jobs_core.operating.this_machine import ThisMachine
 
 from ..errors import Refused
+from ..live import packed
 from ..visit import Visit
+
+if TYPE_CHECKING:
+    from ..site import Site
 
 QUEUED = (State.READY, State.LIMITED, State.WAITING, State.SCHEDULED)
 
@@ -43,7 +49,8 @@ def show(visit: Visit) -> Response:
 
 def page(visit: Visit, job_id: str, *, edited: str | None = None, to: str = "", problem: str = "") -> Response:
     """Show a job; with `edited`, what the user has typed as arguments, and the problem with it."""
-    record = _record(visit, job_id)
+    seen: Seen = visit.site.read("job", job_id)
+    record = seen.record
     data = as_data(visit.app, record)
     message = data.get("message") or {}
     runs, errors = data.get("timeline", []), data.get("errors", [])
@@ -53,7 +60,7 @@ def page(visit: Visit, job_id: str, *, edited: str | None = None, to: str = "", 
         "job.html",
         422 if problem else 200,
         record=record,
-        seen=_mark(record),
+        mark=_mark(record),
         data=data,
         name=message.get("job") or "(unreadable)",
         call=call[:MOST_SHOWN],
@@ -67,7 +74,7 @@ def page(visit: Visit, job_id: str, *, edited: str | None = None, to: str = "", 
         progress=timeline.shown(told) if told else "",
         share=_share(told),
         result=(shown_result(visit.app, record) or "")[:MOST_SHOWN],
-        why=_why(visit, record),
+        why=seen.why,
         push=push_line(data),
         can=_can(visit, record),
         edited=edited,
@@ -76,29 +83,51 @@ def page(visit: Visit, job_id: str, *, edited: str | None = None, to: str = "", 
     )
 
 
+class Seen(Struct, frozen=True):
+    """What is read of a job."""
+
+    record: JobRecord
+    why: list[str]
+
+
+def read(site: Site, job_id: str) -> Seen:
+    """Read a job, and why it does not run; refuse an id that no job has."""
+    record = _find(site.app, job_id)
+    return Seen(record, _why(site.app, record))
+
+
+def still(seen: Seen) -> bytes:
+    """Return what counts as a change of a job: everything but times that go on."""
+    return packed((replace(seen.record, broker_now=0.0), [_DIGITS.sub("", each) for each in seen.why]))
+
+
+_DIGITS = re.compile("[0-9]+")
+
+
 def _record(visit: Visit, job_id: str) -> JobRecord:
+    return _find(visit.app, job_id)
+
+
+def _find(app: App, job_id: str) -> JobRecord:
     """Return a job; refuse an id that no job has."""
 
     def look(backend: Backend) -> JobRecord | str:
         if "lookup" not in backend.features:
-            return (
-                dead_letter(visit.app, backend, job_id)
-                or f"{job_id} is not a recent dead letter, and others cannot be looked up"
-            )
+            return dead_letter(app, backend, job_id) or f"{job_id} is not a recent dead letter, and others cannot be looked up"
         return backend.get(job_id) or missing(backend, job_id)
 
-    found = visit.operate(look)
+    found = app.operate(look)
     if isinstance(found, str):
         raise Refused(404, found)
     return found
 
 
-def _why(visit: Visit, record: JobRecord) -> list[str]:
+def _why(app: App, record: JobRecord) -> list[str]:
     if record.state in (State.DONE, State.UNKNOWN):
         return []
     try:
-        here = ThisMachine(visit.app)
-        return visit.operate(lambda backend: explain(visit.app, backend, record.id, here)).reasons
+        here = ThisMachine(app)
+        return app.operate(lambda backend: explain(app, backend, record.id, here)).reasons
     except (JobsError, OSError) as error:
         return [f"it is not known: {error}"]
 

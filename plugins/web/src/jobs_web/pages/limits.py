@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 from starlette.responses import Response
 
 from jobs_core.backends.base import Backend
@@ -11,7 +14,11 @@ from jobs_core.operating.limits import NONE, applies, changed
 from jobs_core.options import limit_error
 
 from ..errors import Refused
+from ..live import packed
 from ..visit import Visit
+
+if TYPE_CHECKING:
+    from ..site import Site
 
 MOST = 200
 """Values of limits that the page shows, those with the most waiting jobs first."""
@@ -19,12 +26,18 @@ MOST = 200
 
 def show(visit: Visit) -> Response:
     """List limits."""
-
-    def read(backend: Backend) -> list[LimitState] | None:
-        return backend.limits(MOST) if "limits" in backend.features else None
-
-    found = visit.operate(read)
+    found: list[LimitState] | None = visit.site.read("limits")
     return visit.page("limits.html", has_limits=found is not None, rows=list(map(_row, found or ())), most=MOST)
+
+
+def read(site: Site, name: str = "") -> list[LimitState] | None:
+    """Read the limits; None if the backend has none."""
+    return site.app.operate(lambda backend: backend.limits(MOST) if "limits" in backend.features else None)
+
+
+def still(found: list[LimitState] | None) -> bytes:
+    """Return what counts as a change of limits: everything but times that go on."""
+    return packed([replace(each, opens_in=None, closed_for=float(each.closed_for > 0)) for each in found or ()])
 
 
 def _row(state: LimitState) -> tuple[LimitState, str, str]:

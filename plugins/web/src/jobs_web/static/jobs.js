@@ -37,7 +37,7 @@ function follow(part, pause, told) {
   };
   const swap = async () => {
     const typing = part.contains(document.activeElement) && document.activeElement.matches("input, textarea, select, summary");
-    if (paused || typing) return;
+    if (paused || typing || changed(part)) return;
     if (busy) { missed = true; return; }
     busy = true;
     try {
@@ -53,7 +53,9 @@ function follow(part, pause, told) {
       if (!found || page.title !== document.title) return location.reload(); // an error before
       const focused = where(part, document.activeElement);
       const scrolled = [...part.querySelectorAll(".table")].map((each) => each.scrollLeft);
+      const opened = [...part.querySelectorAll("details")].map((each) => each.open);
       part.replaceChildren(...found.childNodes);
+      [...part.querySelectorAll("details")].forEach((each, number) => { each.open = opened[number] ?? each.open; });
       [...part.querySelectorAll(".table")].forEach((each, number) => { each.scrollLeft = scrolled[number] || 0; });
       if (focused !== null) (reachable(part)[focused] || document.getElementById("main")).focus({ preventScroll: true });
       upToDate();
@@ -89,6 +91,15 @@ function follow(part, pause, told) {
     if (paused) { close(); tell("", ""); } else { open(); swap(); }
   });
   open();
+}
+
+// Whether the user has begun to fill in a form, which a new page would empty.
+function changed(part) {
+  return [...part.querySelectorAll("input, textarea, select")].some((each) => {
+    if (each.matches("[type=checkbox], [type=radio]")) return each.checked !== each.defaultChecked;
+    if (each.matches("select")) return [...each.options].some((one) => one.selected !== one.defaultSelected);
+    return each.value !== each.defaultValue;
+  });
 }
 
 function clock() { return new Date().toTimeString().slice(0, 8); }

@@ -1,0 +1,30 @@
+"""What the reader of live.py reads for pages that are about one thing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+from . import dead, flows, job, limits
+
+if TYPE_CHECKING:
+    from ..site import Site
+
+
+class Watched(Struct, frozen=True):
+    """How a subject is read, and what counts as a change of it."""
+
+    read: Callable[[Site, str], Any]
+    still: Callable[[Any], bytes]
+
+
+PAGES = {
+    "job": Watched(job.read, job.still),
+    "dead": Watched(dead.read, dead.still),
+    "dead/group": Watched(dead.read_group, dead.still_group),
+    "flows": Watched(flows.read_list, flows.still_list),
+    "flow": Watched(flows.read, flows.still),
+    "limits": Watched(limits.read, limits.still),
+}
