@@ -10,7 +10,7 @@ TRANSPORT := $(addprefix plugins/rabbitmq_backend/tests/test_,transport.py frame
     $(addprefix plugins/redis_backend/tests/test_,transport.py protocol.py) tests/supervisor/test_probes.py tests/supervisor/test_metrics.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo announce test test-all test-python transport transport-all django-matrix check format lint types imports unit contract faults chaos torture redis-versions postgres-versions contract-rabbitmq contract-pgbouncer plans contract-zeromq bench bench-web bench-turns bench-peers docs site image-steps pins clean
+.PHONY: help demo announce test test-all test-python transport transport-all django-matrix check format lint types imports unit contract faults chaos torture redis-versions postgres-versions contract-rabbitmq contract-pgbouncer plans contract-zeromq bench bench-web bench-turns bench-peers docs site image-steps dist release-check pins clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -28,6 +28,7 @@ announce:
 test: announce $(VENV)/ready ## run the tests of every change; prints what it installs, and how long it takes
 	@tools/services.sh
 	JOBS_CONTRACT_EXAMPLES=30 $(PYTEST) -n 4 --dist loadfile
+	@$(BIN)/python tools/release.py --stamp test >/dev/null 2>&1 || true
 
 test-all: ## run all tests on every Python from 3.10 to 3.14 that is on the machine
 	@tools/every-python.sh
@@ -118,8 +119,20 @@ docs: $(VENV)/ready ## write the reference pages from the code
 site: $(VENV)/ready ## build the documentation site into site/, without the network; broken links fail
 	@$(BIN)/python tools/make_site.py
 
-image-steps: ## build the container image and run it read-only, as root on Debian; what is missing is installed
+image-steps: $(VENV)/ready ## build the container image and run it read-only, as root on Debian; what is missing is installed
 	@tools/image-steps.sh
+	@$(BIN)/python tools/release.py --stamp image || echo "Not noted for a release: the tree has changes that are not committed."
+
+.venv-release/ready: requirements-release.txt constraints.txt
+	$(PYTHON) -m venv .venv-release
+	.venv-release/bin/pip install -q --disable-pip-version-check -c constraints.txt -r requirements-release.txt
+	@touch .venv-release/ready
+
+dist: $(VENV)/ready .venv-release/ready ## build every package twice, compare, check; write checksums and a bill of materials
+	$(BIN)/python tools/dist.py .venv-release
+
+release-check: $(VENV)/ready ## walk through the release checklist
+	@$(BIN)/python tools/release.py --check
 
 pins: ## resolve the newest releases and pin them
 	@tools/pin.sh
