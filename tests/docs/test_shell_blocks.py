@@ -11,6 +11,7 @@ from ..support.terminal import Checkout, Command, follow, shell_blocks
 NOT_HERE = {
     "docs/deployment.md-1": "makes a user and a unit on the machine; tests/cli/test_systemd.py has the unit",
     "docs/dashboard.md-1": "serves until it is ended; run in plugins/web/tests",
+    "docs/dashboard.md-2": "takes a supervisor with a dashboard; run in tests/supervisor/test_dashboard.py",
     "docs/logs.md-1": "reads the journal of a unit that is not installed",
     "docs/machines.md-1": "takes several machines; run in tests/supervisor/test_machines.py",
     "examples/README.md-5": "takes a PostgreSQL server; run in tests/docs/test_fastapi_orders_example.py",

@@ -18,15 +18,11 @@ from jobs_core.config import Config
 from jobs_core.errors import ConfigError, PluginError
 from jobs_core.plugins import PluginInfo, Plugins
 from jobs_core.scoreboard.writer import start_ticks
+from jobs_core.testing.services import free_port
 from jobs_web.tokens import hash_of, new_token
 
 from ..support.project import PATIENCE
 from ..support.supervised import Supervised, gone, kill
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as made:
-        return int(made.getsockname()[1])
 
 
 class Shown(Supervised):

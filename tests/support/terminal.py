@@ -38,7 +38,7 @@ PORTS = ("2525", "5000", "6379", "7788", "8000", "8077", "9000", "9100")
 KEEPS_RUNNING = {
     r"jobs(ctl)? start( --reload)?$": " ready: ",
     r"jobsctl worker$": " serves ",
-    r"jobsctl web\b": "the dashboard is at",
+    r"jobsctl web( -.*)?$": "the dashboard is at",
     r"jobsctl broker( &)?$": "serves at",
     r"flask .*\brun\b": "Running on http",
     r"uvicorn ": "Uvicorn running on",

@@ -197,8 +197,15 @@ def digest(snapshot: Snapshot) -> bytes:
     return msgspec.msgpack.encode(replace(still, paused=frozenset()), order="sorted") + repr(sorted(snapshot.paused)).encode()
 
 
+def require_streams(visit: Visit) -> None:
+    """Refuse a stream of events where the server (WSGI) would give a thread to each."""
+    if not visit.site.streams:
+        raise Refused(501, "this server (WSGI) has no streams of events: ask again after some seconds")
+
+
 async def stream(visit: Visit) -> Response:
     """Answer with the stream of changes of what a page is about."""
+    require_streams(visit)
     live = visit.site.live
     if live.watchers >= MOST:
         raise Refused(503, f"{MOST} pages are watched already")

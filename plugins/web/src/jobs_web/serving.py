@@ -22,6 +22,7 @@ from jobs_core import App, ConfigError, JobsError, config_sources
 from jobs_core.worker.main import prepare
 
 from .proxies import Proxies
+from .routes import ROUTES
 from .settings import TABLE, Settings, exposed, read
 from .site import Site, asgi
 from .tokens import new_token
@@ -36,8 +37,15 @@ SUPERVISED_PATIENCE = 1
 logger = logging.getLogger("jobs.web")
 
 
+PAGES = {route.path.split("/")[1] for route in ROUTES} | {"static"}
+"""The first parts of all paths."""
+
+
 class Prefixed:
-    """Serves an application under a prefix, whether the proxy before it passes paths on with the prefix or without."""
+    """Serves an application under a prefix, whether the proxy before it passes paths on with the prefix or without.
+
+    The prefix may have the name of a page: below "/jobs", "/jobs" is the page of that name, and "/jobs/jobs" is, too.
+    """
 
     def __init__(self, app: ASGIApp, prefix: str) -> None:
         self._app = app
@@ -46,9 +54,13 @@ class Prefixed:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._prefix and scope["type"] == "http":
             path = str(scope["path"])
-            inside = path == self._prefix or path.startswith(f"{self._prefix}/")
-            scope = {**scope, "root_path": self._prefix, "path": path if inside else self._prefix + path}
+            scope = {**scope, "root_path": self._prefix, "path": path if self._has_prefix(path) else self._prefix + path}
         await self._app(scope, receive, send)
+
+    def _has_prefix(self, path: str) -> bool:
+        if path == self._prefix:
+            return path[1:] not in PAGES
+        return path.startswith(f"{self._prefix}/") and path[len(self._prefix) + 1 :].partition("/")[0] in PAGES
 
 
 class Server(uvicorn.Server):

@@ -96,9 +96,11 @@ class Site:
         key: str = "",
         *,
         users: Fixed | None = None,
+        streams: bool = True,
     ) -> None:
         self.app = app
         self.settings = settings
+        self.streams = streams  # whether the server can hold a connection open without holding a thread
         self.seal = tokens.Seal(tokens.key_in(app.run_dir))
         self.sessions = Sessions(app.run_dir, settings.session)
         self.access = Access(users or Fixed(settings), self.seal, self.sessions, authorize, key)
@@ -157,7 +159,7 @@ class Site:
         return pages.get(finding.subject, "")
 
 
-def create(app: App | None, authorize: Authorize | None = None) -> Starlette:
+def create(app: App | None, authorize: Authorize | None = None, *, streams: bool = True) -> Starlette:
     """Return the dashboard of an application. Raises ConfigError; see `jobs_web.create_app`."""
     app = current_app() if app is None else app
     settings = read(app.config.plugins.get("web", {}))
@@ -166,7 +168,7 @@ def create(app: App | None, authorize: Authorize | None = None) -> Starlette:
             f"{TABLE}: nobody could use the dashboard: add a token (`jobsctl web token NAME` makes one), or pass "
             "create_app(authorize=...)"
         )
-    return asgi(Site(app, settings, authorize))
+    return asgi(Site(app, settings, authorize, streams=streams))
 
 
 def asgi(site: Site) -> Starlette:

@@ -20,6 +20,7 @@ from jobs_core import NotSupported
 from jobs_core.backends.base import State
 
 from ..errors import Refused
+from ..live import require_streams
 from ..visit import Visit
 from . import jobs
 from .bodies import answered
@@ -110,6 +111,7 @@ def _look(visit: Visit, job_id: str) -> dict[str, Any]:
 async def stream(visit: Visit) -> Response:
     """Return the events of a job as they come: `state`, `progress`, `log`; the stream ends with the job."""
     queried(visit, ())
+    require_streams(visit)
     job_id = visit.path("id")
     first = await run_in_threadpool(_look, visit, job_id)
     _waiters.check()

@@ -67,6 +67,11 @@ function follow(part, pause, told) {
   };
   const open = () => {
     if (stream || paused || document.hidden) return;
+    if (!part.dataset.live) { // a server without streams: ask
+      const timer = setInterval(swap, 5000);
+      stream = { close: () => clearInterval(timer) };
+      return;
+    }
     stream = new EventSource(part.dataset.live);
     stream.addEventListener("change", swap);
     stream.addEventListener("open", () => { if (told.classList.contains("warning")) swap(); });

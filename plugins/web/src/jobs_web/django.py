@@ -1,0 +1,106 @@
+"""The dashboard in a Django project: `path("jobs/", include("jobs_web.django"))`, for staff users, under ASGI and WSGI.
+
+The requests pass the project's middleware. Django's check of forms is left out for the dashboard, which has its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from django.conf import settings
+from django.contrib.auth.views import redirect_to_login
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.urls import NoReverseMatch, re_path, reverse
+
+from jobs_core import App
+
+from .inside import MOST_READ, Answer, Asked, Inside, OwnLoop, Whole
+from .roles import Role, User
+
+
+def staff(user: Any) -> Role | None:
+    """Return the role of a user of Django: superusers may do everything, other staff users may look, nobody else gets in."""
+    if not (user.is_active and user.is_staff):
+        return None
+    return Role.ADMIN if user.is_superuser else Role.READ
+
+
+def urls(role: Callable[[Any], Role | None] = staff, *, app: App | None = None) -> list[Any]:
+    """Return the URL patterns of the dashboard, for `include`. `role` gives each user of Django a role, or None to refuse them.
+
+    `app` is the application whose jobs it shows, by default that of the project. `role` may use the database.
+    """
+    loop = OwnLoop()
+    inside = functools.cache(
+        lambda *, streams: Inside(app, streams=streams)
+    )  # at the first request: settings are complete then
+
+    async def dashboard(request: HttpRequest, path: str) -> Any:
+        user = await sync_to_async(_user_of)(request, role)
+        if user is None and not request.user.is_authenticated:
+            if request.method == "GET" and not path.startswith("api/"):
+                return redirect_to_login(request.get_full_path(), _login())
+            return HttpResponse("log in first\n", status=401, content_type="text/plain")
+        if user is None:
+            raise PermissionDenied("this user has no role in the dashboard")
+        asked = _asked(request, path)
+        if hasattr(request, "scope"):  # ASGI
+            return await _answered(await inside(streams=True).ask(asked, user))
+        return _whole(await sync_to_async(loop.run)(inside(streams=False).whole(asked, user)))
+
+    dashboard.csrf_exempt = True  # type: ignore[attr-defined] # the decorator of Django 4 would hide that this is a coroutine
+    return [re_path(r"^(?P<path>.*)$", dashboard, name="jobs_web")]
+
+
+def _user_of(request: HttpRequest, role: Callable[[Any], Role | None]) -> User | None:
+    user = request.user
+    found = role(user) if user.is_authenticated else None
+    return None if found is None else User(user.get_username(), found)
+
+
+def _login() -> str:
+    """Return where staff users log in: in the admin, if the project has one."""
+    with contextlib.suppress(NoReverseMatch):
+        return str(reverse("admin:login"))
+    return str(settings.LOGIN_URL)
+
+
+def _asked(request: HttpRequest, path: str) -> Asked:
+    return Asked(
+        method=request.method,
+        path=request.path,
+        prefix=request.path.removesuffix(path).rstrip("/"),
+        query=request.META.get("QUERY_STRING", "").encode("latin-1"),
+        headers=list(request.headers.items()),
+        scheme=request.scheme,
+        client=request.META.get("REMOTE_ADDR", ""),
+        body=request.read(MOST_READ),
+    )
+
+
+async def _answered(answer: Answer) -> Any:
+    if answer.is_stream:
+        return _with_headers(StreamingHttpResponse(answer.body, status=answer.status), answer)
+    return _whole(await answer.whole())
+
+
+def _whole(answer: Whole) -> Any:
+    return _with_headers(HttpResponse(answer.body, status=answer.status), answer)
+
+
+def _with_headers(response: Any, answer: Answer | Whole) -> Any:
+    del response.headers["Content-Type"]
+    for name, value in answer.headers:
+        if name.lower() == "set-cookie":
+            response.cookies.load(value)
+        else:
+            response.headers[name] = value
+    return response
+
+
+urlpatterns = urls()
