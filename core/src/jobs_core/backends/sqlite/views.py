@@ -58,7 +58,10 @@ SELECT EXISTS (SELECT 1 FROM line WHERE topic = :topic AND filed_under IS NULL),
                 WHERE topic = :topic AND fair AND used >= max_per_key)
 """
 _COUNT = """
-SELECT count(*), min(since),
+WITH RECURSIVE ranks (rank) AS (
+    SELECT min(rank) FROM ready WHERE topic = :topic UNION ALL
+    SELECT (SELECT min(rank) FROM ready WHERE topic = :topic AND rank > ranks.rank) FROM ranks WHERE rank IS NOT NULL)
+SELECT count(*), (SELECT min((SELECT min(since) FROM ready WHERE topic = :topic AND ready.rank = ranks.rank)) FROM ranks),
        (SELECT count(*) FROM job WHERE topic = :topic AND due <= :now),
        (SELECT min(due) FROM job WHERE topic = :topic AND due <= :now),
        (SELECT count(*) FROM job WHERE topic = :topic AND due > :now),

@@ -2,7 +2,8 @@
 --
 -- ARGV     2 topic   3 state   4 offset   5 limit
 -- Result   {now, description of each job ...}: see describe.lua
--- Cost     O(offset + limit); O(everything reserved) for reserved jobs
+-- Cost     O(limit); O(offset + limit) for ready jobs if the topic has lines, for limited ones, and for dead letters that flows need;
+--          O(everything reserved) for reserved jobs
 
 local its = lines()
 local topic, state, offset, limit = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -35,16 +36,32 @@ local function gather(sets, plain)
   for n = 1, #first do places[#places + 1] = { first[n][1], place_time(first[n][2]), nil, nil, nil, first[n][3] } end
 end
 
+-- Put a page's jobs, with their times, into their places after the first `before` ones.
+local function put(jobs, before, time_of)
+  for n = 1, #jobs, 2 do places[before + (n + 1) / 2] = { jobs[n], time_of(jobs[n + 1]) } end
+end
+
 if state == 'ready' then
-  gather({ its.FILED, its.FAIR }, READY .. topic)
-  local due = redis.call('ZRANGEBYSCORE', LATER .. topic, '-inf', now, 'WITHSCORES', 'LIMIT', 0, offset + limit)
-  for n = 1, #due, 2 do places[#places + 1] = { due[n], tonumber(due[n + 1]) } end
+  local ready = 0
+  if redis.call('EXISTS', its.FILED .. topic, its.FAIR .. topic) > 0 then
+    gather({ its.FILED, its.FAIR }, READY .. topic)
+    ready = #places
+  else
+    ready = redis.call('ZCARD', READY .. topic)
+    put(redis.call('ZRANGE', READY .. topic, offset, offset + limit - 1, 'WITHSCORES'), offset, place_time)
+  end
+  if ready < offset + limit then
+    local before = math.max(offset, ready)
+    local due = { 'LIMIT', before - ready, offset + limit - before }
+    put(redis.call('ZRANGEBYSCORE', LATER .. topic, '-inf', now, 'WITHSCORES', unpack(due)), before, tonumber)
+  end
 elseif state == 'limited' then
   gather({ its.SHUT })
 elseif state == 'scheduled' then
   local from = '(' .. whole(now)
-  local later = redis.call('ZRANGEBYSCORE', LATER .. topic, from, '+inf', 'WITHSCORES', 'LIMIT', 0, offset + limit)
-  for n = 1, #later, 2 do places[#places + 1] = { later[n], tonumber(later[n + 1]) } end
+  put(redis.call('ZRANGEBYSCORE', LATER .. topic, from, '+inf', 'WITHSCORES', 'LIMIT', offset, limit), offset, tonumber)
+elseif state == 'dead' and redis.call('EXISTS', NEEDED .. topic) == 0 then
+  put(redis.call('ZREVRANGE', DEAD .. topic, offset, offset + limit - 1, 'WITHSCORES'), offset, tonumber)
 elseif state == 'dead' then
   for _, letters in ipairs({ DEAD .. topic, NEEDED .. topic }) do
     local dead = redis.call('ZREVRANGE', letters, 0, -1 + offset + limit, 'WITHSCORES')
@@ -52,8 +69,7 @@ elseif state == 'dead' then
   end
   table.sort(places, function(a, b) return a[2] > b[2] or (a[2] == b[2] and a[1] > b[1]) end)
 elseif state == 'waiting' then
-  local waits = redis.call('ZRANGE', WAITING .. topic, offset, offset + limit - 1, 'WITHSCORES')
-  for n = 1, #waits, 2 do places[offset + (n + 1) / 2] = { waits[n], place_time(waits[n + 1]) } end
+  put(redis.call('ZRANGE', WAITING .. topic, offset, offset + limit - 1, 'WITHSCORES'), offset, place_time)
 elseif state == 'reserved' then
   for _, owner in ipairs(redis.call('ZRANGE', OWNERS, 0, -1)) do
     local held = redis.call('HGETALL', HELD .. owner)
