@@ -161,6 +161,41 @@ def test_a_job_is_found_by_the_beginning_of_its_id(rig, jobs):
     assert browser.get("/job?id=unknown").status_code == 404
 
 
+def test_picked_jobs_are_retried_cancelled_and_dropped_without_javascript(rig, jobs):
+    dead = [jobs.charge.enqueue(f"x{number}").id for number in range(4)]
+    rig.drain()
+    ready = [jobs.ship.enqueue(number).id for number in range(3)]
+    browser = rig.browser("admin")
+    page = browser.text("/jobs?topic=mail&state=dead")
+    assert page.count('type="checkbox" name="pick') == 4
+    back = "/jobs?topic=mail&state=dead"
+    response = browser.submit("/jobs/retry", _page="/", back=back, pick1=dead[0], pick3=dead[2], pick4=dead[2])
+    assert response.headers["location"] == back
+    assert said(browser, response) == "2 jobs are ready to run."
+    assert left_in(rig, "mail") == (2, 2)
+    asked = browser.submit("/jobs/drop", _page="/", pick2=dead[1], pick4=dead[3], pick5="gone")
+    assert "Delete 3 dead letters for good?" in asked.text
+    assert left_in(rig, "mail") == (2, 2)
+    again = dict(re.findall(r'name="(pick\d)" value="([^"]+)"', asked.text))
+    told = said(browser, browser.submit("/jobs/drop", _page="/", sure="yes", **again))
+    assert told == "2 jobs are deleted. 1 other had changed since you saw the page."
+    assert left_in(rig, "mail") == (2, 0)
+    picked = {f"pick{number}": each for number, each in enumerate(ready)}
+    assert "Cancel 3 jobs?" in browser.submit("/jobs/cancel", _page="/", **picked).text
+    assert said(browser, browser.submit("/jobs/cancel", _page="/", sure="yes", **picked)).startswith("3 jobs are cancelled")
+    assert left_in(rig, "default") == (0, 0)
+    assert browser.submit("/jobs/cancel", _page="/").status_code == 400
+
+
+def test_actions_on_picked_jobs_name_them_in_the_audit_line_and_are_bounded(rig, jobs, caplog):
+    caplog.set_level("INFO", "jobs.web.audit")
+    picked = {f"pick{number}": f"id-{number}-" + "x" * 100 for number in range(150)}
+    rig.browser("operate").submit("/jobs/retry", _page="/", **picked)
+    [line] = [record.getMessage() for record in caplog.records if ": retry jobs=" in record.getMessage()]
+    assert line.count("id-") == 100
+    assert len(line) < 100 * 66 + 200
+
+
 # -- one job ---------------------------------------------------------------------------------------
 
 
@@ -555,6 +590,7 @@ def test_an_action_with_hostile_fields_says_so_and_does_not_fail(rig, caplog):
         "pool",
         "workers",
         "call",
+        "pick1",
     )
     for route in ROUTES:
         if route.changes and route.kind is Kind.PAGE:

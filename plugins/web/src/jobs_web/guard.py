@@ -132,8 +132,10 @@ def _audit(visit: Visit, route: Route, how: str) -> None:
     user = visit.user or User("nobody", 0)  # type: ignore[arg-type]
     about = {**visit.request.path_params, **{name: visit.form[name] for name in ABOUT if visit.form.get(name)}}
     params = " ".join(f"{name}={str(value)[:200]}" for name, value in about.items())
+    if visit.picked:
+        params += f" jobs={','.join(each[:64] for each in visit.picked)}"
     what = route.what or f"{route.method} {route.path}"
-    audit.info("%s", in_one_line(f"{user.name} from {visit.client}: {what} {params}".rstrip() + f": {how}"))
+    audit.info("%s", in_one_line(f"{user.name} from {visit.client}: {what} {params.strip()}".rstrip() + f": {how}"))
 
 
 def _failed(visit: Visit, route: Route, error: Exception) -> Response:

@@ -30,6 +30,12 @@ FLASH = "jobs_said"
 
 SAID_FOR = 60.0
 
+PICK = "pick"
+"""What the names of fields with the ids of picked jobs begin with."""
+
+MOST_PICKED = 100
+"""Most jobs that are picked at once: a page lists fewer."""
+
 
 class Visit:
     """A request with its user. One thread at a time uses it."""
@@ -90,6 +96,12 @@ class Visit:
         if not found:
             raise Refused(400, f"the form has no {name}")
         return found
+
+    @property
+    def picked(self) -> list[str]:
+        """Return the ids of the jobs that the user has picked in a table, each once; up to MOST_PICKED."""
+        found = (value for name, value in self.form.items() if name.startswith(PICK) and value)
+        return list(dict.fromkeys(found))[:MOST_PICKED]
 
     def number(self, name: str, default: int, least: int, most: int) -> int:
         """Return a number of the query within its bounds."""

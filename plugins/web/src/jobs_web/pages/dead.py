@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from jobs_core import ArgumentError, JobsError, dead_actions
 from jobs_core.amending import amended, arguments_of, setting
-from jobs_core.backends.base import Backend, JobRecord
+from jobs_core.backends.base import Backend, JobRecord, State
 from jobs_core.config_rules import arguments as arguments_error
 from jobs_core.dead_actions import PAST, Do, Listed
 from jobs_core.operating.dead import Group, Trial, counted, start, tried
@@ -22,7 +22,7 @@ from jobs_core.units import count, interval
 from ..errors import Refused
 from ..live import packed
 from ..visit import Visit
-from .jobs import PAGE, row_of
+from .jobs import PAGE, acts_on, row_of
 
 if TYPE_CHECKING:
     from ..site import Site
@@ -102,6 +102,7 @@ def _page(visit: Visit, name: str, problem: str = "") -> Response:
         422 if problem else 200,
         group=found,
         rows=[row_of(visit, record) for record in records[:PAGE]],
+        acts=acts_on(visit, State.DEAD),
         more=len(records) > PAGE,
         offset=offset,
         page=PAGE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -12,7 +13,9 @@ from jobs_core.backends.base import Backend, JobRecord, State
 from jobs_core.operating.ids import flow_instead, whole_id
 from jobs_core.operating.records import age, attempt, browse, name_of
 from jobs_core.operating.searching import MOST, Search, Stretch, stretch
+from jobs_core.units import are, count
 
+from ..errors import Refused
 from ..visit import Visit
 
 PAGE = 50
@@ -51,6 +54,7 @@ def show(visit: Visit) -> Response:
         labels=LABELS,
         search=search,
         rows=[row_of(visit, record) for record in part.found],
+        acts=acts_on(visit, state),
         offset=offset,
         part=part,
         page=PAGE,
@@ -120,6 +124,68 @@ def _error(record: JobRecord) -> str:
         return str(error.get("message") or error.get("type") or "")[:300]
     except (msgspec.MsgspecError, AttributeError, UnicodeError):  # written by another program
         return ""
+
+
+# -- several at once -------------------------------------------------------------------------------
+
+
+def acts_on(visit: Visit, state: State) -> list[tuple[str, str, str]]:
+    """Return what the user may do with picked jobs in a state: the name of the action, its label and its kind of button."""
+    features = visit.operate(lambda backend: backend.features)
+    found = []
+    if visit.may("operate") and "browse" in features and state in (State.DEAD, State.SCHEDULED):
+        found.append(("retry", "Run again" if state is State.DEAD else "Run now", "first"))
+    if visit.may("operate") and "cancel" in features and state not in (State.DEAD, State.DONE):
+        found.append(("cancel", "Cancel", "danger"))
+    if visit.may("admin") and "browse" in features and state is State.DEAD:
+        found.append(("drop", "Delete", "danger"))
+    return found
+
+
+def retry(visit: Visit) -> Response:
+    """Run the picked dead jobs again, and the scheduled ones now."""
+    ids = _picked(visit)
+    return _told(visit, len(ids), visit.operate(lambda backend: backend.requeue(ids)), "ready to run")
+
+
+def cancel(visit: Visit) -> Response:
+    """Cancel the picked jobs: queued ones at once; running ones are told."""
+    ids = _picked(visit)
+    if asked := visit.unsure(f"Cancel {count(len(ids), 'job')}?", _named(ids), visit.came_from("jobs")):
+        return asked
+
+    def act(backend: Backend) -> int:
+        return sum(backend.cancel(each) in (State.CANCELLED, State.RESERVED) for each in ids)
+
+    return _told(visit, len(ids), visit.operate(act), "cancelled, or told to stop")
+
+
+def drop(visit: Visit) -> Response:
+    """Delete the picked dead letters for good."""
+    ids = _picked(visit)
+    question = f"Delete {count(len(ids), 'dead letter')} for good?"
+    if asked := visit.unsure(question, _named(ids), visit.came_from("jobs")):
+        return asked
+    return _told(visit, len(ids), visit.operate(lambda backend: backend.drop(ids)), "deleted")
+
+
+def _picked(visit: Visit) -> list[str]:
+    if not visit.picked:
+        raise Refused(400, "pick at least one job first")
+    return visit.picked
+
+
+def _named(ids: Sequence[str]) -> str:
+    """Name some of the picked jobs."""
+    more = f" and {len(ids) - 5:,} more" if len(ids) > 5 else ""
+    return f"They are {', '.join(each[:64] for each in ids[:5])}{more}."
+
+
+def _told(visit: Visit, picked: int, done: int, what: str) -> Response:
+    """Say how many of the picked jobs were changed; the others have changed since the page was made."""
+    others = f" {count(picked - done, 'other')} had changed since you saw the page." if done < picked else ""
+    said = f"{are(done, 'job')} {what}.{others}"
+    return visit.back(said, visit.came_from("jobs"), good=bool(done))
 
 
 def find(visit: Visit) -> Response:

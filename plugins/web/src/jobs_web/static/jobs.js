@@ -13,6 +13,14 @@ document.addEventListener("click", (event) => {
   });
 });
 
+document.addEventListener("change", (event) => {
+  const form = event.target.closest("form"), all = event.target.matches("[data-all]");
+  if (!event.target.matches("[type=checkbox]") || !form || !form.querySelector("[data-picked]")) return;
+  const boxes = [...form.querySelectorAll("[name^=pick]")];
+  if (all) for (const each of boxes) each.checked = event.target.checked;
+  form.querySelector("[data-picked]").textContent = `${boxes.filter((each) => each.checked).length} of ${boxes.length} picked:`;
+});
+
 for (const each of document.querySelectorAll(".centred")) each.scrollLeft = (each.scrollWidth - each.clientWidth) / 2;
 
 const live = document.getElementById("live"), pauseButton = document.getElementById("pause");
