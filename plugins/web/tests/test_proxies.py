@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 import pytest
 
 from jobs_core import ConfigError
+from jobs_web import live
 from jobs_web.access import MOST_FAILURES
 from jobs_web.proxies import TRUSTED, Proxies
 from jobs_web.roles import ROLES
+from jobs_web.routes import ROUTES, Kind, Route
 from jobs_web.settings import read
 from jobs_web.site import Site, asgi
 
@@ -120,6 +123,31 @@ def test_the_roles_of_named_users_are_those_of_tokens(rig):
         answer = browser.post("/limits/reset", data={"token": "x"}, headers={HEADER: name})
         assert ("needs the role" in answer.text) is (ROLES[role] < ROLES["admin"])
         assert answer.status_code == 403  # admin: the form has no token of this browser
+
+
+WALKED = [route for route in ROUTES if route.role is not None]
+
+
+def _tried(browser: Browser, route: Route, user: str) -> Any:
+    path = re.sub(r"\{[^}]*\}", "x", route.path)
+    if route.kind is Kind.API and route.method != "GET":
+        return browser.request(route.method, path, json={}, headers={HEADER: user})
+    return browser.request(route.method, path, data={} if route.method != "GET" else None, headers={HEADER: user})
+
+
+@pytest.mark.parametrize(("name", "role"), [("anna", "admin"), ("bob@example.com", "operate"), ("carla", "read")])
+def test_every_route_refuses_named_users_whose_role_is_too_low_and_names_of_anybody_else(rig, monkeypatch, name, role):
+    monkeypatch.setattr(live, "MOST", 0)  # a stream would not end: refused once everything else is checked
+    browser, spoofing = behind(rig, "10.1.2.3"), behind(rig, "127.0.0.1")
+    wrong = []
+    for route in WALKED:
+        answer = _tried(browser, route, name)
+        refused = answer.status_code == 403 and "this needs the role" in answer.text
+        if refused is not (ROLES[role] < route.role) or answer.status_code == 401:
+            wrong.append((route.method, route.path, answer.status_code))
+        if _tried(spoofing, route, name).status_code != 401:
+            wrong.append((route.method, route.path, "let in by a name of anybody"))
+    assert wrong == []
 
 
 def test_a_named_user_may_use_the_api_and_other_sites_may_not_use_them(rig):
