@@ -128,6 +128,22 @@ def test_the_readmes_first_screen_shows_the_way_in():
         assert any(part in line for line in first_screen)
 
 
+def test_the_figures_of_the_readme_are_those_of_the_benchmarks():
+    """A row names its broker; each of its figures begins a cell of a system in the tables of that broker."""
+    measured = (ROOT / "docs" / "benchmarks.md").read_text()
+    rows = re.findall(r"^\| (Redis|RabbitMQ|PostgreSQL): (.*) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert len(rows) == 7
+    for broker, row in rows:
+        name = {"PostgreSQL": "postgres"}.get(broker, broker.lower())
+        tables = re.search(rf"<!-- peers on {name}: begin -->(.*?)<!-- peers on {name}: end -->", measured, re.DOTALL)
+        assert tables
+        _, ours, best, celery = [cell.strip() for cell in row.split("|")] if row.count("|") == 3 else [*row.split("|"), ""]
+        figure, system = re.fullmatch(r"([\d.,]+) \((\w+)\)", best.strip()).groups()
+        for who, number in (("jobs", ours.strip()), (system.lower(), figure), ("celery", celery.strip())):
+            found = re.search(rf"^\| {who}[^|]*\|(.*\|)? {re.escape(number)}[ |]", tables[1], re.MULTILINE)
+            assert found or not number, f"{broker}: {who} {number}"
+
+
 def test_the_promises_of_the_readme_have_their_tests():
     tests = (ROOT / "tests" / "faults" / "test_promises.py").read_text()
     for number in range(1, 8):
