@@ -30,6 +30,7 @@ from jobs_core.ids import new_token
 from jobs_core.machines import GONE, MACHINE, MachineReport, PoolReport, RunReport
 from jobs_core.plugins import Plugins
 from jobs_core.registry import Registry
+from jobs_core.schedule import Schedule
 from jobs_core.statistics import SUMS
 from jobs_core.worker.main import Worker
 from jobs_web.serving import Server
@@ -106,6 +107,9 @@ class Shop:
         operate(lambda backend: backend.define_limits({"images": Limit(4), "stripe": Limit(None, 0.1)}, {}))
         operate(lambda backend: backend.override_limit("stripe:acct_42", Limit(2)))
         operate(lambda backend: backend.pause("reports"))
+        Schedule(self.app).add("ship acme", jobs["pack"].call(7), cron="30 6 * * MON-FRI", tz="Europe/Berlin")
+        Schedule(self.app).add("sweep", jobs["pack"].call(0), every="15m")
+        Schedule(self.app).pause("sweep")
         self._statistics()
         self.refresh()
 

@@ -10,6 +10,7 @@ import pytest
 from jobs_core import Flow, State, current_job, dead_actions, job
 from jobs_core.backends.limits import Limit
 from jobs_core.ids import new_token
+from jobs_core.schedule import Schedule
 
 NASTY = "<script>alert(1)</script>\"'&amp;{{7*7}}\u202e\u05d0 `x`"
 """Text that does harm wherever it is not escaped: markup, quotes, a template, another direction, a command."""
@@ -490,6 +491,59 @@ def test_the_schedule_is_shown_run_paused_and_resumed(rig):
     assert browser.submit("/schedule/pause", _page="/", name="unknown").status_code == 409
 
 
+def test_an_entry_is_added_changed_paused_and_removed_at_run_time(rig, jobs):
+    browser = rig.browser("admin")
+    entry = {"name": "ship-7", "job": "shop.ship", "call": '{"args": [7]}', "cron": "0 6 * * MON", "tz": "Europe/Berlin"}
+    assert said(browser, browser.submit("/schedule/save", _page="/", **entry)).startswith("ship-7 is added")
+    page = browser.text("/schedule")
+    assert "made at run time" in page
+    assert "Europe/Berlin" in page
+    form = browser.text("/schedule?edit=ship-7")
+    assert "Change ship-7" in form
+    assert html.unescape(re.search(r'<textarea id="call"[^>]*>([^<]*)<', form)[1]) == '{"args":[7],"kwargs":{}}'
+    change = {"name": "ship-7", "job": "shop.ship", "call": '{"args": [8]}', "every": "5m", "replace": "yes", "missed": "skip"}
+    assert said(browser, browser.submit("/schedule/save", _page="/", **change)).startswith("ship-7 is changed")
+    [stored] = Schedule(rig.app).stored()
+    assert (list(stored.entry.args), stored.entry.every, stored.entry.missed) == ([8], 300, "skip")
+    assert stored.said.by == "admin in the dashboard"
+    said(browser, browser.submit("/schedule/pause", _page="/", name="ship-7"))
+    assert Schedule(rig.app).stored()[0].said.paused
+    assert "Remove ship-7 from the schedule?" in browser.submit("/schedule/remove", _page="/", name="ship-7").text
+    assert said(browser, browser.submit("/schedule/remove", _page="/", name="ship-7", sure="yes")).startswith(
+        "ship-7 is removed"
+    )
+    assert Schedule(rig.app).stored() == []
+    assert browser.get("/schedule?edit=ship-7").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"cron": "61 * * * *"}, "minute"),
+        ({"cron": "0 6 * * *", "tz": "Mars/Olympus"}, "Mars/Olympus"),
+        ({"cron": "0 6 * * *", "every": "5m"}, "either cron or every"),
+        ({}, "either cron or every"),
+        ({"every": "often"}, "every"),
+        ({"every": "5m", "tz": "UTC"}, "tz belongs to cron"),
+        ({"every": "5m", "call": '{"args": ["many"]}'}, "order"),
+        ({"every": "5m", "call": "no json"}, "no arguments as JSON"),
+        ({"every": "5m", "job": "shop.nothing"}, "shop.nothing"),
+        ({"every": "5m", "topic": "no topic"}, "topic"),
+        ({"every": "5m", "name": "shop.daily"}, "in the code or the configuration"),
+    ],
+)
+def test_an_entry_with_a_problem_is_shown_again_and_not_stored(rig, jobs, fields, problem):
+    @job(name="shop.daily", registry=rig.app.registry, cron="0 6 * * *")
+    def daily() -> None: ...
+
+    entry = {"name": "ship", "job": "shop.ship", "call": '{"args": [7]}', **fields}
+    response = rig.browser("admin").submit("/schedule/save", _page="/", **entry)
+    assert response.status_code == 422
+    assert problem in html.unescape(response.text)
+    assert html.escape(entry["call"]).replace("&quot;", "&#34;") in response.text
+    assert Schedule(rig.app).stored() == []
+
+
 def report_of(rig, name="web1.abc123", **changes):
     import msgspec
 
@@ -591,6 +645,12 @@ def test_an_action_with_hostile_fields_says_so_and_does_not_fail(rig, caplog):
         "workers",
         "call",
         "pick1",
+        "job",
+        "cron",
+        "every",
+        "tz",
+        "missed",
+        "replace",
     )
     for route in ROUTES:
         if route.changes and route.kind is Kind.PAGE:

@@ -81,6 +81,8 @@ ROUTES: tuple[Route, ...] = (
     Route("/limits/reset", "POST", limits.reset, Role.ADMIN, what="reset"),
     Route("/schedule", "GET", schedule.show, Role.READ),
     Route("/schedule/run", "POST", schedule.run, Role.OPERATE, what="run now"),
+    Route("/schedule/save", "POST", schedule.save, Role.ADMIN, what="save the schedule entry"),
+    Route("/schedule/remove", "POST", schedule.remove, Role.ADMIN, what="remove the schedule entry"),
     Route("/schedule/pause", "POST", schedule.pause, Role.ADMIN, what="pause the schedule entry"),
     Route("/schedule/resume", "POST", schedule.resume, Role.ADMIN, what="resume the schedule entry"),
     Route("/machines", "GET", machines.show, Role.READ),

@@ -230,7 +230,7 @@ def edit(visit: Visit) -> Response:
     if why := _changed(visit, job_id):
         return page(visit, job_id, edited=text, to=to, problem=f"nothing was done: {why}: look at it again")
     try:
-        call = _parsed(text) if text.strip() else None
+        call = parsed(text) if text.strip() else None
         edit = None if call is None or _is_same(visit, record, call) else functools.partial(_given, call)
         payload = amended(visit.app, record, edit, to)
         if not visit.operate(lambda backend: backend.amend(job_id, record.payload, payload, to)):
@@ -246,7 +246,8 @@ def _is_same(visit: Visit, record: JobRecord, call: Call) -> bool:
     return call.args == message.args and call.kwargs == message.kwargs
 
 
-def _parsed(text: str) -> Call:
+def parsed(text: str) -> Call:
+    """Return edited arguments; raises ArgumentError."""
     try:
         call = msgspec.json.decode(text.encode(), type=Call)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from . import dead, flows, job, limits
+from . import dead, flows, job, limits, schedule
 
 if TYPE_CHECKING:
     from ..site import Site
@@ -27,4 +27,5 @@ PAGES = {
     "flows": Watched(flows.read_list, flows.still_list),
     "flow": Watched(flows.read, flows.still),
     "limits": Watched(limits.read, limits.still),
+    "schedule": Watched(schedule.read, schedule.still),
 }
