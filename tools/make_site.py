@@ -19,7 +19,10 @@ DOCS = ROOT / "docs"
 OUTSIDE = "outside/"
 OTHER_PAGES = sorted(
     [
-        *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "README.md", "SECURITY.md", "core/README.md")),
+        *(
+            ROOT / name
+            for name in ("CHANGELOG.md", "CODE_OF_CONDUCT.md", "CONTRIBUTING.md", "README.md", "SECURITY.md", "core/README.md")
+        ),
         *(ROOT / name for name in ("deploy/README.md", "examples/README.md")),
         *ROOT.glob("plugins/*/README.md"),
         *ROOT.glob("examples/*/README.md"),
