@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import yaml
+
 from jobs_core.testing.services import program
 from jobs_core.testing.services.redis import RedisServer
 
@@ -36,6 +38,8 @@ def files_and_commands(page: str) -> Iterator[Shown | Command]:
             yield from commands_of(block)
         elif language == "py":
             ast.parse(block)  # of another system, which is not installed
+        elif language == "yaml":
+            list(yaml.safe_load_all(block))
         elif name or language == "python":
             yield Shown(name[1] if name else "", block)
 
@@ -48,15 +52,16 @@ class Reader:
         self._terminal = terminal
 
     def follow(self, page: Path) -> None:
-        """Write the files and type the commands of a page. Modules of a page without commands are run, and so are its tests."""
+        """Write the files and type the commands of a page. If it has no commands, run its tests, or else its modules."""
         shown = list(files_and_commands(page.read_text(encoding="utf-8")))
         typed = any(isinstance(one, Command) for one in shown)
+        tested = any(isinstance(one, Shown) and one.name.startswith("test_") for one in shown)
         if not any(isinstance(one, Shown) and one.name == "jobs.toml" for one in shown):
             self._write("jobs.toml", "")  # without one, the first enqueue of a process warns about where it keeps jobs
         for one in shown:
             if isinstance(one, Command):
                 self._terminal.follow(one, eventually=EVENTUALLY)
-            elif self._write(one.name or "block.py", one.text) and not (typed and one.name):
+            elif self._write(one.name or "block.py", one.text) and not typed and one.name.startswith("test_") is tested:
                 self._run(one.name or "block.py")
 
     def _write(self, name: str, text: str) -> bool:
@@ -76,7 +81,9 @@ def follow(page: Path, root: Path) -> None:
     """Follow a page in an empty directory, with the programs that it types and a Redis server if it names one."""
     text = page.read_text(encoding="utf-8")
     checkout = Checkout(root)
-    checkout.environment["PYTEST_ADDOPTS"] = "-p no:schemathesis -p no:cacheprovider"  # the first is slow to load
+    # Other plugins of this environment take a second to load, and a reader does not have them.
+    checkout.environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    checkout.environment["PYTEST_ADDOPTS"] = "-p jobs_core.testing.plugin -p no:cacheprovider"
     with contextlib.ExitStack() as stack:
         if "$ php " in text:
             program("php", "php-cli")
