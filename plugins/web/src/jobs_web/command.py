@@ -85,6 +85,8 @@ def link_command() -> None:
 
     app = current_app()
     settings = settings_of(app)
+    if not app.config.http.dashboard:
+        click.echo("jobs: no supervisor serves it: [http] dashboard = true is missing", err=True)
     key = "" if settings.knows_users else Seal(key_in(app.run_dir)).seal(LINK, LOCAL, LINK_FOR)
     click.echo(link(settings, key))
 

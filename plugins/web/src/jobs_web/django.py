@@ -13,7 +13,7 @@ from typing import Any
 from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.contrib.auth.views import redirect_to_login
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.urls import NoReverseMatch, re_path, reverse
 
@@ -58,6 +58,11 @@ def urls(role: Callable[[Any], Role | None] = staff, *, app: App | None = None) 
 
 
 def _user_of(request: HttpRequest, role: Callable[[Any], Role | None]) -> User | None:
+    if not hasattr(request, "user"):
+        raise ImproperlyConfigured(
+            "jobs_web.django: the dashboard does not know its user: add the middleware of django.contrib.sessions, and "
+            "django.contrib.auth.middleware.AuthenticationMiddleware after it, to MIDDLEWARE"
+        )
     user = request.user
     found = role(user) if user.is_authenticated else None
     return None if found is None else User(user.get_username(), found)

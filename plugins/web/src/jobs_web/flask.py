@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from urllib.parse import urlencode
 
 from flask import Blueprint, Response, request
 
@@ -47,5 +48,10 @@ def _asked(path: str) -> Asked:
         headers=list(request.headers.items()),
         scheme=request.scheme,
         client=request.remote_addr or "",
-        body=request.stream.read(MOST_READ),
+        body=request.stream.read(MOST_READ) or _read_before(),
     )
+
+
+def _read_before() -> bytes:
+    """Return the form that a function of the application, called before the view, has already read from the request."""
+    return urlencode(list(request.form.items(multi=True))).encode()
