@@ -22,11 +22,13 @@ def script(name):
 
 
 together, top, bloat = script("draw_together"), script("draw_top"), script("draw_bloat")
+explanation = script("draw_explanation")
 session, badges = script("draw_session"), script("draw_badges")
 DRAWN = (
     {name: ("draw_together", lambda draw=draw: str(draw())) for name, draw in together.DRAWINGS.items()}
     | {name: ("draw_top", lambda name=name: top.draw(name)) for name in top.DRAWINGS}
     | {name: ("draw_bloat", draw) for name, draw in bloat.DRAWINGS.items()}
+    | {name: ("draw_explanation", draw) for name, draw in explanation.DRAWINGS.items()}
     | {name: ("draw_session", draw) for name, draw in session.DRAWINGS.items()}
     | {name: ("draw_badges", draw) for name, draw in badges.DRAWINGS.items()}
 )
