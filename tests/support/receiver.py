@@ -22,6 +22,7 @@ class Receiver:
         self.raw: list[bytes] = []
         self.headers: list[dict[str, str]] = []
         self.status, self.answer, self.location = 200, b"ok", ""
+        self.busy = 0  # so many more requests are answered with 503 and Retry-After
         self.drip = 0.0
         self.hang = threading.Event()
         self.hang.set()  # set: does not hang
@@ -61,6 +62,10 @@ class Receiver:
         self.raw.append(body)
         self.bodies.append(json.loads(body))
         self.hang.wait()
+        if self.busy:
+            self.busy -= 1
+            request.wfile.write(b"HTTP/1.0 503 Busy\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n")
+            return
         head = f"HTTP/1.0 {self.status} Said\r\n" + (f"Location: {self.location}\r\n" if self.location else "")
         answer = (head + f"Content-Length: {len(self.answer)}\r\n\r\n").encode() + self.answer
         if not self.drip:

@@ -11,12 +11,14 @@ import time
 
 import pytest
 
-from jobs_core import App, Config, ConfigError, Discard, Retry, job, set_current_app, webhook_signing
-from jobs_core.backends.base import Counts, Outcome, Outgoing, State
+from jobs_core import App, Config, ConfigError, Discard, Flow, Retry, current_job, job, set_current_app, webhook_signing
+from jobs_core.backends.base import Counts, Outcome, Outgoing, Settlement, State
 from jobs_core.backends.memory import forget
 from jobs_core.config import Pool
 from jobs_core.ids import new_token
+from jobs_core.machines import acting_as
 from jobs_core.message import encode, new_message
+from jobs_core.operating.discarding import discard
 from jobs_core.registry import Registry
 from jobs_core.webhooks import sending
 from jobs_core.webhooks.job import Refused, _judge, register
@@ -408,6 +410,116 @@ def test_a_hook_that_fails_does_not_stop_the_housekeeper_and_is_logged(receiver,
     told.work(backend)
     assert backend.counts(["webhooks"])["webhooks"].ready == 1
     backend.close()
+
+
+@pytest.fixture
+def housekeeper(receiver):
+    """The events of an application whose receiver wants to know of dead letters, with its backend."""
+    from jobs_core.supervisor.housekeeper import webhooks
+
+    app = application(receiver, events=["dead"], include=["error", "arguments"])
+    told = webhooks.Webhooks(app)
+    backend = app.new_backend()
+    backend.open("keeper")
+
+    def look():
+        told._next = 0.0
+        told.work(backend)
+        drain(app, ["webhooks"])
+        found, receiver.bodies = [body["data"] for body in receiver.bodies], []
+        return found
+
+    look()
+    yield app, backend, look
+    backend.close()
+
+
+def test_what_an_operator_discards_is_told_once_with_who_and_why_whatever_it_raised_before(housekeeper):
+    app, backend, look = housekeeper
+
+    @job(registry=app.registry, name="note")
+    def note(text: str) -> None: ...
+
+    fresh, failed = note.using(topic="other").enqueue("one"), note.enqueue("two")
+    [delivery] = backend.reserve(["default"], 1, new_token())
+    error = b'{"type": "ValueError", "message": "two", "traceback": ""}'
+    backend.settle([Settlement(delivery.id, delivery.token, Outcome.RETRY, after=3600.0, error=error)], new_token())
+    assert look() == []
+    with acting_as("eve"):
+        assert discard(backend, [fresh.id, failed.id], "a mistake") == 2
+    wanted = {"job": "note", "kwargs": {}, "reason": "discarded by eve: a mistake", "error": ""}
+    assert sorted(look(), key=lambda data: data["args"]) == [
+        {**wanted, "id": fresh.id, "topic": "other", "attempt": 0, "args": ["one"]},
+        {**wanted, "id": failed.id, "topic": "default", "attempt": 1, "args": ["two"]},
+    ]
+    assert look() == []
+    groups = backend.dead_groups(["default"], 10)
+    assert [group.fingerprint.kind for group in groups] == ["discarded by eve: a mistake"]
+
+
+def test_a_letter_that_is_discarded_again_is_told_again(housekeeper):
+    app, backend, look = housekeeper
+
+    @job(registry=app.registry, name="note")
+    def note() -> None: ...
+
+    told = note.enqueue()
+    for _ in range(2):
+        assert discard(backend, [told.id], "a mistake") == 1
+        assert [data["id"] for data in look()] == [told.id]
+        assert backend.requeue([told.id]) == 1
+
+
+def test_an_addition_that_its_flow_refuses_is_told(housekeeper):
+    app, _, look = housekeeper
+
+    @job(registry=app.registry, name="single", unique="a key")
+    def single() -> None: ...
+
+    @job(registry=app.registry, name="adds")
+    def adds() -> None:
+        current_job().flow.add(single.call())
+
+    holder = single.using(topic="other").enqueue()
+    with Flow() as flow:
+        flow.add(adds.call())
+    drain(app, ["default"])
+    [data] = look()
+    assert data["job"] == "single"
+    assert f"cannot be a member of flow {flow.id}: its unique key is held by {holder.id}" in data["reason"]
+
+
+def test_many_letters_are_told_and_those_that_workers_told_or_that_died_before_are_not(housekeeper, monkeypatch):
+    from jobs_core.supervisor.housekeeper import untold, webhooks
+
+    app, backend, look = housekeeper
+    monkeypatch.setattr(untold, "PAGE", 10)
+
+    @job(registry=app.registry, name="note", retries=0)
+    def note(fails: bool) -> None:
+        raise ValueError("no")
+
+    handles = note.enqueue_many([(False,)] * 35)
+    assert discard(backend, [handle.id for handle in handles[:25]], "old") == 25
+    assert len(look()) == 25
+    discard(backend, [handle.id for handle in handles[25:30]], "old")
+    assert len(look()) == 5
+    drain(app, ["default"])
+    drain(app, ["webhooks"])
+    assert len(look()) == 5, "told by the worker alone"
+    late = webhooks.Webhooks(app)
+    late.work(backend)
+    assert backend.counts(["webhooks"])["webhooks"].ready == 0, "another housekeeper tells nothing again"
+
+
+def test_an_event_is_never_about_an_event(housekeeper):
+    from jobs_core.webhooks.announcing import made
+
+    app, backend, look = housekeeper
+    backend.push([made(app, "crm", "test", {})], new_token())
+    [record] = backend.browse("webhooks", State.READY, 10)
+    assert discard(backend, [record.id], "not wanted") == 1
+    assert look() == []
 
 
 def test_during_an_outage_the_newest_alert_of_each_topic_is_kept_and_pushed_once(receiver):

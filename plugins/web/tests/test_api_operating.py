@@ -251,6 +251,16 @@ def test_a_dead_letter_gets_other_arguments_and_another_topic_and_runs(shop: Rig
     assert shop.app.find(job_id) is None, "it ran"
 
 
+def test_a_queued_job_is_discarded_and_can_run_again(shop: Rig):
+    client = Client(shop, "operate")
+    queued = client.push(delay=60)["id"]
+    assert problem(client.post(f"/jobs/{queued}/discard", json={"reason": "x\ny"}), 422)
+    assert client.post(f"/jobs/{queued}/discard", json={"reason": "a mistake"}).json() == {"id": queued, "state": "dead"}
+    assert client.get(f"/jobs/{queued}").json()["reason"] == "discarded by operate through the API: a mistake"
+    assert "only queued" in problem(client.post(f"/jobs/{queued}/discard"), 409)
+    assert client.post(f"/jobs/{queued}/retry").json()["state"] == "ready"
+
+
 # -- limits ------------------------------------------------------------------------------------------------
 
 

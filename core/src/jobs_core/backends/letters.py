@@ -27,6 +27,9 @@ LONGEST: Final = 200
 UNNAMED: Final = ""
 """The id of the group of letters that have no fingerprint yet."""
 
+DISCARDED: Final = "discarded by "
+"""How the reason of a letter begins that an operator has made: earlier errors are not what it died of."""
+
 
 class Fingerprint(Struct, frozen=True, gc=False):
     """The cause of a dead letter."""
@@ -67,7 +70,7 @@ def fingerprint(reason: str, error: bytes = b"") -> Fingerprint:
 
 def last_of(reason: str, errors: Sequence[bytes]) -> Fingerprint:
     """Return the fingerprint of a dead letter from its history of errors, oldest first."""
-    return fingerprint(reason, errors[-1] if errors else b"")
+    return fingerprint(reason, errors[-1] if errors and not reason.startswith(DISCARDED) else b"")
 
 
 def normalised(message: str) -> str:

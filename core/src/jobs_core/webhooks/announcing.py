@@ -11,10 +11,11 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ..app import App
-from ..backends.base import Outgoing
+from ..backends.base import JobRecord, Outgoing
 from ..config import Config
-from ..errors import MessageTooLarge, PayloadStoreUnavailable
+from ..errors import MessageError, MessageTooLarge, PayloadStoreUnavailable
 from ..job import Call
+from ..message import PackedMessage
 from .job import NAME, TOPIC, delivery_of
 
 MOST_DATA: Final = 64_000
@@ -64,15 +65,37 @@ def wanting(config: Config, event: str, topic: str | None) -> Iterator[str]:
             yield name
 
 
+def letter_facts(app: App, record: JobRecord) -> dict[str, Any]:
+    """Return what an event tells of a dead letter that no worker has made; arguments only if they are readable in the queue."""
+    facts: dict[str, Any] = {"id": record.id, "job": None, "topic": record.topic, "attempt": record.attempt}
+    facts |= {"reason": record.reason, "error": ""}
+    try:
+        message = app.envelope(record)
+    except MessageError:
+        return facts
+    facts["job"] = message.job
+    if not isinstance(message, PackedMessage):
+        facts |= {"args": message.args, "kwargs": message.kwargs}
+    return facts
+
+
 def made(
-    app: App, name: str, kind: str, facts: Mapping[str, Any], *, headers: Mapping[str, Any] = {}, id: str | None = None
+    app: App,
+    name: str,
+    kind: str,
+    facts: Mapping[str, Any],
+    *,
+    headers: Mapping[str, Any] = {},
+    id: str | None = None,
+    at: float | None = None,
 ) -> Outgoing:
-    """Return the job that tells a receiver of an event; with `id`, it is added only once."""
+    """Return the job that tells a receiver of an event at a time (by default now); with `id`, it is added only once."""
     job = delivery_of(app, name)
     if id is not None:
         job = job.using(id=id, store_result=True)
     data = shown(facts, app.config.webhooks[name].include)
-    stamp = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    when = datetime.now(timezone.utc) if at is None else datetime.fromtimestamp(at, timezone.utc)
+    stamp = when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
     try:
         return _outgoing(app, Call(job, (name, kind, stamp, data), {}), headers, id is not None)
     except (MessageTooLarge, PayloadStoreUnavailable):  # the end of a job must not wait for this

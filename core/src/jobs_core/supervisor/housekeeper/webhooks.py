@@ -1,4 +1,6 @@
-"""Tell the receivers of webhooks about backlogs, and about flows that have ended. What is told of jobs, their workers tell.
+"""Tell the receivers of webhooks about backlogs, flows that have ended, and letters that no worker made (untold.py).
+
+Workers tell of the other jobs.
 
 Events are pushed as jobs. A push that fails is repeated unchanged. An event about a flow has an id that follows from the flow
 and its state, so that several machines tell it once, and a new housekeeper tells again only what is not stored yet.
@@ -16,13 +18,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ... import boundary
 from ...app import App
-from ...backends.base import Backend, Outgoing
+from ...backends.base import Backend, JobRecord, Outgoing
 from ...backends.documents import ABSENT, all_of
 from ...backends.flows import FlowStatus
 from ...errors import BackendError, BackendUnavailable
+from ...failpoints import failpoint
 from ...ids import new_token
-from ...webhooks.announcing import made, wanting
+from ...webhooks.announcing import letter_facts, made, wanting
 from ...webhooks.job import TOPIC, register
+from .untold import Untold
 
 if TYPE_CHECKING:
     from .alerts import Alert
@@ -64,6 +68,8 @@ class Webhooks:
         self._pending: dict[str, list[Outgoing]] = {}  # subject → the jobs that tell the newest about it
         self._sending: tuple[str, list[Outgoing]] | None = None  # unanswered request
         self._flows = list(wanting(app.config, "flow", None))
+        self._dead = [name for name, settings in app.config.webhooks.items() if "dead" in settings.events]
+        self._untold = Untold(app, self._about_letter, self._is_recent)
         self._memory = min(MEMORY, float(app.config.topic(TOPIC).result_ttl) / 2)
         self._since: dict[str, float] = {}
         self._next_reminder = 0.0
@@ -79,8 +85,11 @@ class Webhooks:
             self._pending[topic] = [job for name in names for job in self._made(name, kind, facts)]
 
     def work(self, backend: Backend) -> None:
-        """Look for flows that have ended, and push what there is to tell. Raises the errors of the backend."""
-        if self._flows and "flows" in backend.features and time.monotonic() >= self._next:
+        """Look for flows that have ended and letters that nobody has told of, and push what there is to tell.
+
+        Raises the errors of the backend.
+        """
+        if time.monotonic() >= self._next:
             begin = time.monotonic()
             self._look(backend)
             now = time.monotonic()
@@ -94,27 +103,40 @@ class Webhooks:
             self._sending = None
 
     def _look(self, backend: Backend) -> None:
+        """Look at what the events of no worker tell."""
+        flows = bool(self._flows) and "flows" in backend.features
+        letters = bool(self._dead) and "dead_groups" in backend.features and "documents" in backend.features
+        if (flows or letters) and time.monotonic() >= self._next_reminder:
+            self._remember(backend)
+        if flows:
+            self._look_at_flows(backend)
+        if letters:
+            self._untold.look(backend)
+
+    def _look_at_flows(self, backend: Backend) -> None:
         """Read flows page by page, and push what is to be told of each page in one step."""
         seen: set[str] = set()
         for number in range(MOST_PAGES):
             page = backend.flows(PAGE, number * PAGE)
-            if time.monotonic() >= self._next_reminder:
-                self._remember(backend, page[0].broker_now if page else time.time())
             news = self._tell(backend, [flow for flow in page if _has_ended(flow)], seen)
             if len(page) < PAGE or (not news and page[-1].state in ("done", "cancelled")):
                 break
         self._told &= seen
 
-    def _remember(self, backend: Backend, now: float) -> None:
-        """Find out since when each receiver is told of flows, and at first which failed ones it knows already."""
-        for name in self._flows:
-            new = json.dumps({"since": now}).encode()
-            backend.put_document(SINCE, name, new, new_token(), expected=ABSENT, ttl=SINCE_TTL)
+    def _remember(self, backend: Backend) -> None:
+        """Find out since when each receiver is told of flows and letters, and at first which failed flows it knows already.
+
+        By the broker's clock: what a document says that was just made is when that was.
+        """
+        for name in dict.fromkeys((*self._flows, *self._dead)):
+            new = backend.put_document(SINCE, name, b"{}", new_token(), expected=ABSENT, ttl=SINCE_TTL) is not None
             found = backend.document(SINCE, name)
             if found is not None:
+                self._since[name] = found.changed_at
                 with contextlib.suppress(ValueError, KeyError, TypeError):
-                    self._since[name] = float(json.loads(found.data)["since"])
-                backend.put_document(SINCE, name, found.data, new_token(), expected=found.version, ttl=SINCE_TTL)
+                    self._since[name] = found.changed_at if new else float(json.loads(found.data)["since"])
+                data = json.dumps({"since": self._since[name]}).encode()
+                backend.put_document(SINCE, name, data, new_token(), expected=found.version, ttl=SINCE_TTL)
         if self._next_reminder == 0.0:
             self._told = {document.name for document in all_of(backend, FAILED)}
         self._next_reminder = time.monotonic() + REMINDER
@@ -131,21 +153,30 @@ class Webhooks:
                     jobs += self._made(name, f"flow.{flow.state}", _facts(flow), told_as)
                     failed += [told_as] if flow.state == "failed" else []
         if jobs:
+            failpoint("webhook.read")
             backend.push(jobs, new_token())
             for told_as in failed:
                 self._note_failed(backend, told_as)
         self._told |= seen
         return bool(jobs)
 
-    def _made(self, name: str, kind: str, facts: dict[str, Any], told_as: str | None = None) -> list[Outgoing]:
+    def _about_letter(self, name: str, record: JobRecord, told_as: str) -> list[Outgoing]:
+        return self._made(name, "job.dead", letter_facts(self._app, record), told_as, record.since)
+
+    def _made(
+        self, name: str, kind: str, facts: dict[str, Any], told_as: str | None = None, at: float | None = None
+    ) -> list[Outgoing]:
         """Return the job that tells a receiver; none, with the reason in the log, if it cannot be made."""
         try:
-            return [made(self._app, name, kind, facts, id=told_as)]
+            return [made(self._app, name, kind, facts, id=told_as, at=at)]
         except Exception as error:  # a hook of the application may raise anything
             boundary.log(
                 logger, logging.ERROR, "event %s for webhook %s could not be made: %s", kind, name, boundary.told(error)
             )
             return []
+
+    def _is_recent(self, name: str, at: float, now: float) -> bool:
+        return at >= max(self._since.get(name, now), now - self._memory)
 
     def _is_news(self, name: str, flow: FlowStatus) -> bool:
         since = self._since.get(name, flow.broker_now)

@@ -14,6 +14,7 @@ from jobs_core import App, ArgumentError, BackendUnavailable, DuplicateJob, Jobs
 from jobs_core.amending import Arguments, Edit, amended, setting
 from jobs_core.backends.base import Backend, JobRecord, Outgoing, State
 from jobs_core.config_rules import arguments as arguments_error
+from jobs_core.operating.discarding import discard
 from jobs_core.operating.producing import Enqueued, NewJob, Producing
 from jobs_core.operating.records import as_data, browse, shown_result
 from jobs_core.topics import topic_error
@@ -36,6 +37,8 @@ MOST_ERRORS = 20
 STATES = tuple(state.value for state in State if state not in (State.UNKNOWN, State.CANCELLED))
 
 STATE = Param("state", "The state of the jobs.", choices=STATES, required=True)
+
+MOST_REASON = 500
 
 TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 TRACESTATE = re.compile(r"[\x20-\x7e]{1,512}")
@@ -250,6 +253,23 @@ def drop(visit: Visit, raw: bytes, seed: str) -> Answer:
     if record.state is not State.DEAD or not visit.operate(lambda backend: backend.drop([job_id])):
         raise Refused(409, f"job {job_id} is {record.state.value}: only dead letters can be deleted; cancel it instead")
     return Answer(200, Done(1))
+
+
+class Why(Struct, forbid_unknown_fields=True):
+    """Why a job is discarded."""
+
+    reason: str = ""
+
+
+def discarded(visit: Visit, raw: bytes, seed: str) -> Answer:
+    """Move a queued job to the dead letters."""
+    job_id, why = visit.path("id"), decoded(raw, Why) if raw else Why()
+    if len(why.reason) > MOST_REASON or not why.reason.isprintable():
+        raise Refused(422, f"reason: expected up to {MOST_REASON} printable characters")
+    record = find(visit, job_id)
+    if not visit.operate(lambda backend: discard(backend, [job_id], why.reason or "no reason given")):
+        raise Refused(409, f"job {job_id} is {record.state.value}: only queued jobs can be discarded")
+    return Answer(200, StateNow(job_id, find(visit, job_id).state.value))
 
 
 class Change(Struct, forbid_unknown_fields=True):

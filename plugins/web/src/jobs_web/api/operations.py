@@ -55,6 +55,10 @@ OPERATIONS: tuple[Operation, ...] = (
         media=STREAM, producers=True,
     ),
     _act("/jobs/{id}/cancel", jobs.cancel, "Cancel a queued job, or ask a running one to end.", jobs.StateNow),
+    _act(
+        "/jobs/{id}/discard", jobs.discarded, "Move a queued job to the dead letters, from which it can run again.",
+        jobs.StateNow, body=jobs.Why,
+    ),
     _act("/jobs/{id}/retry", jobs.retry, "Run a dead or scheduled job now.", jobs.StateNow),
     _act(
         "/jobs/{id}", jobs.change, "Give a dead letter other arguments, or another topic; `retry` then runs it again.",
