@@ -128,6 +128,8 @@ def pages_of(app: App) -> dict[str, str]:
         group = max(backend.dead_groups(["mail"], 10), key=lambda one: one.letters)
         return {
             "overview": "/",
+            "overview, charts of 24 h": "/?since=24h",
+            "overview, charts of 30 d": "/?since=30d",
             "topics": "/topics",
             "jobs, ready": "/jobs?topic=mail",
             "jobs, page 100": "/jobs?topic=mail&offset=5000",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from jobs_core.testing.services.postgres import PostgresServer
 from jobs_core.testing.services.redis import RedisServer
 
 Asked = Callable[[], int]
-"""Returns how many statements or commands the server has carried out since its start."""
+"""Returns how many statements, or scripts, the server has carried out since its start."""
 
 Store = tuple[str, Asked | None]
 """The URL of a backend, and the counter of its server; None without a server."""
@@ -24,7 +25,12 @@ def sqlite(directory: Path) -> Iterator[Store]:
 @contextlib.contextmanager
 def redis(directory: Path) -> Iterator[Store]:
     with RedisServer(directory, "--appendfsync", "everysec") as server:
-        yield f"redis://127.0.0.1:{server.port}/0", lambda: int(server.fact("total_commands_processed", "INFO", "stats")) - 1
+        yield f"redis://127.0.0.1:{server.port}/0", lambda: _scripts(server.text("INFO", "commandstats"))
+
+
+def _scripts(statistics: str) -> int:
+    """Return how many scripts were called; what they call themselves is counted among the commands."""
+    return sum(map(int, re.findall(r"cmdstat_(?:evalsha|fcall):calls=(\d+)", statistics)))
 
 
 @contextlib.contextmanager

@@ -17,6 +17,9 @@ from pathlib import Path
 
 import pytest
 
+from jobs_web.serving import listener
+from jobs_web.settings import Settings
+
 
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as made:
@@ -175,3 +178,13 @@ def test_without_the_plugin_the_command_names_it(project, monkeypatch):
     done = jobsctl(project, "web")
     assert done.returncode == 2
     assert "the command 'web' comes with a plugin: pip install jobs-web" in done.stderr
+
+
+def test_an_answer_in_two_parts_does_not_wait_for_an_acknowledgement(tmp_path):
+    with (
+        listener(Settings(listen=f"127.0.0.1:{free_port()}"), tmp_path) as listening,
+        socket.create_connection(listening.getsockname()),
+    ):
+        accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

@@ -111,21 +111,26 @@ def test_a_fault_of_a_reading_is_raised_and_the_next_reading_may_succeed(backend
     assert latest.get(None).at == 3.0
 
 
-def test_a_backend_that_is_slow_to_count_is_asked_less_often(monkeypatch):
+@pytest.mark.parametrize(
+    ("takes", "again"),
+    [(0.1, [100.0, 103.1, 106.1]), (0.9, [100.0, 104.9]), (60.0, [100.0, 166.0])],
+    ids=["fast", "slow", "slowest"],
+)
+def test_a_backend_that_is_slow_to_count_is_asked_less_often(monkeypatch, takes, again):
     clock = [100.0]
     monkeypatch.setattr(reading.time, "monotonic", lambda: clock[0])
     taken = []
 
     def take() -> Snapshot:
         taken.append(clock[0])
-        clock[0] += 2.0
+        clock[0] += takes
         return Snapshot(clock[0])
 
     latest = Latest(take)
-    for at in (100.0, 110.0, 119.0, 121.0):
-        clock[0] = max(clock[0], at)
+    for at in (100.0, 100.5 + takes, 103.0 + takes, 104.0 + takes, 106.0 + takes):
+        clock[0] = at
         latest.get(None)
-    assert taken == [100.0, 121.0]
+    assert taken == again
     latest.forget()
     latest.get(None)
-    assert len(taken) == 3
+    assert len(taken) == len(again) + 1

@@ -2,7 +2,7 @@
 
 Counting millions of jobs takes some backends longer than a page may take. So a page waits for a reading only briefly, and then
 shows what the one before it found, with its age. One thread at a time reads, however many visits and watchers there are, and
-for a tenth of the time at most.
+for a fifth of the time at most.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ from jobs_core.operating.snapshot import Snapshot
 FRESH = 1.0
 """Seconds for which all visits share one snapshot."""
 
-SHARE = 9
-"""How many times as long as reading a snapshot took it is shared at least, so that a tenth of the time goes into reading."""
+SHARE = 4
+"""How many times as long as reading a snapshot took it is shared at least, so that a fifth of the time goes into reading."""
+
+SHARED = 5.0
+"""Most seconds for which a snapshot is shared because it took long to read."""
 
 PATIENCE = 0.03
 """Seconds for which a page waits for a newer snapshot than the last one."""
@@ -92,7 +95,7 @@ class Latest:
             with self._ended:
                 now = time.monotonic()
                 self._last, self._failed = self._number, failed
-                self._fresh_until = now + max(FRESH, SHARE * (now - began))
+                self._fresh_until = now + max(FRESH, min(SHARED, SHARE * (now - began)))
                 if found is not None:
                     self._found, self._found_by, self._good_until = found, self._number, self._fresh_until + OLD
                 again = self._needed > self._number

@@ -73,7 +73,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        self._site.latest.begin()
+        self._site.warm_up()
         self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -175,7 +175,11 @@ def listener(settings: Settings, base_dir: Path) -> socket.socket:
         if isinstance(address, Path):
             return _on_path(base_dir / address, int(settings.socket_mode, 8))
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        return socket.create_server(address, family=family, backlog=128)
+        made = socket.create_server(address, family=family, backlog=128)
+        made.setsockopt(
+            socket.IPPROTO_TCP, socket.TCP_NODELAY, 1
+        )  # inherited; else an answer may wait 40 ms for its second part
+        return made
     except OSError as error:
         reason = error.strerror or str(error)
         raise ConfigError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -114,6 +115,15 @@ class Site:
     def snapshot(self) -> snapshot.Snapshot:
         """Return what the backend holds, as it was read a moment ago: see `Latest`. Blocks briefly."""
         return self.latest.get()
+
+    def warm_up(self) -> None:
+        """Begin to read the backend and the templates, without waiting for them, so that the first page does not have to."""
+        self.latest.begin()
+        threading.Thread(target=self._compile, name="jobs-web-templates", daemon=True).start()
+
+    def _compile(self) -> None:
+        for name in self.templates.list_templates():
+            self.templates.get_template(name)
 
     def kept(self, name: str, read: Callable[[], T]) -> T:
         """Return what `read` returns, or has returned within KEPT seconds: statistics change once a minute. Blocks."""
