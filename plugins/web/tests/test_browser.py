@@ -6,6 +6,7 @@ import importlib.util
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -210,3 +211,30 @@ def test_a_job_is_followed_but_not_while_a_form_is_filled_in(draw, browser, shop
         wait_for(browser, f"//h2[contains(text(), 'Run {left} dead letters again')]")
         assert browser.execute_script("return window.mark") == 2
         assert complaints(browser) == []
+
+
+def test_a_page_inside_flask_follows_without_a_stream(draw, browser, shop):
+    from flask import Flask
+    from werkzeug.serving import make_server
+
+    from jobs_web.flask import blueprint
+    from jobs_web.roles import Role, User
+
+    application = Flask("shop")
+    application.register_blueprint(blueprint(lambda: User("anna", Role.ADMIN), app=shop.app), url_prefix="/jobs")
+    draw.look(browser, "wide", "light")
+    server = make_server("127.0.0.1", 0, application, threaded=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        browser.get(f"http://127.0.0.1:{server.server_port}/jobs/")
+        browser.execute_script("window.mark = 1")
+        shop.jobs["pack"].enqueue(1)
+        wait_for(browser, "//dt[text()='ready']/following-sibling::dd[1][normalize-space()='1']")
+        assert browser.execute_script("return window.mark") == 1  # it was not loaded anew
+        assert complaints(browser) == []
+    finally:
+        browser.get("about:blank")
+        server.shutdown()
+        thread.join()
+        server.server_close()
