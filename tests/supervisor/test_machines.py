@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from jobs_core.backends.documents import LARGEST
+from jobs_core.machines import StacksReport, WorkerStacks, reports, stacks_of
 from jobs_core.scoreboard.state import read_board
+from jobs_core.supervisor.housekeeper.stacks import TakenStacks, _Asked
 
 from ..support.project import Project, until
 from ..support.supervised import Supervised
@@ -90,6 +94,50 @@ def test_a_size_outlasts_reload_and_restart_and_reaches_machines_that_start_late
     assert wanted(again.run_dir) == wanted(project.root / "second") == configured
     later.stop()
     again.stop()
+
+
+def test_stacks_that_a_command_takes_can_be_read_on_other_machines(project: Project):
+    first = Supervised(project)
+    backend = project.app().new_backend()
+    backend.open("looks")
+    project.here("push", "tasks.nap", "600")
+    running = until(lambda: [run for report in reports(backend) for run in report.longest])
+    [machine] = [report.name for report in reports(backend)]
+    assert stacks_of(backend, machine) is None
+    assert project.here("machines", "stacks", machine).endswith(": done\n")
+    found = until(lambda: stacks_of(backend, machine))
+    [busy] = [worker for worker in found.workers if worker.pid == running[0].pid]
+    assert busy.running == [f"tasks.nap {running[0].id}"]
+    assert busy.complete
+    assert "in nap" in busy.text
+    assert found.left_out == 0
+    assert {worker.pool for worker in found.workers} == {worker.pool for worker in read_board(first.run_dir).supervisor.workers}
+    first.process.kill()
+    backend.close()
+
+
+@pytest.mark.parametrize(("workers", "kept"), [(1, 1), (20, 20), (200, 28)])
+def test_stacks_of_many_workers_are_cut_until_they_fit(tmp_path, monkeypatch, workers, kept):
+    stacks = TakenStacks("web1.abc", tmp_path)
+    made = [
+        WorkerStacks(pid, "default", 'File "x"\n' * 8000, True, ["job id"] if pid == 7 else []) for pid in range(1, workers + 1)
+    ]
+    monkeypatch.setattr(stacks, "_workers", lambda asked: iter(made))
+    data = stacks._report("id", _Asked({}, ""))
+    report = msgspec.json.decode(data, type=StacksReport)
+    assert len(data) <= LARGEST
+    assert len(report.workers) + report.left_out == workers
+    assert len(report.workers) >= kept * 0.7
+    assert workers < 7 or report.workers[0].pid == 7, "a worker that runs something comes first"
+
+
+def test_commands_that_the_supervisor_does_not_answer_leave_nothing_behind(tmp_path):
+    stacks = TakenStacks("web1.abc", tmp_path)
+    for number in range(100):
+        stacks.begin(str(number), "")
+    stacks.ended("99", "there is no such pool")
+    assert len(stacks._asked) < 20
+    assert not stacks.is_due
 
 
 def _serving(found: dict[str, dict]) -> dict[str, dict] | None:

@@ -1,6 +1,7 @@
 """The machines that share a backend, commands to them, and sizes of their pools: documents of kind `machine` and `command`.
 
-The sizes that operators set for pools are documents of kind `pool-size`. They stay until they are reset.
+The sizes that operators set for pools are documents of kind `pool-size`. They stay until they are reset. The stacks of workers
+that a command has asked for are documents of kind `stacks`, the last ones of each machine.
 
 The housekeeper of each supervisor publishes what its machine does every REPORT seconds; a machine that is silent for GONE
 seconds is listed no more. A command is meant for one machine or all, and for one pool of it or all. It says what to do, from a
@@ -33,6 +34,7 @@ from .units import count
 MACHINE: Final = "machine"
 COMMAND: Final = "command"
 SIZE: Final = "pool-size"
+STACKS: Final = "stacks"
 
 EVERYWHERE: Final = "*"
 """The target that means all machines."""
@@ -131,6 +133,30 @@ class MachineReport(Struct, frozen=True):
     age: float = 0.0  # seconds since the report, by the broker's clock; set by readers
 
 
+class WorkerStacks(Struct, frozen=True):
+    """The stacks of one worker, as it has written them."""
+
+    pid: int
+    pool: str
+    text: str
+    complete: bool  # its main thread has answered, too
+    running: list[str] = []  # some of its jobs: name and id
+
+
+class StacksReport(Struct, frozen=True):
+    """The stacks of the workers of a machine, after a command to take them."""
+
+    command: str
+    at: float  # by the machine's clock
+    workers: list[WorkerStacks]
+    left_out: int = 0  # workers for which there was no room
+    age: float = 0.0  # seconds since the report, by the broker's clock; set by readers
+
+
+STACKS_KEPT: Final = 600.0
+"""Seconds for which the stacks of a machine are kept."""
+
+
 def machine_name(run_dir: Path) -> str:
     """Return the name of the supervisor in a run directory: the host, and a few letters for the directory."""
     digest = hashlib.sha256(os.fsencode(run_dir.resolve())).hexdigest()[:6]
@@ -160,6 +186,20 @@ def reports(backend: Backend) -> list[MachineReport]:
         age = max(0.0, GONE - document.expires_in) if document.expires_in is not None else 0.0
         found.append(msgspec.structs.replace(report, name=document.name, age=age))
     return found
+
+
+def stacks_of(backend: Backend, machine: str) -> StacksReport | None:
+    """Return the stacks that a machine has reported last; None if it has not, or cannot be read."""
+    require(backend)
+    document = backend.document(STACKS, machine)
+    try:
+        report = None if document is None else msgspec.json.decode(document.data, type=StacksReport)
+    except (msgspec.MsgspecError, UnicodeError):
+        return None
+    if document is None or report is None:
+        return None
+    age = max(0.0, STACKS_KEPT - document.expires_in) if document.expires_in is not None else 0.0
+    return msgspec.structs.replace(report, age=age)
 
 
 def command(app: App, backend: Backend, order: Order, target: str = "*") -> str:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import html
 import re
 
+import msgspec
 import pytest
 
 from jobs_core import Flow, State, current_job, dead_actions, job
+from jobs_core.backends.documents import all_of
 from jobs_core.backends.limits import Limit
 from jobs_core.ids import new_token
+from jobs_core.machines import COMMAND, STACKS, StacksReport, WorkerStacks
 from jobs_core.schedule import Schedule
 
 NASTY = "<script>alert(1)</script>\"'&amp;{{7*7}}\u202e\u05d0 `x`"
@@ -568,12 +571,61 @@ def test_machines_are_shown_and_get_commands(rig):
         assert said(browser, browser.submit(f"/machines/{do}", _page="/", machine="web1.abc123")).startswith(
             "The command is sent"
         )
-    response = browser.submit("/machines/scale", _page="/", machine="web1.abc123", pool="default", workers="4")
+    asked = browser.submit("/machines/scale", _page="/", machine="web1.abc123", pool="default", workers="4")
+    assert "The configuration allows up to 2 workers." in asked.text
+    response = browser.submit("/machines/scale", _page="/", machine="web1.abc123", pool="default", workers="4", sure="yes")
     assert said(browser, response).startswith("Pool default of web1.abc123 is set to 4")
     response = browser.submit("/machines/scale", _page="/", machine="web1.abc123", pool="default", workers="")
     assert said(browser, response).startswith("Pool default of web1.abc123 is set to its configured size")
     wrong = browser.submit("/machines/scale", _page="/", machine="web1.abc123", pool="default", workers="many")
     assert wrong.status_code == 422
+
+
+def test_commands_to_a_pool_and_to_all_machines_show_what_became_of_them(rig):
+    report_of(rig)
+    report_of(rig, "web2.def456", host="web2")
+    browser = rig.browser("admin")
+    asked = browser.submit("/machines/quiet", _page="/", machine="*", pool="default")
+    assert "Take no new jobs in pool default of all machines?" in html.unescape(asked.text)
+    assert rig.app.operate(lambda backend: list(all_of(backend, COMMAND))) == []
+    browser.submit("/machines/quiet", _page="/", machine="*", pool="default", sure="yes")
+    browser.submit("/machines/reload", _page="/", machine="web2.def456")
+    page = cells(browser.text("/machines"))
+    assert page.count("no answer yet") == 3
+    assert "admin in the dashboard" in page
+    quiet, reload = sorted(rig.app.operate(lambda backend: all_of(backend, COMMAND)), key=lambda each: each.version)
+    report_of(rig, commands={quiet.name: ""})
+    report_of(rig, "web2.def456", host="web2", commands={quiet.name: "", reload.name: "SyntaxError: " + NASTY})
+    page = browser.text("/machines")
+    assert "no answer yet" not in page
+    assert "<script>alert" not in page
+    assert cells(page).count("not carried out") == 1
+    assert browser.submit("/machines/quiet", _page="/", machine="web9").status_code == 404
+    assert browser.submit("/machines/quiet", _page="/", machine="web1", pool="none").status_code == 404
+
+
+def test_stacks_of_a_machine_are_taken_and_shown(rig):
+    report_of(rig)
+    browser = rig.browser("admin")
+    path = "/machines/stacks?machine=web1.abc123"
+    assert "has reported no stacks" in browser.text(path)
+    response = browser.submit("/machines/stacks", _page="/", machine="web1.abc123")
+    assert response.headers["location"] == path
+    assert said(browser, response).startswith("The command is sent: web1.abc123 takes the stacks")
+    text = 'Current thread 0x1 (most recent call first):\n  File "/srv/shop.py", line 7 in <script>alert(1)\n'
+    found = StacksReport("id", 1e9, [WorkerStacks(8, "default", text, False, ["shop.ship some-id"])], left_out=2)
+    rig.app.operate(
+        lambda backend: backend.put_document(STACKS, "web1.abc123", msgspec.json.encode(found), new_token(), ttl=60)
+    )
+    page = browser.text(path)
+    assert "<script>alert" not in page
+    assert 'href="/job?id=some-id"' in page
+    shown = cells(page)
+    assert 'File "/srv/shop.py", line 7' in shown
+    assert "those of 2 more workers" in shown
+    assert "did not answer within a second" in shown
+    assert browser.get("/machines/stacks?machine=").status_code == 404
+    assert browser.get("/machines/stacks?machine=%0a").status_code == 404
 
 
 def test_a_machine_that_is_in_trouble_is_a_finding(rig):

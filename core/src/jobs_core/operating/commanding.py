@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import msgspec
+from msgspec import Struct
 
 from ..app import App
 from ..backends.base import Backend
-from ..machines import EVERYWHERE, MachineReport, Order, command, is_meant, reports, set_size, size_of, sizes
+from ..backends.documents import all_of
+from ..errors import SignatureError
+from ..machines import COMMAND, EVERYWHERE, MachineReport, Order, command, is_meant, reports, set_size, size_of, sizes
+from ..sealed import unseal
 
 
 def meant(found: Sequence[MachineReport], name: str) -> list[MachineReport]:
@@ -50,3 +54,27 @@ def ended(backend: Backend, given: Mapping[str, str]) -> dict[str, str]:
         for report in reports(backend)
         if given.get(report.name) in report.commands
     }
+
+
+class Given(Struct, frozen=True):
+    """A command of the last minute, and what became of it on each machine for which it was meant: see `ended`."""
+
+    id: str
+    order: Order
+    target: str
+    outcomes: dict[str, str | None]  # None: the machine has not reported it yet
+
+
+def lately(app: App, backend: Backend, machines: Sequence[MachineReport]) -> list[Given]:
+    """Return the commands of the last minute, newest first; those that cannot be trusted are left out. Raises NotSupported."""
+    found = []
+    for document in sorted(all_of(backend, COMMAND), key=lambda document: -document.version):
+        try:
+            sealed = unseal(app.signer, document)
+            order = msgspec.json.decode(sealed.body, type=Order)
+        except (SignatureError, msgspec.MsgspecError):
+            continue
+        those = with_pool([each for each in machines if is_meant(sealed.target, each.name)], order.pool)
+        outcomes = {each.name: each.commands.get(document.name) for each in those}
+        found.append(Given(document.name, order, sealed.target, outcomes))
+    return found

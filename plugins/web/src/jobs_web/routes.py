@@ -89,6 +89,8 @@ ROUTES: tuple[Route, ...] = (
     Route("/machines/quiet", "POST", machines.quiet, Role.ADMIN, what="quiet"),
     Route("/machines/resume", "POST", machines.resume, Role.ADMIN, what="resume"),
     Route("/machines/reload", "POST", machines.reload, Role.ADMIN, what="reload"),
+    Route("/machines/stacks", "GET", machines.stacks, Role.READ),
+    Route("/machines/stacks", "POST", machines.take_stacks, Role.ADMIN, what="take the stacks of"),
     Route("/machines/scale", "POST", machines.scale, Role.ADMIN, what="scale"),
     Route("/login", "GET", login.ask, None),
     Route("/login", "POST", login.enter, None),

@@ -35,6 +35,7 @@ from ...scoreboard.state import Board, SupervisorState, read_board
 from ...scoreboard.writer import start_ticks
 from ...sealed import unseal
 from ..system.messages import CommandDone, Commanded
+from .stacks import TakenStacks
 
 FILE = "commands.json"
 """The file in the run directory in which the commands that were received are remembered."""
@@ -73,13 +74,14 @@ class Machine:
         self._version = -1
         self._unreported = ""  # why the last report was refused
         self._untold = False  # whether a command has ended since the last report
+        self._stacks = TakenStacks(self.name, run_dir)
 
     # -- reports ---------------------------------------------------------------------------------
 
     @property
     def has_news(self) -> bool:
         """Return whether a report is wanted before its time."""
-        return self._untold
+        return self._untold or self._stacks.is_due
 
     def report(self, backend: Backend) -> None:
         """Publish the state of this machine; if the backend refuses that, say so once. Raises BackendUnavailable."""
@@ -93,6 +95,7 @@ class Machine:
         self._untold = False
         try:
             backend.put_document(MACHINE, self.name, data, new_token(), ttl=GONE)
+            self._stacks.send(backend)
         except BackendUnavailable:
             raise
         except BackendError as error:  # a full backend, or an older broker: the housekeeper has other work
@@ -167,6 +170,7 @@ class Machine:
         if received is None:  # the file has gone, and with it what the command was
             return
         self._received = received
+        self._stacks.ended(ended.id, ended.error)
         at, _ = received.done.get(ended.id, (time.time(), ""))
         received.done[ended.id] = at, ended.error[:_LONGEST]
         self._save(received)
@@ -192,6 +196,8 @@ class Machine:
             self._untold = True
             return
         events.emit(events.CommandReceived(document.name, order.do, order.pool, order.by))
+        if order.do == "stacks":
+            self._stacks.begin(document.name, order.pool)
         self._tell(Commanded(document.name, order.do, order.pool, order.workers))
 
     def _read(self, received: Received, document: Document) -> tuple[str, Order]:

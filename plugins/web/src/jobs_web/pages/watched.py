@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from . import dead, flows, job, limits, schedule
+from . import dead, flows, job, limits, machines, schedule
 
 if TYPE_CHECKING:
     from ..site import Site
@@ -27,5 +27,7 @@ PAGES = {
     "flows": Watched(flows.read_list, flows.still_list),
     "flow": Watched(flows.read, flows.still),
     "limits": Watched(limits.read, limits.still),
+    "machines": Watched(machines.read, machines.still),
+    "machines/stacks": Watched(machines.read_stacks, machines.still_stacks),
     "schedule": Watched(schedule.read, schedule.still),
 }
