@@ -28,8 +28,7 @@ class Container:
         self.config = document["OCIv1"]["config"]
         self.health = document["Docker"]["config"]["Healthcheck"]["Test"]
         self._root = root
-        self._environment = dict(entry.split("=", 1) for entry in self.config["Env"])
-        self._environment["JOBS_BACKEND"] = "sqlite:////var/lib/jobs/jobs.db"
+        self.environment = dict(entry.split("=", 1) for entry in self.config["Env"])
         self._mount("--make-rprivate", "/")
         self._mount("--bind", str(root), str(root))
         self._mount("-t", "proc", "proc", f"{root}/proc")
@@ -49,7 +48,7 @@ class Container:
         user, _, group = self.config["User"].partition(":")
         inside = [CHROOT, f"--userspec={user}:{group}", "--groups=", self._root, "env", "-C", self.config["WorkingDir"]]
         return subprocess.Popen(
-            [*inside, *command], env=self._environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            [*inside, *command], env=self.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
 
     def run(self, *command: str, code: int = 0) -> str:
@@ -60,24 +59,40 @@ class Container:
         return said
 
 
+BACKENDS = {
+    "SQLite": {"JOBS_BACKEND": "sqlite:////var/lib/jobs/jobs.db"},
+    "ZeroMQ": {
+        "JOBS_BACKEND": "zmq+tcp://127.0.0.1:7788",
+        "JOBS_BROKER__EMBEDDED": "true",
+        "JOBS_BROKER__STORE": "sqlite:////var/lib/jobs/broker.db",
+    },
+}
+"""Those that need no other container, with the variables of their Compose files."""
+
+
 def main(root: Path, config: Path, application: Path) -> None:
     container = Container(root, config, application)
     assert container.config["User"] == "10001:10001"
     assert "Read-only file system" in container.run("sh", "-c", "touch /etc/x /srv/app/x 2>&1; true")
     assert "uid=10001(jobs)" in container.run("id")
+    plugins = container.run("jobsctl", "plugins")
+    assert all(f"jobs-{name} " in plugins for name in ("redis", "rabbitmq", "postgres", "zeromq")), plugins
+    print("image: runs as 10001 on a read-only root, with its plugins")
+    for name, variables in BACKENDS.items():
+        container.environment.update(variables)
+        run_a_job(container, name)
+
+
+def run_a_job(container: Container, backend: str) -> None:
+    """Start, wait until the image is healthy, let a job run, and stop."""
     health = container.health[1:] if container.health[0] == "CMD" else ["sh", "-c", container.health[1]]
     container.run(*health, code=3)  # nothing runs yet
-    print("image: runs as 10001 on a read-only root; unhealthy before the start")
-
     supervisor = container.start(container.config["Cmd"])
     end = time.monotonic() + PATIENCE
     while "idle" not in _health(container, health):  # a worker that serves
         assert supervisor.poll() is None, supervisor.communicate()[0]
         assert time.monotonic() < end, "no worker served"
         time.sleep(0.5)
-    print("image: healthy")
-    plugins = container.run("jobsctl", "plugins")
-    print(f"image: {len(plugins.splitlines())} lines of plugins")
     job = container.run("python3", "shop.py").split()[-1]
     while container.run("jobsctl", "list", "email").strip():  # until the job is reserved; a stop then waits for its end
         assert time.monotonic() < end, "no worker took the job"
@@ -86,7 +101,7 @@ def main(root: Path, config: Path, application: Path) -> None:
     said = supervisor.communicate(timeout=PATIENCE)[0]
     assert supervisor.returncode == 0, said
     assert "to ada@example.com: Your order is on its way" in said, said
-    print(f"image: ran job {job}, and stopped with exit code 0")
+    print(f"image: {backend}: healthy, ran job {job}, and stopped with exit code 0")
 
 
 def _health(container: Container, command: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ umask 077
 cd "$(dirname "$0")"
 mkdir -p secrets
 cd secrets
+chmod -f u+w -- * || true # those of an earlier run
 [ -e password ] || head -c 24 /dev/urandom | base64 | tr -d '/+=\n' >password
 password=$(cat password)
 printf 'redis://:%s@redis:6379/0' "$password" >redis-url

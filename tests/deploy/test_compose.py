@@ -9,6 +9,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,17 @@ def test_the_secrets_are_made_once_and_are_for_their_owner_alone(secrets):
     assert all(before["password"] in text for text in before.values())
     used = {entry["file"] for path in FILES for entry in merged(path).get("secrets", {}).values()}
     assert used <= {f"./secrets/{name}" for name in before}
+
+
+def test_a_user_who_is_not_root_can_make_the_secrets_again():
+    with tempfile.TemporaryDirectory() as name:  # pytest's own directories can only be entered by their user
+        script = Path(shutil.copy(COMPOSE / "secrets.sh", name))
+        user = {"user": 65534, "group": 65534, "extra_groups": []} if os.geteuid() == 0 else {}
+        if user:
+            os.chown(name, 65534, 65534)
+        for _ in range(2):
+            subprocess.run([script], check=True, cwd="/", **user)
+        assert len((Path(name) / "secrets" / "password").read_text()) >= 24
 
 
 def test_redis_accepts_its_configuration_and_stores_every_write(secrets, tmp_path):

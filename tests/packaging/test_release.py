@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,9 @@ def test_two_builds_of_a_package_have_the_same_bytes(tmp_path):
             path.touch()  # neither the time nor the place of a checkout is in the packages
         dist.build(tmp_path / place, copy, 1_800_000_000)
     assert len(dist.sums(tmp_path / "one")) == 2
+    (wheel,) = (tmp_path / "one").glob("*.whl")
+    with zipfile.ZipFile(wheel) as files:
+        assert "jobs_sentry-0.1.0.dist-info/licenses/LICENSE" in files.namelist()
     assert dist.different(tmp_path / "one", tmp_path / "other") == []
 
 
@@ -67,6 +71,11 @@ def test_the_packages_are_those_of_the_tree():
         "jobs-core", "jobs-django", "jobs-fastapi", "jobs-flask", "jobs-opentelemetry", "jobs-postgres", "jobs-rabbitmq",
         "jobs-redis", "jobs-sentry", "jobs-web", "jobs-zeromq",
     }  # fmt: skip
+
+
+def test_every_package_contains_the_licence():
+    text = (ROOT / "LICENSE").read_text()
+    assert all((package / "LICENSE").read_text() == text for package in release.packages(ROOT))
 
 
 def test_the_compatibility_table_has_the_oldest_versions_that_the_packages_accept():
