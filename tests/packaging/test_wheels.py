@@ -130,6 +130,15 @@ def test_a_third_partys_backend_is_installed_beside_the_core_and_runs_a_job(with
     assert "jobs-file 0.1.0" in with_file.run("jobsctl", "plugins")
 
 
+def test_an_installed_core_writes_packages_of_plugins(with_file):
+    """The texts that it writes are part of the wheel."""
+    for kind in ("backend", "loader", "middleware", "channel"):
+        with_file.run("jobsctl", "new-plugin", f"my-{kind}", "--kind", kind)
+        made = with_file.directory / f"jobs-my-{kind}"
+        assert (made / "src" / f"jobs_my_{kind}" / f"{kind}.py").exists()
+        assert list(made.glob("tests/test_*.py"))
+
+
 def test_core_and_jobs_redis_and_nothing_else(wheels, tmp_path):
     installed = Installed(tmp_path, wheels, "jobs-core", "jobs-redis")
     needed = {
