@@ -122,6 +122,10 @@ def test_the_variables_of_a_pod_are_a_configuration(tmp_path, monkeypatch):
     assert (config.lease, config.http.listen) == (20, "0.0.0.0:9000")
 
 
+def test_a_pod_has_no_variables_of_services_which_might_look_like_configuration():
+    assert pod({})["enableServiceLinks"] is False
+
+
 def test_the_probes_ask_the_port_on_which_the_supervisor_listens(tmp_path, monkeypatch):
     config = configuration({}, tmp_path, monkeypatch)
     (container,) = pod({})["containers"]
