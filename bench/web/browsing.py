@@ -12,7 +12,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
@@ -144,6 +145,7 @@ def pages_of(app: App) -> dict[str, str]:
             "dead letters": "/dead",
             "a group of them": f"/dead/group?id={quote(group.fingerprint.id)}",
             "flows": "/flows",
+            "flows, page 20": "/flows?offset=950",
             "a flow": f"/flow?id={backend.flows(1)[0].id}",
             "limits": "/limits",
             "schedule": "/schedule",
@@ -235,6 +237,10 @@ def watch(dashboard: Dashboard, asked: Asked | None, most: int = 200, seconds: f
                     f"{streams}: from an enqueue to the event in the browsers, median and last",
                     f"{statistics.median(delays):.1f} and {delays[-1]:.1f} s",
                 )
+                yield (
+                    f"the overview for {count} browsers at once: the last one has it after",
+                    f"{pictures(dashboard, count):.1f} s",
+                )
         finally:
             watchers.close()
 
@@ -248,5 +254,9 @@ def _delays(watchers: Watchers, changes: int = 5) -> Iterator[float]:
         yield from (at - began for at in watchers.told())
 
 
-def summary(values: Sequence[float]) -> str:
-    return f"{statistics.median(values):,.0f}"
+def pictures(dashboard: Dashboard, count: int) -> float:
+    """Return the seconds until so many browsers, which ask at the same time, have the overview."""
+    with ThreadPoolExecutor(count) as browsers:
+        began = time.perf_counter()
+        list(browsers.map(dashboard.get, ["/"] * count))
+        return time.perf_counter() - began
