@@ -145,8 +145,14 @@ class Shop:
             sums = [0] * len(SUMS)
             sums[SUMS.index("reports")], sums[SUMS.index("done")], sums[SUMS.index("dead")] = 1, done, failed
             if not 40 < minute < 44:
-                rows.append(StatisticsRow(until - 60 * (60 - minute), sums=(*sums, *run[:16], *wait[:16])))
-        self.app.operate(lambda backend: backend.add_statistics(rows, new_token()))
+                numbers = (*sums, *run[:16], *wait[:16])
+                at = until - 60 * (60 - minute)
+                rows += [StatisticsRow(at, topic, sums=numbers) for topic in ("", "billing", "default")]
+                if at % 300 == 0:
+                    names = ("shop.billing.charge", "shop.billing.refund", "shop.billing.remind")
+                    rows += [StatisticsRow(at, "billing", name, numbers, span=300) for name in names]
+        for begin in range(0, len(rows), 100):
+            self.app.operate(lambda backend, begin=begin: backend.add_statistics(rows[begin : begin + 100], new_token()))
 
     def report(self, name: str, workers: int, state: str) -> None:
         report = MachineReport(
@@ -163,7 +169,9 @@ class Shop:
         return {
             "overview": "/", "topics": "/topics", "jobs": "/jobs?topic=default", "dead-jobs": "/jobs?topic=billing&state=dead",
             "job": f"/job?id={self.dead}", "dead": "/dead", "flows": "/flows", "flow": f"/flow?id={self.flow}",
-            "album": f"/flow?id={self.album}", "limits": "/limits", "schedule": "/schedule", "machines": "/machines",
+            "album": f"/flow?id={self.album}", "limits": "/limits", "schedule": "/schedule",
+            "stats": "/stats", "stats-topic": "/stats?topic=billing",
+            "stats-job": "/stats?topic=billing&job=shop.billing.charge", "machines": "/machines",
         }  # fmt: skip
 
 

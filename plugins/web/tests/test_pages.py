@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import time
 
 import msgspec
 import pytest
@@ -11,9 +12,11 @@ import pytest
 from jobs_core import Flow, State, current_job, dead_actions, job
 from jobs_core.backends.documents import all_of
 from jobs_core.backends.limits import Limit
+from jobs_core.backends.statistics import StatisticsRow
 from jobs_core.ids import new_token
 from jobs_core.machines import COMMAND, STACKS, StacksReport, WorkerStacks
 from jobs_core.schedule import Schedule
+from jobs_core.statistics import SUMS
 
 NASTY = "<script>alert(1)</script>\"'&amp;{{7*7}}\u202e\u05d0 `x`"
 """Text that does harm wherever it is not escaped: markup, quotes, a template, another direction, a command."""
@@ -638,6 +641,54 @@ def test_a_machine_that_is_in_trouble_is_a_finding(rig):
     assert "machine web1.abc123 refused its last reload: SyntaxError" in page
 
 
+# -- statistics ------------------------------------------------------------------------------------
+
+
+def count_runs(rig, topic, job_name, done, dead):
+    """Let a machine report runs of the last minutes."""
+    now = int(time.time())
+    minute, five = now // 60 * 60 - 120, now // 300 * 300 - 300
+    run = [0] * 16
+    run[6] = done + dead
+    numbers = [0] * len(SUMS)
+    numbers[SUMS.index("reports")], numbers[SUMS.index("done")], numbers[SUMS.index("dead")] = 1, done, dead
+    sums = (*numbers, *run, *run)
+    rows = [StatisticsRow(minute, "", sums=sums), StatisticsRow(five, "", sums=(1,)), StatisticsRow(minute, topic, sums=sums)]
+    rows.append(StatisticsRow(five, topic, job_name, sums, span=300))
+    rig.app.operate(lambda backend: backend.add_statistics(rows, new_token()))
+
+
+def test_statistics_of_a_topic_and_a_job_function_are_charts_over_a_chosen_time(rig, jobs):
+    count_runs(rig, "mail", "shop.charge", 90, 10)
+    browser = rig.browser("read")
+    everything = browser.text("/stats")
+    assert "/stats?topic=mail" in everything
+    assert "10 %" in cells(everything)
+    topic = browser.text("/stats?topic=mail&since=24h")
+    assert topic.count("<svg") >= 4
+    assert "/stats?topic=mail&amp;job=shop.charge" in topic
+    one = browser.text("/stats?topic=mail&job=shop.charge")
+    assert one.count('class="card chart"') == 4
+    assert "100" in cells(one)
+    assert "since=7d" not in one
+    assert "has not run in topic mail within a day" in browser.text("/stats?topic=mail&job=shop.ship")
+    assert browser.get("/stats?topic=unknown").status_code == 404
+    assert browser.get("/stats?job=shop.charge").status_code == 404
+    assert browser.text("/stats?topic=mail&since=nonsense")
+    assert "/stats?topic=mail" in browser.text("/topics")
+
+
+def test_statistics_that_nobody_has_reported_say_so(rig, jobs):
+    jobs.ship.enqueue(1)
+    assert "No machine has reported" in rig.browser("read").text("/stats?topic=default")
+
+
+def test_what_is_shared_for_seconds_is_bounded(rig):
+    for number in range(1000):
+        rig.site.kept(f"stats 1h topic-{number}", lambda: 0)
+    assert len(rig.site._kept) <= 200
+
+
 # -- hostile text ----------------------------------------------------------------------------------
 
 
@@ -667,7 +718,15 @@ def test_no_text_of_a_job_is_ever_markup(rig):
 
     evil = quote(NASTY)
     paths += [f"/topics?q={evil}", f"/jobs?topic={evil}&text={evil}&job={evil}&key={evil}&error={evil}", f"/login?next={evil}"]
-    paths += [f"/job?id={evil}", f"/flow?id={evil}", f"/dead/group?id={evil}", f"/find?id={evil}"]
+    paths += [
+        f"/job?id={evil}",
+        f"/flow?id={evil}",
+        f"/dead/group?id={evil}",
+        f"/stats?topic={evil}",
+        f"/stats?topic=mail&job={evil}",
+        f"/machines/stacks?machine={evil}",
+        f"/find?id={evil}",
+    ]
     shown = 0
     for path in paths:
         page = browser.get(path, follow_redirects=True).text

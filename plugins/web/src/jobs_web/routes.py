@@ -19,7 +19,7 @@ from . import live, login
 from .api.openapi import document
 from .api.operation import PREFIX
 from .api.operations import OPERATIONS
-from .pages import dead, flows, job, jobs, limits, machines, overview, schedule, topics
+from .pages import dead, flows, job, jobs, limits, machines, overview, schedule, stats, topics
 from .roles import Role
 from .visit import Visit
 
@@ -76,6 +76,7 @@ ROUTES: tuple[Route, ...] = (
     Route("/flow", "GET", flows.flow, Role.READ),
     Route("/flow/retry", "POST", flows.retry, Role.OPERATE, what="retry the flow"),
     Route("/flow/cancel", "POST", flows.cancel, Role.OPERATE, what="cancel the flow"),
+    Route("/stats", "GET", stats.show, Role.READ),
     Route("/limits", "GET", limits.show, Role.READ),
     Route("/limits/override", "POST", limits.override, Role.ADMIN, what="override"),
     Route("/limits/reset", "POST", limits.reset, Role.ADMIN, what="reset"),

@@ -25,6 +25,11 @@ def seconds(value: float) -> str:
     return f"{value:.1f} s" if value < 10 else age(value)
 
 
+def duration(value: float | None) -> str:
+    """Format a duration that may not be known."""
+    return "–" if value is None else seconds(value)
+
+
 def number(value: float) -> str:
     """Format a number: `12,345`."""
     return f"{value:,.0f}"
@@ -96,6 +101,6 @@ def add_filters(templates: jinja2.Environment) -> None:
     """Add these functions as filters."""
     templates.filters |= {
         "age": age, "seconds": seconds, "number": number, "compact": compact, "moment": shown_time, "iso": iso,
-        "size": size, "count": count, "percent": percent, "rate": rate, "ticks": ticks, "lines": in_lines,
+        "size": size, "count": count, "percent": percent, "rate": rate, "duration": duration, "ticks": ticks, "lines": in_lines,
         "sentence": sentence, "word": word,
     }  # fmt: skip

@@ -41,8 +41,11 @@ T = TypeVar("T")
 
 MENU = (
     ("", "Overview"), ("topics", "Topics"), ("jobs", "Jobs"), ("dead", "Dead letters"), ("flows", "Flows"),
-    ("limits", "Limits"), ("schedule", "Schedule"), ("machines", "Machines"),
+    ("limits", "Limits"), ("schedule", "Schedule"), ("stats", "Statistics"), ("machines", "Machines"),
 )  # fmt: skip
+
+MOST_KEPT = 200
+"""Things that are shared in this way."""
 
 KEPT = 10.0
 """Seconds for which all visits share what changes rarely."""
@@ -130,6 +133,8 @@ class Site:
         at, found = self._kept.get(name, (0.0, None))
         if time.monotonic() - at > KEPT or at == 0.0:
             found = read()
+            if len(self._kept) >= MOST_KEPT:
+                self._kept = {}
             self._kept[name] = time.monotonic(), found
         return found  # type: ignore[no-any-return]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 
 from markupsafe import Markup
 from starlette.responses import Response
@@ -13,7 +14,7 @@ from jobs_core.operating.attention import findings
 from jobs_core.statistics import Span, Statistics, Tally, of_all
 
 from ..charts import Chart, stacked
-from ..shown import seconds
+from ..shown import percent, seconds
 from ..visit import Visit
 
 RANGES = {"1h": 3600, "6h": 6 * 3600, "24h": 86_400, "7d": 7 * 86_400, "30d": 30 * 86_400}
@@ -85,19 +86,36 @@ def _statistics(visit: Visit, since: str) -> tuple[Statistics | None, str]:
 
 def charts(found: Statistics) -> list[Chart]:
     """Return the charts of statistics: how much ran, how long jobs waited, and how long they ran."""
-    columns = found.everything.columns
-    known = [found.is_known(number) for number in range(len(columns))]
+    return charts_of(found.span, found.everything.columns, known_of(found))
 
-    def points(value: object) -> list[float | None]:
-        return [float(value(tally) or 0.0) if there else None for tally, there in zip(columns, known, strict=True)]  # type: ignore[operator]
 
-    minutes = found.span.step / 60
+def known_of(found: Statistics) -> list[bool]:
+    """Return for each column whether any machine has reported."""
+    return [found.is_known(number) for number in range(found.span.columns)]
+
+
+def charts_of(span: Span, columns: Sequence[Tally], known: Sequence[bool]) -> list[Chart]:
+    """Return the charts of what was counted in each column."""
+
+    def points(value: Callable[[Tally], float | None]) -> list[float | None]:
+        return [float(value(tally) or 0.0) if there else None for tally, there in zip(columns, known, strict=True)]
+
+    minutes = span.step / 60
     runs = {"done": points(lambda tally: _done(tally) / minutes), "failed": points(lambda tally: tally.failed / minutes)}
     return [
-        stacked("Runs a minute", found.span, runs, "{:,.4g}".format),
-        stacked("Wait for a start, 95 of 100", found.span, {"wait": points(lambda tally: tally.wait.below(0.95))}, seconds),
-        stacked("Duration of a run, 95 of 100", found.span, {"run": points(lambda tally: tally.run.below(0.95))}, seconds),
-    ]  # fmt: skip
+        stacked("Runs a minute", span, runs, "{:,.4g}".format),
+        stacked("Wait for a start, 95 of 100", span, {"wait": points(lambda tally: tally.wait.below(0.95))}, seconds),
+        stacked("Duration of a run, 95 of 100", span, {"run": points(lambda tally: tally.run.below(0.95))}, seconds),
+    ]
+
+
+def failures_of(span: Span, columns: Sequence[Tally], known: Sequence[bool]) -> Chart:
+    """Return the chart of the share of attempts that failed."""
+    shares = [
+        (tally.failed / tally.ended if tally.ended else 0.0) if there else None
+        for tally, there in zip(columns, known, strict=True)
+    ]
+    return stacked("Failed, of all attempts", span, {"failed": shares}, percent)
 
 
 def _done(tally: Tally) -> int:
