@@ -121,6 +121,8 @@ def test_a_reload_brings_the_new_settings_can_switch_it_off_and_on_and_refuses_t
     shown.until_served()
     bearer = {"Authorization": f"Bearer {token}"}
     assert shown.page("/api/v1/topics", **bearer)[0] == 200
+    shown.configure(project, f'[plugins.web.tokens.bob]\nrole = "read"\nhash = "{hash_of(new_token())}"\n')
+    assert shown.page("/api/v1/topics", **bearer)[0] == 401  # without a reload
     assert project.run("web", "link").stdout == f"http://127.0.0.1:{shown.port}/\n"  # users have tokens now
     project.configure("")
     assert project.run("reload").returncode == 0

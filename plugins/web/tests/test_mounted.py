@@ -13,12 +13,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlencode
 
+import django
 import pytest
 from tests.support.project import until
 
 from jobs_core import App
 from jobs_core.config import Config
 from jobs_core.testing.services import free_port
+from jobs_web import live
 from jobs_web.roles import ROLES
 from jobs_web.routes import ROUTES, Kind, Route
 
@@ -80,7 +82,7 @@ class Mounted:
         self.name = name
         self.port = port
         self._log_in = log_in
-        self.streams = name in ("fastapi", "django-asgi")
+        self.streams = name == "fastapi" or (name == "django-asgi" and django.VERSION >= (5, 0))
 
     def client(self, user: str = "") -> Client:
         made = Client(self.port)
@@ -221,6 +223,13 @@ def test_pages_follow_by_a_stream_where_the_server_has_an_event_loop_and_ask_els
         assert 'data-live=""' in page
         assert status == 501
         assert "no streams" in text
+
+
+def test_streams_that_clients_have_left_end_so_that_others_find_room(mounted):
+    if not mounted.streams or mounted.name == "fastapi":
+        return  # there, it is the server who ends them
+    client = mounted.client("read")
+    assert [client.ask("GET", "/jobs/live")[0] for _ in range(live.MOST + 20)] == [200] * (live.MOST + 20)
 
 
 def test_a_large_body_arrives_and_one_that_is_too_large_is_refused(mounted):

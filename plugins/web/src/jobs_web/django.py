@@ -10,6 +10,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import django
 from asgiref.sync import sync_to_async
 from django.conf import settings
 from django.contrib.auth.views import redirect_to_login
@@ -21,6 +22,9 @@ from jobs_core import App
 
 from .inside import MOST_READ, Answer, Asked, Inside, OwnLoop, Whole
 from .roles import Role, User
+
+ENDS_STREAMS = django.VERSION >= (5, 0)
+"""Whether Django ends the stream of a client that is gone. Before, each page that was left kept one for ten minutes."""
 
 
 def staff(user: Any) -> Role | None:
@@ -49,7 +53,7 @@ def urls(role: Callable[[Any], Role | None] = staff, *, app: App | None = None) 
         if user is None:
             raise PermissionDenied("this user has no role in the dashboard")
         asked = _asked(request, path)
-        if hasattr(request, "scope"):  # ASGI
+        if hasattr(request, "scope") and ENDS_STREAMS:  # ASGI
             return await _answered(await inside(streams=True).ask(asked, user))
         return _whole(await sync_to_async(loop.run)(inside(streams=False).whole(asked, user)))
 
