@@ -19,7 +19,7 @@ from .terminal import Checkout, Command, Terminal, commands_of
 
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 FILE = re.compile(r"(?:# |<\?php // )([\w./-]+\.\w+)\n")
-EVENTUALLY = r"curl|^cat |^grep |^jobsctl (list|show|why|dead|status|flow)\b"
+EVENTUALLY = r"curl|^cat |^grep |^jobsctl (list|show|why|dead|status|flow|topics)\b"
 """Commands that a reader repeats until what the page shows has happened."""
 
 

@@ -39,6 +39,7 @@ KEEPS_RUNNING = {
     r"jobs(ctl)? start( --reload)?$": " ready: ",
     r"jobsctl worker$": " serves ",
     r"jobsctl web( -.*)?$": "the dashboard is at",
+    r"python -m aiosmtpd": "Server is listening on",
     r"jobsctl broker( &)?$": "serves at",
     r"flask .*\brun\b": "Running on http",
     r"uvicorn ": "Uvicorn running on",
@@ -199,19 +200,23 @@ class Terminal:
         """Type a command of a page, and check that it does what the page shows. Requests are repeated until the answer is
         there, and so are commands that match `eventually`, whatever their exit code."""
         expected = [self._pattern(line) for line in command.answer]
+        seen: list[str] = []
 
         def answered() -> bool:
             found, output = self.run(command.text)
+            seen[:] = output
             if found != code and command.answer and re.search(eventually, command.text):
                 return False
             assert found == code, f"{command.text}: exit code {found}\n{self._shell.output}"
             fits = all(any(re.search(pattern, line) for line in output) for pattern in expected)
-            assert fits or "curl" in command.text or re.search(eventually, command.text), (
-                f"{command.text}: {command.answer} is not among {output}"
-            )
+            waits = "curl" in command.text or re.search(eventually, command.text)
+            assert fits or waits, f"{command.text}: {command.answer} is not among {output}"
             return fits
 
-        until(answered)
+        try:
+            until(answered)
+        except AssertionError as error:
+            raise AssertionError(f"{command.text}: {error}; it shows {command.answer}, and last printed {seen}") from None
 
     def _pattern(self, line: str) -> str:
         return f"^{re.escape(self._checkout.as_here(line)).replace('…', '.*')}$"
