@@ -331,6 +331,88 @@ def test_health_needs_no_token_and_tells_an_outage(shop: Rig, monkeypatch: pytes
     assert problem(client.get("/health"), 503) == "it is gone"
 
 
+@pytest.mark.parametrize("kind", ["BackendUnavailable", "QueueFull"])
+def test_what_can_be_tried_again_says_when(shop: Rig, monkeypatch: pytest.MonkeyPatch, kind: str):
+    import jobs_core
+
+    def fails(*_: Any) -> None:
+        raise getattr(jobs_core, kind)("not now")
+
+    monkeypatch.setattr(shop.app, "enqueue", fails)
+    answer = Client(shop).post("/jobs", json={"job": "add", "args": [1]})
+    assert problem(answer, 503) == "not now"
+    assert answer.headers["retry-after"] == "2"
+
+
+# -- hostile requests ---------------------------------------------------------------------------------------------
+
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b'{"job":"add","args":[NaN]}', 400),
+        (b'{"job":"add","args":[Infinity]}', 400),
+        (b'{"job":"add","args":[1e999]}', 422),
+        (b'{"job":"add\xff","args":[1]}', 400),
+        (b'{"job":"add","args":["\\ud800"]}', 400),
+        (b'\xef\xbb\xbf{"job":"add","args":[1]}', 400),
+        (b'{"job":"add","args":[' + b"9" * 5000 + b"]}", 422),
+        (b'{"job":"add","args":[1],"headers":{"a":' + b"[" * 300 + b"]" * 300 + b"}}", 422),
+        (b'{"job":"add","args":' + b"[" * 100_000, 400),
+        (b'{"job":"add","args":[1],"id":"a\\r\\nSet-Cookie: x"}', 422),
+        (b'{"job":"add","args":[1],"delay":1e400}', 422),
+        (b"null", 422),
+        (b"", 400),
+    ],
+    ids=["NaN", "inf", "1e999", "UTF-8", "surrogate", "mark", "integer", "headers", "deep", "CRLF", "delay", "null", "none"],
+)  # fmt: skip
+def test_a_hostile_body_is_a_problem_and_adds_nothing(shop: Rig, body: bytes, status: int):
+    assert problem(Client(shop).post("/jobs", content=body, headers=JSON), status)
+    assert shop.app.operate(lambda backend: backend.counts(["default"]))["default"].ready == 0
+
+
+@pytest.mark.parametrize("job_id", ["\u00e9\u2603", "a/b", "a b", "a?b#c", "%41"])
+def test_any_id_that_a_job_can_have_is_created_and_named_in_the_location(shop: Rig, job_id: str):
+    from urllib.parse import unquote
+
+    answer = Client(shop).post("/jobs", json={"job": "add", "args": [1], "id": job_id})
+    assert (answer.status_code, answer.json()["id"]) == (201, job_id)
+    assert unquote(answer.headers["location"].rpartition("/")[2]) == job_id
+
+
+def test_of_a_key_that_comes_twice_in_an_object_the_last_counts(shop: Rig):
+    client = Client(shop)
+    told = client.post("/jobs", content=b'{"job":"add","args":[1],"args":[2]}', headers=JSON).json()
+    assert client.get(f"/jobs/{told['id']}").json()["message"]["args"] == [2]
+
+
+def test_an_id_that_comes_twice_in_a_batch_is_created_once(shop: Rig):
+    told = Client(shop).lines(*[{"job": "add", "args": [n], "id": "q"} for n in (1, 2)])
+    assert (told["created"], told["duplicates"]) == (1, [2])
+
+
+@pytest.mark.parametrize("call", ["pause", "resume"])
+def test_what_is_no_topic_is_neither_paused_nor_looked_at(shop: Rig, call: str):
+    client = Client(shop)
+    assert "invalid topic name" in problem(client.post(f"/topics/a b/{call}"), 422)
+    assert "invalid topic name" in problem(client.get(f"/topics/{'a' * 300}"), 422)
+    assert shop.app.operate(lambda backend: backend.paused()) in (set(), frozenset())
+
+
+def test_two_keys_are_refused(shop: Rig):
+    headers = [("Idempotency-Key", "a"), ("Idempotency-Key", "b"), ("Content-Type", "application/json")]
+    assert "once" in problem(Client(shop).post("/jobs", content=b'{"job":"add","args":[1]}', headers=headers), 400)
+
+
+def test_many_cancels_at_once_all_answer_and_cancel_once(shop: Rig):
+    queued = Client(shop).push(delay=60)["id"]
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(lambda _: Client(shop).post(f"/jobs/{queued}/cancel"), range(16)))
+    assert {answer.json()["state"] for answer in answers} == {"cancelled"}
+
+
 # -- guard ------------------------------------------------------------------------------------------------------
 
 

@@ -93,10 +93,11 @@ class Producing:
     def push(self, jobs: Sequence[Outgoing], request: str = "") -> list[Enqueued]:
         """Store jobs in batches; each is stored as a whole, in order. With the same `request`, a repetition adds nothing."""
         found: list[Enqueued] = []
+        seen: set[str] = set()  # of an id that comes twice, the backend keeps the first job
         for n, batch in enumerate(_batches(jobs)):
             told = f"{request}/{n}" if request else new_token()
             conflicts = self._app.operate(lambda backend, batch=batch, told=told: backend.push(batch, told))  # type: ignore[misc]
-            found += [_told(job, conflicts) for job in batch]
+            found += [_told(job, conflicts, seen) for job in batch]
         return found
 
     def topic_of(self, new: NewJob) -> str:
@@ -148,6 +149,8 @@ def _batches(jobs: Sequence[Outgoing]) -> Iterator[Sequence[Outgoing]]:
         yield jobs[start : start + BATCH]
 
 
-def _told(job: Outgoing, conflicts: Mapping[str, str]) -> Enqueued:
+def _told(job: Outgoing, conflicts: Mapping[str, str], seen: set[str]) -> Enqueued:
     holder = conflicts.get(job.id)
-    return Enqueued(holder or job.id, job.topic, holder is None)
+    is_first = job.id not in seen
+    seen.add(job.id)
+    return Enqueued(holder or job.id, job.topic, holder is None and is_first)

@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
-from jobs_core import ArgumentError, BackendUnavailable, JobsError, NotSupported
+from jobs_core import ArgumentError, BackendUnavailable, ConfigError, JobsError, NotSupported, PluginError, QueueFull
 from jobs_core.escapes import in_one_line
 from jobs_core.machines import acting_as
 
@@ -31,6 +31,9 @@ LARGEST_FORM = 1_000_000
 
 ABOUT = ("id", "topic", "to", "group", "rate", "limit", "concurrency", "burst", "name", "machine", "pool", "workers")
 """Fields of forms that audit lines name."""
+
+RETRY_AFTER = 2
+"""Seconds after which a program may try again what was refused with 429 or 503."""
 
 audit = logging.getLogger("jobs.web.audit")
 logger = logging.getLogger("jobs.web")
@@ -141,7 +144,7 @@ def _audit(visit: Visit, route: Route, how: str) -> None:
 def _failed(visit: Visit, route: Route, error: Exception) -> Response:
     """Answer with an error: a page, or problem+json."""
     status, text = _told(error)
-    if status == 500:
+    if status == 500 and not text:
         number = secrets.token_hex(4)
         logger.error("error %s of %s %s", number, route.method, route.path, exc_info=error)
         text = f"this is a fault of the dashboard, not yours: the log has it under {number}"
@@ -158,7 +161,8 @@ def _failed(visit: Visit, route: Route, error: Exception) -> Response:
 def problem(status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:
     """Answer a call of the API with an error, as RFC 9457 describes it."""
     body = {"type": "about:blank", "status": status, "title": titles(status), "detail": text}
-    return JSONResponse(body, status, headers, "application/problem+json")
+    again = {"Retry-After": str(RETRY_AFTER)} if status in (429, 503) else {}
+    return JSONResponse(body, status, {**again, **(headers or {})}, "application/problem+json")
 
 
 def in_api(request: Request) -> bool:
@@ -170,13 +174,15 @@ def in_api(request: Request) -> bool:
 def _told(error: Exception) -> tuple[int, str]:
     if isinstance(error, Refused):
         return error.status, error.text
-    if isinstance(error, BackendUnavailable):
+    if isinstance(error, (BackendUnavailable, QueueFull)):
         return 503, str(error)
     if isinstance(error, NotSupported):
         return 501, str(error)
     if isinstance(error, ArgumentError):
         return 422, str(error)
-    return (409, str(error)) if isinstance(error, JobsError) else (500, "")
+    return (
+        (409, str(error)) if isinstance(error, JobsError) and not isinstance(error, (ConfigError, PluginError)) else (500, "")
+    )
 
 
 _TITLES = {
@@ -186,8 +192,9 @@ _TITLES = {
     404: "Not found",
     405: "Not possible here",
     409: "Not possible",
+    408: "Too slow",
     413: "Too large",
-    415: "Not a form",
+    415: "Of another type than expected",
     422: "This does not fit",
     429: "Too many attempts",
     500: "Something went wrong",

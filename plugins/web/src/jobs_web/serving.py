@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from jobs_core import App, ConfigError, JobsError, config_sources
 from jobs_core.worker.main import prepare
 
+from .prompt import PromptProtocol
 from .proxies import Proxies
 from .routes import ROUTES
 from .settings import TABLE, Settings, exposed, read
@@ -154,6 +155,7 @@ def server_of(
         proxy_headers=False,  # uvicorn would believe every program on this machine
         timeout_graceful_shutdown=STOP_PATIENCE,
         lifespan="off",
+        http=PromptProtocol,
     )
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     return Server(config, site, ready)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import anyio
 import msgspec
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from jobs_core.machines import acting_as
@@ -19,6 +20,9 @@ from .once import Answer, once
 LARGEST = 10_000_000
 """Most bytes of a body."""
 
+PATIENCE = 60.0
+"""Seconds within which a body has to arrive: a client that sends a byte now and then holds nothing for longer."""
+
 
 async def body_of(request: Request) -> bytes:
     """Return the body of a request; refuse one that is too large before all of it has arrived."""
@@ -26,10 +30,16 @@ async def body_of(request: Request) -> bytes:
     if length.isdecimal() and int(length) > LARGEST:
         raise _too_large()
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > LARGEST:
-            raise _too_large()
+    try:
+        with anyio.fail_after(PATIENCE):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > LARGEST:
+                    raise _too_large()
+    except TimeoutError:
+        raise Refused(408, f"the body did not arrive within {PATIENCE:g} s") from None
+    except ClientDisconnect:  # nobody reads the answer
+        raise Refused(400, "the body ended before its length") from None
     return bytes(body)
 
 

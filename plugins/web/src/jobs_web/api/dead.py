@@ -91,10 +91,10 @@ def _hidden(group: DeadGroup) -> DeadGroup:
 
 def retry_group(visit: Visit, raw: bytes, seed: str) -> Answer:
     """Run again the oldest dead letters of a group."""
-    group = queried(visit, (GROUP,))["group"]
+    topic, group = own_topic(visit), queried(visit, (GROUP,))["group"]
 
     def act(backend: Backend) -> int:
-        letters = backend.dead_in_group(visit.path("topic"), group, AT_ONCE)
+        letters = backend.dead_in_group(topic, group, AT_ONCE)
         return backend.requeue([letter.id for letter in letters]) if letters else 0
 
     return Answer(200, Done(visit.operate(act)))

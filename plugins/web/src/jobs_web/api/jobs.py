@@ -5,12 +5,24 @@ from __future__ import annotations
 import json
 import re
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 from msgspec import Struct
 from starlette.requests import Request
 
-from jobs_core import App, ArgumentError, BackendUnavailable, DuplicateJob, JobsError, Message
+from jobs_core import (
+    App,
+    ArgumentError,
+    BackendError,
+    BackendUnavailable,
+    ConfigError,
+    DuplicateJob,
+    JobsError,
+    Message,
+    MessageTooLarge,
+    PluginError,
+)
 from jobs_core.amending import Arguments, Edit, amended, setting
 from jobs_core.backends.base import Backend, JobRecord, Outgoing, State
 from jobs_core.config_rules import arguments as arguments_error
@@ -91,8 +103,8 @@ def enqueue(visit: Visit, raw: bytes, seed: str) -> Answer:
     except DuplicateJob as error:
         raise Refused(409, str(error)) from None
     except JobsError as error:
-        raise _unfit(error) from None
-    return Answer(201 if told.created else 200, told, {"Location": f"{visit.request.url.path}/{told.id}"})
+        raise unfit(error) from None
+    return Answer(201 if told.created else 200, told, {"Location": f"{visit.request.url.path}/{quote(told.id, safe='')}"})
 
 
 def _enqueued(visit: Visit, producing: Producing, new: NewJob, seed: str) -> Enqueued:
@@ -124,15 +136,12 @@ def _traced(new: NewJob, trace: dict[str, str]) -> NewJob:
     return msgspec.structs.replace(new, headers={**trace, **(new.headers or {})})
 
 
-def _unfit(error: JobsError) -> Exception:
-    """Return an error of the caller as such; the guard knows the others."""
-    from jobs_core import ArgumentError, BackendError, MessageTooLarge
-
+def unfit(error: JobsError) -> Exception:
+    """Return an error of the caller as such; the guard knows those of the backend, of the configuration and of plugins."""
     if isinstance(error, MessageTooLarge):
         return Refused(413, str(error))
-    if isinstance(error, BackendError) and not isinstance(error, ArgumentError):
-        return error
-    return Refused(422, str(error))
+    is_ours = isinstance(error, (BackendError, ConfigError, PluginError)) and not isinstance(error, ArgumentError)
+    return error if is_ours else Refused(422, str(error))
 
 
 def _enqueue_lines(visit: Visit, raw: bytes, seed: str) -> Answer:
@@ -157,7 +166,7 @@ def _made(producing: Producing, lines: list[bytes], seed: str, trace: dict[str, 
     for number, line in enumerate(lines, 1):
         try:
             made.append(producing.made(_traced(decode(line), trace), f"{seed}-{number}" if seed else None))
-        except BackendUnavailable:
+        except (BackendUnavailable, ConfigError, PluginError):
             raise
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, JobsError) as error:
             errors.append(f"line {number}: {str(error).replace('`', '')}")
@@ -176,6 +185,8 @@ def _topics(visit: Visit) -> tuple[str, ...]:
 def own_topic(visit: Visit) -> str:
     """Return the topic of the path; refuse one that is not the user's."""
     name, topics = visit.path("topic"), _topics(visit)
+    if reason := topic_error(name):
+        raise Refused(422, reason)
     if topics and name not in topics:
         raise Refused(403, f"you may only look at {', '.join(topics)}, not at {name[:128]}")
     return name
@@ -222,7 +233,11 @@ def _parsed(result: str) -> Any:
 
 def find(visit: Visit, job_id: str) -> JobRecord:
     """Return the record of a job; refuse an id that the backend does not know."""
-    record = visit.app.find(job_id)
+    return known(visit, job_id, visit.app.find(job_id))
+
+
+def known(visit: Visit, job_id: str, record: JobRecord | None) -> JobRecord:
+    """Return the record of a job, as far as this user may know of it."""
     topics = _topics(visit)
     if record is None or record.state is State.UNKNOWN or (topics and record.topic not in topics):
         raise Refused(404, f"there is no job {job_id[:128]}: it never existed, or finished without a stored result")
@@ -297,7 +312,7 @@ def change(visit: Visit, raw: bytes, seed: str) -> Answer:
     try:
         payload = amended(visit.app, record, _edit(visit.app, new), new.topic)
     except JobsError as error:
-        raise _unfit(error) from None
+        raise unfit(error) from None
     if not visit.operate(lambda backend: backend.amend(job_id, record.payload, payload, new.topic)):
         raise Refused(409, f"job {job_id} has changed in the meantime")
     return Answer(200, view(visit, find(visit, job_id)))

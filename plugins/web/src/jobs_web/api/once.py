@@ -55,8 +55,8 @@ def once(visit: Visit, raw: bytes, act: Callable[[str], Answer]) -> Answer:
     key = visit.request.headers.get(HEADER)
     if key is None:
         return act("")
-    if not KEY.fullmatch(key):
-        raise Refused(400, "Idempotency-Key: expected 1 to 200 printable ASCII characters without spaces")
+    if not KEY.fullmatch(key) or len(visit.request.headers.getlist(HEADER)) > 1:
+        raise Refused(400, "Idempotency-Key: expected 1 to 200 printable ASCII characters without spaces, once")
     user = visit.user.name if visit.user is not None else ""
     name = hashlib.sha256(f"{user}\0{key}".encode()).hexdigest()
     kind = f"http-key-{name[:2]}"  # 256 kinds, each of which has room for 10,000 keys

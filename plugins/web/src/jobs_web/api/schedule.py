@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import time
 from typing import Any, Literal
+from urllib.parse import quote
 
 from msgspec import Struct
 
-from jobs_core import ArgumentError, BackendError, JobsError, NotSupported
+from jobs_core import JobsError, NotSupported
+from jobs_core.backends.documents import NAME
 from jobs_core.ids import new_token
 from jobs_core.job import Call
 from jobs_core.operating import schedule as operating
@@ -19,7 +21,7 @@ from jobs_core.schedule.stored import call_of
 from ..errors import Refused
 from ..roles import Role
 from ..visit import Visit
-from .jobs import Done
+from .jobs import Done, unfit
 from .once import Answer
 from .operation import decoded, queried
 
@@ -108,6 +110,8 @@ def entry(visit: Visit) -> EntryNow:
 def put(visit: Visit, raw: bytes, seed: str) -> Answer:
     """Add an entry, or replace the one of this name that was made at run time; a pause stays."""
     name, new = visit.path("name"), decoded(raw, NewEntry)
+    if not NAME.fullmatch(name):
+        raise Refused(422, "expected a name of 1 to 200 characters, none of them a control character")
     if any(one.entry.name == name and not one.is_made_at_run_time for one in _listed(visit)):
         raise Refused(409, f"schedule entry {name} is in the code or the configuration: choose another name")
     try:
@@ -115,15 +119,8 @@ def put(visit: Visit, raw: bytes, seed: str) -> Answer:
         call = Call(job if new.topic is None else job.using(topic=new.topic), tuple(new.args), new.kwargs)
         Schedule(visit.app).add(name, call, cron=new.cron, every=new.every, tz=new.tz, missed=new.missed, replace=True)
     except JobsError as error:
-        raise _unfit(error) from None
+        raise unfit(error) from None
     return Answer(200, _shown(visit, _find(visit, name)))
-
-
-def _unfit(error: JobsError) -> Exception:
-    """Return an error of the caller as such; the guard knows those of the backend."""
-    if isinstance(error, BackendError) and not isinstance(error, ArgumentError):
-        return error
-    return Refused(422, str(error))
 
 
 def remove(visit: Visit, raw: bytes, seed: str) -> Answer:
@@ -163,8 +160,8 @@ def run(visit: Visit, raw: bytes, seed: str) -> Answer:
         producing = Producing(visit.app)
         [told] = producing.push([visit.app.prepare(call)[0]], seed or new_token())
     except JobsError as error:
-        raise _unfit(error) from None
-    return Answer(201 if told.created else 200, told, {"Location": f"{_above(visit, 3)}/jobs/{told.id}"})
+        raise unfit(error) from None
+    return Answer(201 if told.created else 200, told, {"Location": f"{_above(visit, 3)}/jobs/{quote(told.id, safe='')}"})
 
 
 def _above(visit: Visit, parts: int) -> str:

@@ -107,12 +107,12 @@ def topic(visit: Visit) -> TopicNow:
 
 
 def pause(visit: Visit, raw: bytes, seed: str) -> Answer:
-    visit.operate(lambda backend: backend.pause(visit.path("topic")))
+    visit.operate(lambda backend: backend.pause(own_topic(visit)))
     return Answer(200, topic(visit))
 
 
 def resume(visit: Visit, raw: bytes, seed: str) -> Answer:
-    visit.operate(lambda backend: backend.resume(visit.path("topic")))
+    visit.operate(lambda backend: backend.resume(own_topic(visit)))
     return Answer(200, topic(visit))
 
 

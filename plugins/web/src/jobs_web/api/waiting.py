@@ -1,6 +1,7 @@
-"""Waiting for one job: a long poll, and a stream of events. Each waits in the backend, on one of a bounded number of threads.
+"""Waiting for one job: a long poll, and a stream of events.
 
-So a process has at most MOST connections to the backend for those who wait.
+All clients that wait for one job share one wait in the backend. A process has up to THREADS such waits, which notice the end at
+once; each has a thread and a connection to the backend. The jobs of further clients are looked at once a second.
 """
 
 from __future__ import annotations
@@ -8,16 +9,16 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
-from jobs_core import NotSupported
-from jobs_core.backends.base import State
+from jobs_core import BackendUnavailable, NotSupported
+from jobs_core.backends.base import JobRecord, State
 
 from ..errors import Refused
 from ..live import require_streams
@@ -27,8 +28,11 @@ from .bodies import answered
 from .once import Answer
 from .operation import Param, queried
 
-MOST = 32
-"""Most requests of one process that wait: each has a thread, and a connection to the backend."""
+MOST = 500
+"""Most requests of one process that wait."""
+
+THREADS = 32
+"""Most jobs for whose ends the backend is asked to wait; each has a thread, and a connection."""
 
 LONGEST = 60
 """Longest wait of a long poll, in seconds."""
@@ -43,16 +47,16 @@ WAIT = Param("wait", "Seconds to wait for the end of the job; the answer comes a
 
 ENDED = {State.DONE.value, State.DEAD.value, State.CANCELLED.value}
 
-T = TypeVar("T")
-
 
 class Waiters:
-    """The threads of those who wait. Any thread may use it."""
+    """Those who wait, and the waits that they share. Any thread may count itself in; a wait belongs to one event loop."""
 
     def __init__(self) -> None:
         self._threads: ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
         self._used = 0
+        self._busy = 0  # threads
+        self._shared: dict[tuple[object, object, str], asyncio.Task[JobRecord | None]] = {}  # by event loop, site and job
 
     def __enter__(self) -> Waiters:
         with self._lock:
@@ -71,21 +75,39 @@ class Waiters:
         with self._lock:
             self._used -= 1
 
-    async def run(self, function: Callable[[], T]) -> T:
+    async def until_changed(self, visit: Visit, job_id: str, seconds: float) -> JobRecord | None:
+        """Wait until a job has ended, for SLICE or `seconds` if that is less, and return its record; None if there is none."""
+        key = asyncio.get_running_loop(), visit.site, job_id
+        shared = self._shared.get(key)
+        if shared is None:
+            shared = self._shared[key] = asyncio.create_task(self._wait(visit, job_id))
+            shared.add_done_callback(lambda _: self._shared.pop(key, None))
+        done, _ = await asyncio.wait((shared,), timeout=seconds)
+        return shared.result() if done else await run_in_threadpool(visit.app.find, job_id)
+
+    async def _wait(self, visit: Visit, job_id: str) -> JobRecord | None:
+        if self._busy >= THREADS:
+            await asyncio.sleep(SLICE)
+            return await run_in_threadpool(visit.app.find, job_id)
         if self._threads is None:
-            self._threads = ThreadPoolExecutor(MOST, thread_name_prefix="jobs-web-wait")
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function)
+            self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="jobs-web-wait")
+        self._busy += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, _ended, visit, job_id)
+        finally:
+            self._busy -= 1
 
 
 _waiters = Waiters()
 
 
-def _wait(visit: Visit, job_id: str, seconds: float) -> None:
-    """Wait until a job has ended, but no longer. A backend without results is asked once a slice."""
+def _ended(visit: Visit, job_id: str) -> JobRecord | None:
+    """Wait for the end of a job, and return its record. A backend without results is asked once a slice."""
     try:
-        visit.operate(lambda backend: backend.fetch_result(job_id, seconds))
+        visit.operate(lambda backend: backend.fetch_result(job_id, SLICE))
     except NotSupported:
-        time.sleep(seconds)
+        time.sleep(SLICE)
+    return visit.app.find(job_id)
 
 
 async def show(visit: Visit) -> Response:
@@ -97,15 +119,24 @@ async def show(visit: Visit) -> Response:
     if query["wait"] and data["state"] not in ENDED:
         with _waiters as waiters:
             while data["state"] not in ENDED and (left := end - time.monotonic()) > 0:
-                await waiters.run(lambda left=left: _wait(visit, job_id, min(left, SLICE)))  # type: ignore[misc]
+                try:
+                    record = await waiters.until_changed(visit, job_id, left)
+                    data = await run_in_threadpool(_shown, visit, job_id, record)
+                except BackendUnavailable:  # perhaps it restarts
+                    if left <= SLICE:
+                        raise
+                    await asyncio.sleep(SLICE)
                 if await visit.request.is_disconnected():
                     break
-                data = await run_in_threadpool(_look, visit, job_id)
     return answered(Answer(200, data))
 
 
 def _look(visit: Visit, job_id: str) -> dict[str, Any]:
-    return jobs.view(visit, jobs.find(visit, job_id))
+    return _shown(visit, job_id, visit.app.find(job_id))
+
+
+def _shown(visit: Visit, job_id: str, record: JobRecord | None) -> dict[str, Any]:
+    return jobs.view(visit, jobs.known(visit, job_id, record))
 
 
 async def stream(visit: Visit) -> Response:
@@ -134,8 +165,11 @@ async def _events(visit: Visit, job_id: str, data: dict[str, Any]) -> AsyncItera
                     yield event
                 if data["state"] in ENDED or time.monotonic() >= end:
                     return
-                await waiters.run(lambda: _wait(visit, job_id, SLICE))
-                data = await run_in_threadpool(_look, visit, job_id)
+                try:
+                    record = await waiters.until_changed(visit, job_id, 2 * SLICE)
+                    data = await run_in_threadpool(_shown, visit, job_id, record)
+                except BackendUnavailable:  # perhaps it restarts
+                    await asyncio.sleep(SLICE)
                 yield b": \n\n"  # so that a client that is gone is noticed
     except Refused as refused:  # done, and kept no result
         if refused.status == 404:
