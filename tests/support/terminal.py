@@ -182,6 +182,8 @@ class Terminal:
     def run(self, command: str) -> tuple[int, list[str]]:
         """Type a command; return its exit code and output. A command that keeps running returns once it serves."""
         command = self._checkout.as_here(bare(command))
+        if command.startswith("curl "):  # whose output may end without a newline: a log line must not come between
+            command = f"output=$({command}); code=$?; printf '%s\\n' \"$output\"; (exit $code)"
         self._daemons = self._daemons or "--daemon" in command
         sign = next((said for pattern, said in KEEPS_RUNNING.items() if re.search(pattern, command)), None)
         said_before = sum(sign in line for line in self._shell.lines) if sign else 0
