@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import socket
 import sys
 import tempfile
@@ -15,6 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 import uvicorn
@@ -23,11 +25,13 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
 from jobs_core import App, Flow, current_job, job, set_current_app
+from jobs_core.backends.base import Outgoing
 from jobs_core.backends.limits import Limit
 from jobs_core.backends.statistics import StatisticsRow
 from jobs_core.config import Config, Pool
-from jobs_core.ids import new_token
+from jobs_core.ids import new_id, new_token
 from jobs_core.machines import GONE, MACHINE, MachineReport, PoolReport, RunReport
+from jobs_core.operating.dead import counted
 from jobs_core.plugins import Plugins
 from jobs_core.registry import Registry
 from jobs_core.schedule import Schedule
@@ -42,6 +46,9 @@ ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "docs" / "pictures"
 SHOWN = {"overview-wide-light": "dashboard", "job-wide-dark": "dashboard-job", "dead-narrow-light": "dashboard-narrow"}
 SIZES = {"wide": (1440, 1000), "narrow": (360, 740)}
+NASTY = "<script>alert(1)</script>\"'&amp;{{7*7}}\u202e\u05d0 `x`\x00\x1b[31m"
+HOSTILE = "<img src=x onerror=alert(1)>'\"&amp;; reboot"
+RIGHT_TO_LEFT = "مرحبا بالعالم هذا نص 42 طويل جدا من اليمين إلى اليسار"
 TOPICS = ["billing", "default", "mail", "reports", "thumbnails"]
 
 
@@ -129,6 +136,30 @@ class Shop:
             flow.add(jobs["send"].call("anna@example.com", "it failed"), after=flow.all, when="failed")
         return flow.handle.id
 
+    def mischief(self) -> list[str]:
+        """Put hostile, long and foreign texts into everything that has a text; return the ids of the jobs."""
+        texts = [NASTY, RIGHT_TO_LEFT, "x" * 300]
+        ids = [self.jobs["charge"].using(key=text[:200]).enqueue(1, text).id for text in texts]
+        ids.append(self.jobs["charge"].enqueue(1, "B" * 900_000).id)
+        with Flow(RIGHT_TO_LEFT) as flow:
+            flow.add(self.jobs["charge"].call(2, NASTY), stage=HOSTILE)
+        self.flow = flow.handle.id
+        Worker(self.app, "default", Pool(topics=TOPICS), None, owner=f"web1-{new_token()}", drain=True).run()
+        names = [("<script>alert(2)</script>", "01-<b>id</b>; reboot"), (RIGHT_TO_LEFT, RIGHT_TO_LEFT), ("a" * 200, "i" * 200)]
+        for job_name, job_id in names:
+            ids += [job_id, self._push(job_name, new_id(), topic="mail"), self._push(job_name, job_id, topic=job_name[:120])]
+        for value in (HOSTILE, RIGHT_TO_LEFT, "v" * 120):
+            self.jobs["resize"].using(limits=(f"images:{value}",)).enqueue("x")
+            self.app.operate(lambda backend, value=value: backend.override_limit(f"images:{value}", Limit(0)))
+        self.report(HOSTILE, 5, NASTY)
+        return list(dict.fromkeys(ids))
+
+    def _push(self, job_name: str, job_id: str, topic: str) -> str:
+        """Enqueue what another program could have written: its name and id follow no rule of ours."""
+        message = {"v": 1, "id": job_id, "job": job_name, "topic": topic, "args": [NASTY], "enqueued_at": 1e9}
+        self.app.operate(lambda backend: backend.push([Outgoing(job_id, topic, msgspec.json.encode(message))], new_token()))
+        return job_id
+
     def refresh(self) -> None:
         """Let the machines report again: what they have said is forgotten after 30 s."""
         self.report("web1.3f2a9c", 5, "serving")
@@ -166,13 +197,19 @@ class Shop:
 
     def pages(self) -> dict[str, str]:
         """Return the path of each page by its name."""
-        return {
+        found = {
             "overview": "/", "topics": "/topics", "jobs": "/jobs?topic=default", "dead-jobs": "/jobs?topic=billing&state=dead",
-            "job": f"/job?id={self.dead}", "dead": "/dead", "flows": "/flows", "flow": f"/flow?id={self.flow}",
-            "album": f"/flow?id={self.album}", "limits": "/limits", "schedule": "/schedule",
+            "dead": "/dead", "flows": "/flows", "limits": "/limits", "schedule": "/schedule", "machines": "/machines",
+            "stacks": "/machines/stacks?machine=web1.3f2a9c", "login": "/login", "missing": "/job?id=unknown",
             "stats": "/stats", "stats-topic": "/stats?topic=billing",
-            "stats-job": "/stats?topic=billing&job=shop.billing.charge", "machines": "/machines",
+            "stats-job": "/stats?topic=billing&job=shop.billing.charge",
         }  # fmt: skip
+        found |= {"job": f"/job?id={quote(self.dead)}"} if self.dead else {}
+        found |= {"flow": f"/flow?id={quote(self.flow)}"} if self.flow else {}
+        found |= {"album": f"/flow?id={quote(self.album)}"} if self.album else {}
+        for group in self.app.operate(lambda backend: counted(self.app, backend, TOPICS)[0])[:1]:
+            found["group"] = f"/dead/group?id={group.of.id}"
+        return found
 
 
 @contextlib.contextmanager
@@ -230,27 +267,37 @@ def picture(driver: webdriver.Chrome, most: int = 2400) -> Image.Image:
     return Image.open(io.BytesIO(driver.get_screenshot_as_png())).convert("RGB")
 
 
-def main(directory: Path | None) -> None:
-    with tempfile.TemporaryDirectory() as temporary:
-        made = Shop(Path(temporary))
-        made.fill()
-        with served(made.app) as (address, login), chromium() as driver:
-            driver.get(address + login)
-            for name, path in made.pages().items():
-                for size in SIZES:
-                    for scheme in ("light", "dark"):
-                        full = f"{name}-{size}-{scheme}"
-                        if directory is None and full not in SHOWN:
-                            continue
-                        made.refresh()
-                        look(driver, size, scheme)
-                        driver.get(address + path)
-                        target = directory / f"{full}.png" if directory else PICTURES / f"{SHOWN[full]}.webp"
-                        picture(driver, 2400 if directory else 1100).save(
-                            target, **({} if directory else {"quality": 80, "method": 6})
-                        )
+def shops(directory: Path) -> Iterator[tuple[str, Shop, dict[str, str]]]:
+    """Yield shops with some of everything, with hostile texts, with nothing, and with 300 topics: name, shop and pages."""
+    for name, topics in (("", 0), ("hostile-", 0), ("empty-", 0), ("many-", 300)):
+        (directory / (name or "usual")).mkdir()
+        made = Shop(directory / (name or "usual"), topics)
+        if not name:
+            made.fill()
+        ids = made.mischief() if name == "hostile-" else []
+        pages = made.pages() | {f"job-{number}": f"/job?id={quote(job_id)}" for number, job_id in enumerate(ids)}
+        yield name, made, {each: pages[each] for each in ("overview", "topics")} if topics else pages
         made.app.close()
         set_current_app(None)
+
+
+def main(directory: Path | None) -> None:
+    with tempfile.TemporaryDirectory() as temporary, chromium() as driver:
+        for kind, made, pages in shops(Path(temporary)):
+            with served(made.app) as (address, login):
+                driver.get(address + login)
+                for name, size, scheme in itertools.product(pages, SIZES, ("light", "dark")):
+                    full = f"{kind}{name}-{size}-{scheme}"
+                    if directory is None and full not in SHOWN:
+                        continue
+                    if not kind:
+                        made.refresh()
+                    look(driver, size, scheme)
+                    driver.get(address + pages[name])
+                    target = directory / f"{full}.png" if directory else PICTURES / f"{SHOWN[full]}.webp"
+                    picture(driver, 2400 if directory else 1100).save(
+                        target, **({} if directory else {"quality": 80, "method": 6})
+                    )
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from typing import Any
 
@@ -97,6 +97,16 @@ class Window:
             element.clear()
             element.send_keys(text)
 
+    def tick(self, label: str) -> None:
+        """Tick a box by what its label says."""
+        box = self.until(lambda window: window.driver.find_elements("xpath", f"//label[contains(., {quoted(label)})]/input"))[0]
+        if self.keyboard:
+            self.reach(box)
+            self.keys(Keys.SPACE)
+        else:
+            box.click()
+        assert box.is_selected()
+
     def reach(self, element: Any) -> None:
         """Go to an element by the Tab key."""
         for _ in range(MOST_STOPS):
@@ -148,8 +158,8 @@ return found;
 """Returns what is wrong with a page that axe does not see: overflow, elements outside of the window, ids, headings."""
 
 AXE = """
-const done = arguments[0];
-axe.run(document, {resultTypes: ["violations"]}).then(
+const [rules, done] = arguments;
+axe.run(document, {resultTypes: ["violations"], ...(rules.length ? {runOnly: rules} : {})}).then(
   (result) => done(result.violations.map((each) => [each.impact, each.id, each.nodes.map((node) => node.html.slice(0, 200))])),
   (error) => done([["critical", String(error), []]]));
 """
@@ -167,9 +177,13 @@ def axe_script() -> str:
         pytest.skip(why)
 
 
-def faults(driver: Any) -> list[Any]:
-    """Return what is wrong with the page that is shown: with its layout, and for users of assistive technology."""
-    script = axe_script()
-    room = driver.execute_script("return screen.width")
-    driver.execute_script(script)
-    return [*driver.execute_script(FAULTS, room), *driver.execute_async_script(AXE)]
+def faults(driver: Any, width: int, rules: Sequence[str] | None = ()) -> list[Any]:
+    """Return what is wrong with the page that is shown: with its layout, and for users of assistive technology.
+
+    `rules` are those that axe tries; none: all of them; None: axe is not asked.
+    """
+    found = [*driver.execute_script(FAULTS, width)]
+    if rules is not None:
+        driver.execute_script(axe_script())
+        found += driver.execute_async_script(AXE, rules)
+    return found

@@ -135,6 +135,37 @@ def deletes_a_dead_job_if_the_user_is_sure(window, shop):
     assert shop.state(dead) is None
 
 
+@action("/jobs/retry")
+def runs_picked_jobs_again(window, shop):
+    picked, other = shop.dead("charge", "carl"), shop.dead("charge", "dora")
+    window.go("/jobs?topic=mail&state=dead").tick(picked)
+    window.press("Run again", "With those" if window.keyboard else "1 of")
+    window.says("1 job is ready to run.")
+    shop.project.until(lambda: shop.charged("carl") == 2)
+    assert shop.state(other) is State.DEAD
+    assert shop.charged("dora") == 1
+
+
+@action("/jobs/cancel")
+def cancels_picked_jobs(window, shop):
+    picked, other = (shop.project.push("later", number, topic="parked") for number in (1, 2))
+    window.go("/jobs?topic=parked").tick(picked)
+    window.press("Cancel", "picked")
+    window.press("Yes, do it")
+    window.says("1 job is cancelled")
+    assert (shop.state(picked), shop.state(other)) == (State.CANCELLED, State.READY)
+
+
+@action("/jobs/drop")
+def deletes_picked_jobs(window, shop):
+    picked, other = shop.dead("charge", "carl"), shop.dead("charge", "dora")
+    window.go("/jobs?topic=mail&state=dead").tick(picked)
+    window.press("Delete", "picked")
+    window.press("Yes, do it")
+    window.says("1 job is deleted.")
+    assert (shop.state(picked), shop.state(other)) == (None, State.DEAD)
+
+
 # -- groups of dead letters ------------------------------------------------------------------------
 
 
@@ -233,6 +264,26 @@ def resumes_an_entry_of_the_schedule(window, shop):
     window.says("tasks.report is resumed")
 
 
+@action("/schedule/save")
+@action("/schedule/remove")
+def adds_changes_and_removes_an_entry_of_the_schedule(window, shop):
+    window.go("/schedule").fill("Name", "pack żółć")
+    window.fill("Job", "tasks.pack")
+    window.fill("Or every", "5h")
+    window.fill("Arguments as JSON", '{"args": [7]}')
+    window.press("Add")
+    window.says("pack żółć")
+    window.press("Change", "pack żółć")
+    window.find("//input[@name='replace']/following::input[@name='every' and @value='5h']")
+    window.fill("Or every", "7h")
+    window.press("Change", "Arguments as JSON")
+    window.find("//code[contains(., '7h')]")
+    window.press("Remove", "pack żółć")
+    window.press("Yes, do it")
+    window.says("pack żółć")
+    window.until(lambda window: not window.driver.find_elements("xpath", "//bdi[.='pack żółć']"))
+
+
 @action("/machines/quiet")
 @action("/machines/resume")
 def tells_a_machine_to_take_no_new_jobs_and_to_take_them_again(window, shop):
@@ -253,6 +304,14 @@ def tells_a_machine_to_load_new_code(window, shop):
     window.go("/machines").press("Reload")
     window.says("The command is sent")
     shop.supervised.until(lambda board: board.supervisor.generation == 2)
+
+
+@action("/machines/stacks")
+def takes_the_stacks_of_the_workers(window, shop):
+    window.go("/machines").press("Take stacks")
+    window.says("The command is sent")
+    taken = "//main//h2[starts-with(., 'Process')]"  # with JavaScript, the page follows by itself
+    window.until(lambda window: (window.go(window.path) if window.keyboard else window).driver.find_elements("xpath", taken))
 
 
 @action("/machines/scale")

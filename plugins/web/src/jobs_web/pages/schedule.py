@@ -14,6 +14,7 @@ from jobs_core import BackendError, JobsError, NotSupported
 from jobs_core.job import Call
 from jobs_core.operating.schedule import Listed, listed, runs_of
 from jobs_core.schedule import Schedule, Stored
+from jobs_core.units import format_duration
 
 from ..errors import Refused
 from ..live import packed
@@ -89,7 +90,7 @@ def _written(one: Listed) -> dict[str, str]:
         "job": entry.job,
         "call": msgspec.json.encode(call).decode() if entry.args or entry.kwargs else "",
         "cron": entry.cron or "",
-        "every": "" if entry.every is None else f"{entry.every:g}",
+        "every": "" if entry.every is None else format_duration(entry.every),
         "tz": entry.tz if entry.cron else "",
         "topic": entry.topic or "",
         "missed": entry.missed,
