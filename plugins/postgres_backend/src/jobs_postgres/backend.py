@@ -24,6 +24,7 @@ from jobs_core.backends.base import (
     Settlement,
 )
 from jobs_core.backends.documents import Guard
+from jobs_core.backends.statistics import REMEMBERED
 from jobs_core.errors import BackendError, OwnerLost
 
 from .advice import advice
@@ -94,6 +95,7 @@ class PostgresBackend(
         self.wakes_to_cancel = not target.pooling
         self._interrupts: SelfPipe | None = None  # of all others, such as housekeepers: they wait for nothing but an interrupt
         self._counting = Counting()
+        self._dead_topics: list[str] = []  # those that had dead letters in the last round of housekeeping
         self._asleep: frozenset[str] = frozenset()  # topics for which this worker is noted as waiting
         self._look_at = 0.0  # when to look again, if no worker is told to before
         self._looked_for: Sequence[str] = ()  # the topics of the last look
@@ -429,26 +431,47 @@ class PostgresBackend(
         return len(topics)
 
     def housekeep(self, limit: int) -> Housekept:
-        options = self._options
-        topics = [row[0] for row in self._connection.rows(self._connection.call("topics_of", 1), ("dead",))]
+        before = self._dead_topics
+        kept, todo = self._housekeep(limit)
+        if self._dead_topics != before:
+            also, todo = self._housekeep(limit)
+            dropped = kept.dropped + also.dropped
+            kept = Housekept(
+                kept.readied + also.readied, kept.owners_released + also.owners_released, dropped, kept.more or also.more
+            )
+        topics, options = self._dead_topics, self._options
+        more, letters = kept.more, 0
+        if "lines" in todo:
+            more = self._connection.function("keep_lines", limit) or more
+        if "flows" in todo:
+            keeps = [options.retention(topic).dead_keep for topic in topics]
+            statement = self._connection.call("housekeep_flows", 4)
+            ((letters, left, woken),) = self._connection.rows(statement, (limit, options.cancelled_ttl, topics, keeps))
+            self._wake(woken)
+            more = left or more
+        if "letters" in todo:
+            more = self._keep_letters(limit) or more
+        if "statistics" in todo:
+            more = self._keep_statistics(limit) or more
+        if "counts" in todo:
+            more = self._connection.function("keep_counts", COUNTED_AT_ONCE) or more
+        if "sizes" in todo:
+            self._connection.function("keep_sizes")
+        if topics:
+            most = [options.retention(topic).dead_max for topic in topics]
+            more = self._connection.function("keep_dead", topics, most) or more
+        return Housekept(kept.readied, kept.owners_released, kept.dropped + letters, more=more)
+
+    def _housekeep(self, limit: int) -> tuple[Housekept, list[str]]:
+        """Do what is due in any store, as one statement; return the parts of which there is something to do."""
+        options, topics = self._options, self._dead_topics
         keeps = [options.retention(topic).dead_keep for topic in topics]
-        statement = self._connection.call("housekeep", 7)
-        ((readied, released, dropped, woken),) = self._connection.rows(
-            statement, (limit, options.lease, options.outage_after, options.dedup_window, options.cancelled_ttl, topics, keeps)
+        statement = self._connection.call("housekeep", 8)
+        periods = (options.lease, options.outage_after, options.dedup_window, options.cancelled_ttl, float(REMEMBERED))
+        ((readied, released, dropped, woken, todo, self._dead_topics),) = self._connection.rows(
+            statement, (limit, *periods, topics, keeps)
         )
-        unfinished: bool = self._connection.function("keep_lines", limit)
         if woken:
             names = sorted({*woken})
             self._connection.function("wake_after", names, [limit] * len(names))
-        statement = self._connection.call("housekeep_flows", 4)
-        ((letters, more, woken),) = self._connection.rows(statement, (limit, options.cancelled_ttl, topics, keeps))
-        self._wake(woken)
-        more = self._keep_letters(limit) or more or unfinished
-        more = self._keep_statistics(limit) or more
-        more = self._connection.function("keep_counts", COUNTED_AT_ONCE) or more
-        self._connection.function("keep_sizes")
-        if topics:
-            more = (
-                self._connection.function("keep_dead", topics, [options.retention(topic).dead_max for topic in topics]) or more
-            )
-        return Housekept(readied, released, dropped + letters, more=more or limit in (readied, released, dropped))
+        return Housekept(readied, released, dropped, more=limit in (readied, released, dropped)), todo

@@ -932,10 +932,12 @@ BEGIN
     DELETE FROM {s}.sleeper WHERE channel = channel_;
 END $$;
 
+-- Do what is due in any store. `todo`: of which other parts of housekeeping there is something to do; `dead_now`: the topics with
+-- dead letters, which may be others than those that it was given.
 CREATE OR REPLACE FUNCTION {s}.housekeep(
     most integer, lease double precision, outage_after double precision, dedup_window double precision,
-    cancelled_ttl double precision, dead_topics text[], dead_keep double precision[],
-    OUT readied integer, OUT released integer, OUT dropped integer, OUT woken text[])
+    cancelled_ttl double precision, remembered double precision, dead_topics text[], dead_keep double precision[],
+    OUT readied integer, OUT released integer, OUT dropped integer, OUT woken text[], OUT todo text[], OUT dead_now text[])
 LANGUAGE plpgsql AS $$
 DECLARE
     now_ double precision := {s}.now_();
@@ -997,6 +999,18 @@ BEGIN
             dropped := dropped + cardinality(old);
         END IF;
     END LOOP;
+    dead_now := ARRAY(SELECT {s}.topics_of('dead'));
+    todo := array_remove(ARRAY[
+        CASE WHEN EXISTS (SELECT FROM {s}.topic_lines) OR EXISTS (SELECT FROM {s}.entering) OR EXISTS (SELECT FROM {s}.limit_state)
+                  OR EXISTS (SELECT FROM {s}.limit_change) THEN 'lines' END,
+        CASE WHEN EXISTS (SELECT FROM {s}.flow) THEN 'flows' END,
+        CASE WHEN EXISTS (SELECT FROM {s}.dead_change) OR EXISTS (SELECT FROM {s}.dead WHERE fingerprint = '') THEN 'letters' END,
+        CASE WHEN EXISTS (SELECT FROM {s}.statistics WHERE span = 60 AND at <= now_ - 86400)
+                  OR EXISTS (SELECT FROM {s}.statistics WHERE span = 300 AND at <= now_ - 86400)
+                  OR EXISTS (SELECT FROM {s}.statistics WHERE span = 3600 AND at <= now_ - 30 * 86400)
+                  OR EXISTS (SELECT FROM {s}.statistics_request WHERE at <= now_ - remembered) THEN 'statistics' END,
+        CASE WHEN EXISTS (SELECT FROM {s}.pushed) THEN 'counts' END,
+        CASE WHEN EXISTS (SELECT FROM {s}.size) THEN 'sizes' END], NULL);
 END $$;
 
 -- Delete the rows of jobs that are gone from a table with one row for some jobs: of the next `most` after those of the round before,
