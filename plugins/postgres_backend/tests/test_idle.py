@@ -53,7 +53,7 @@ def test_an_idle_worker_sends_one_statement_a_second_for_looks_and_heartbeats(tm
     heartbeats, looks = 1 + seconds / 5, 1 + seconds / 1.25
     assert 1 <= by_workers[0] <= looks + heartbeats
     rounds = 1 + seconds / 3  # of housekeeping
-    assert 1 <= by_supervisor <= 5 + 2 * seconds + 15 * rounds
+    assert 1 <= by_supervisor <= 5 + 3 * seconds + 4 * rounds
     assert supervisor.stop() == 0
     project.close()
 

@@ -231,6 +231,7 @@ def test_housekeeping_drops_dead_letters_beyond_the_limit_step_by_step(store):
     for _ in range(4):
         backend.housekeep(1000)
     assert len(backend.browse("full", State.DEAD, 20_000)) == 10_900
+    assert backend._walks == "{}"
     backend.close()
 
 

@@ -96,9 +96,10 @@ class PostgresBackend(
         self._interrupts: SelfPipe | None = None  # of all others, such as housekeepers: they wait for nothing but an interrupt
         self._counting = Counting()
         self._dead_topics: list[str] = []  # those that had dead letters in the last round of housekeeping
+        self._walks = "{}"  # how far it has come in counting dead letters, see `keep_dead`
         self._asleep: frozenset[str] = frozenset()  # topics for which this worker is noted as waiting
         self._look_at = 0.0  # when to look again, if no worker is told to before
-        self._looked_for: Sequence[str] = ()  # the topics of the last look
+        self._looked_for: tuple[str, ...] = ()  # the topics of the last look
         self._pause = MOMENT  # from the next look to the one after it
         self._looked_ready = False  # whether the last wait saw a ready job, and nothing was reserved since
         self._in_vain = 0  # how often in a row such a job could not be reserved
@@ -257,7 +258,7 @@ class PostgresBackend(
         deadline, paused = time.monotonic() + timeout, False
         if not self._asleep.issuperset(topics):
             self._fall_asleep(topics, listener)
-        elif topics != self._looked_for:
+        elif tuple(topics) != self._looked_for:
             self._look_at = 0.0
         while True:
             if time.monotonic() >= self._look_at:
@@ -318,7 +319,7 @@ class PostgresBackend(
 
     def _look(self, topics: Sequence[str]) -> tuple[bool, float | None]:
         """Return whether topics may have jobs, and if not, after how many seconds one is due."""
-        self._looked_for = topics
+        self._looked_for = tuple(topics)
         ((ready, due),) = self._connection.rows(self._connection.sql(_LOOK), (list(topics),))
         return ready or (due is not None and due <= 0), due
 
@@ -459,7 +460,9 @@ class PostgresBackend(
             self._connection.function("keep_sizes")
         if topics:
             most = [options.retention(topic).dead_max for topic in topics]
-            more = self._connection.function("keep_dead", topics, most) or more
+            statement = self._connection.call("keep_dead", 3)
+            ((self._walks, left),) = self._connection.rows(statement, (topics, most, self._walks))
+            more = left or more
         return Housekept(kept.readied, kept.owners_released, kept.dropped + letters, more=more)
 
     def _housekeep(self, limit: int) -> tuple[Housekept, list[str]]:

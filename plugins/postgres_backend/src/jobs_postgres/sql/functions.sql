@@ -144,65 +144,57 @@ BEGIN
     RETURN cardinality(old);
 END $$;
 
--- Drop dead letters beyond the greatest number that their topics may have; return whether there may be more.
-CREATE OR REPLACE FUNCTION {s}.keep_dead(topics text[], most integer[]) RETURNS boolean LANGUAGE plpgsql AS $$
+-- Drop dead letters beyond the greatest number that their topics may have; return whether there may be more. `walks` is what the
+-- call before has returned: an object of walks by topic, see `first_beyond`.
+CREATE OR REPLACE FUNCTION {s}.keep_dead(topics text[], most integer[], INOUT walks text, OUT more boolean) LANGUAGE plpgsql AS $$
 DECLARE
     now_ double precision := {s}.now_();
     size_ bigint;
-    first_ record;
-    more boolean := false;
+    walk jsonb;
+    walks_ jsonb := '{}';
 BEGIN
+    more := false;
     FOR n IN 1 .. cardinality(topics) LOOP
         size_ := {s}.size_of('dead', topics[n], now_);
         CONTINUE WHEN size_ <= most[n];
-        SELECT * INTO first_ FROM {s}.first_beyond(topics[n], most[n], now_);
-        IF first_.seq IS NOT NULL THEN
-            more := {s}.drop_oldest(topics[n], first_.at, first_.seq, now_) >= 1000 OR more;
+        walk := walks::jsonb -> topics[n];
+        walk := {s}.first_beyond(topics[n], most[n], CASE WHEN walk ->> 'most' = most[n]::text THEN walk END);
+        walks_ := walks_ || jsonb_build_object(topics[n], walk || jsonb_build_object('most', most[n]));
+        IF walk ? 'seq' THEN
+            more := {s}.drop_oldest(topics[n], (walk ->> 'at')::double precision, (walk ->> 'seq')::bigint, now_) >= 1000 OR more;
         END IF;
-        more := more OR size_ > 1.1 * most[n] AND first_.walks;
+        more := more OR size_ > 1.1 * most[n] AND walk ? 'counted';
     END LOOP;
-    RETURN more;
+    walks := walks_::text;
 END $$;
 
--- The newest dead letter of a topic beyond the `most` newest ones, as far as that is known; `walks`: a walk to it is under way.
+-- Look for the newest dead letter of a topic beyond the `most` newest ones, from where the walk before has come to.
 --
--- Letters are counted from the newest one on, 10,000 in each call. This session remembers where it is, and the letter that the last
--- walk has found: it was beyond the others then, whatever has become of them since.
-CREATE OR REPLACE FUNCTION {s}.first_beyond(
-    topic_ text, most integer, now_ double precision, OUT at double precision, OUT seq bigint, OUT walks boolean)
-LANGUAGE plpgsql AS $$
+-- Letters are counted from the newest one on, 10,000 in each call. A walk that has not ended has the number of those that were
+-- `counted`, and the last of them (`from_at`, `from_seq`). `at` and `seq` are the letter that the last complete walk has found: it
+-- was beyond the others then, whatever has become of them since.
+CREATE OR REPLACE FUNCTION {s}.first_beyond(topic_ text, most integer, walk jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
 DECLARE
-    memory jsonb := {s}.remembered() -> ('dead/' || topic_);
-    counted_ integer := 0; -- of them
-    looked integer := 0; -- in this call
-    from_at double precision := 'infinity';
-    from_seq bigint := 0;
+    found_ jsonb := coalesce(walk - ARRAY['counted', 'from_at', 'from_seq'], '{}');
+    counted integer := coalesce((walk ->> 'counted')::integer, 0);
+    from_at double precision := coalesce((walk ->> 'from_at')::double precision, 'infinity');
+    from_seq bigint := coalesce((walk ->> 'from_seq')::bigint, 0);
+    looked integer := 0;
     d record;
 BEGIN
-    IF now_ BETWEEN (memory ->> 'now')::double precision AND (memory ->> 'now')::double precision + 60
-       AND (memory ->> 'most')::integer = most THEN
-        at := (memory ->> 'at')::double precision;
-        seq := (memory ->> 'seq')::bigint;
-        counted_ := (memory ->> 'counted')::integer;
-        from_at := (memory ->> 'from_at')::double precision;
-        from_seq := (memory ->> 'from_seq')::bigint;
-    END IF;
-    walks := false;
     FOR d IN SELECT l.at, l.seq FROM {s}.dead AS l WHERE l.topic = topic_ AND (l.at, l.seq) < (from_at, from_seq)
               ORDER BY l.at DESC, l.seq DESC LIMIT 10000 LOOP
         looked := looked + 1;
         CONTINUE WHEN d.seq < 0 AND NOT {s}.is_dispensable(d.seq);
-        counted_ := counted_ + 1;
-        IF counted_ > most THEN
-            at := d.at;
-            seq := d.seq;
-            EXIT;
+        counted := counted + 1;
+        IF counted > most THEN
+            RETURN jsonb_build_object('at', d.at, 'seq', d.seq);
         END IF;
     END LOOP;
-    walks := looked = 10000 AND counted_ <= most;
-    PERFORM {s}.remember('dead/' || topic_, jsonb_build_object(
-        'now', now_, 'most', most, 'at', at, 'seq', seq, 'counted', CASE WHEN walks THEN counted_ ELSE 0 END,
-        'from_at', CASE WHEN walks THEN d.at ELSE 'infinity' END, 'from_seq', CASE WHEN walks THEN d.seq ELSE 0 END));
+    IF looked = 10000 THEN
+        RETURN found_ || jsonb_build_object('counted', counted, 'from_at', d.at, 'from_seq', d.seq);
+    END IF;
+    RETURN found_;
 END $$;
 
 -- Move a job, which is in no other table any more, to the dead letters; drop the oldest ones beyond `most` if that is small.
@@ -267,7 +259,7 @@ END $$;
 -- it is what web processes do all day. `counts`: what to add to the counts. Returns whether workers wait for jobs of the topic.
 CREATE OR REPLACE FUNCTION {s}.push_one(
     request_ text, id_ text, topic_ text, rank_ smallint, delay double precision, payload_ bytea, counts jsonb)
-RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
     now_ double precision := extract(epoch FROM clock_timestamp());
     seq_ bigint;
