@@ -112,29 +112,25 @@ CREATE OR REPLACE FUNCTION {s}.noted(errors bytea[], error bytea) RETURNS bytea[
                 ELSE coalesce(errors, '{}') || error END
 $$;
 
--- Drop up to 1,000 of the oldest dead letters of a topic beyond `most`. It costs as much as the topic keeps.
+-- Drop up to 1,000 of the oldest dead letters of a topic beyond `most`, which is small: it costs as much as the topic keeps.
 CREATE OR REPLACE FUNCTION {s}.trim_dead(topic_ text, most integer, now_ double precision) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
-    first_ record;
+    walk jsonb := {s}.first_beyond(topic_, most, NULL);
 BEGIN
-    SELECT at, seq INTO first_ FROM {s}.dead WHERE topic = topic_ AND (seq > 0 OR {s}.is_dispensable(seq))
-     ORDER BY at DESC, seq DESC LIMIT 1 OFFSET most;
-    IF FOUND THEN
-        PERFORM {s}.drop_oldest(topic_, first_.at, first_.seq, now_);
+    IF walk ? 'seq' THEN
+        PERFORM {s}.drop_oldest(topic_, (walk ->> 'at')::double precision, (walk ->> 'seq')::bigint, 1000, now_);
     END IF;
 END $$;
 
--- Drop up to 1,000 of the oldest dead letters of a topic, up to a place; return how many.
-CREATE OR REPLACE FUNCTION {s}.drop_oldest(topic_ text, upto_at double precision, upto_seq bigint, now_ double precision)
+-- Drop up to `most` of the oldest dead letters of a topic, up to a place; return how many.
+CREATE OR REPLACE FUNCTION {s}.drop_oldest(
+    topic_ text, upto_at double precision, upto_seq bigint, most integer, now_ double precision)
 RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
+    places tid[] := {s}.oldest_dead(topic_, upto_at, upto_seq, most);
     old bigint[];
 BEGIN
-    WITH gone AS (
-        DELETE FROM {s}.dead WHERE ctid = ANY (ARRAY(
-            SELECT ctid FROM {s}.dead WHERE topic = topic_ AND (at, seq) <= (upto_at, upto_seq)
-               AND (seq > 0 OR {s}.is_dispensable(seq)) ORDER BY at, seq LIMIT 1000 FOR UPDATE SKIP LOCKED))
-        RETURNING seq)
+    WITH gone AS (DELETE FROM {s}.dead WHERE ctid = ANY (places) RETURNING seq)
     SELECT array_agg(seq) INTO old FROM gone;
     IF old IS NULL THEN
         RETURN 0;
@@ -142,6 +138,15 @@ BEGIN
     PERFORM {s}.end_jobs(old, 'dead', 0, NULL, now_);
     UPDATE {s}.size SET jobs = jobs - cardinality(old) WHERE topic = topic_ AND kind = 'dead';
     RETURN cardinality(old);
+END $$;
+
+-- Lock the oldest dead letters of a topic, up to a place; return where they are. It reads them in order: a sort would read all.
+CREATE OR REPLACE FUNCTION {s}.oldest_dead(topic_ text, upto_at double precision, upto_seq bigint, most integer) RETURNS tid[]
+LANGUAGE plpgsql SET enable_sort = off AS $$
+BEGIN
+    RETURN ARRAY(
+        SELECT ctid FROM {s}.dead WHERE topic = topic_ AND (at, seq) <= (upto_at, upto_seq)
+           AND (seq > 0 OR {s}.is_dispensable(seq)) ORDER BY at, seq LIMIT most FOR UPDATE SKIP LOCKED);
 END $$;
 
 -- Drop dead letters beyond the greatest number that their topics may have; return whether there may be more. `walks` is what the
@@ -161,7 +166,8 @@ BEGIN
         walk := {s}.first_beyond(topics[n], most[n], CASE WHEN walk ->> 'most' = most[n]::text THEN walk END);
         walks_ := walks_ || jsonb_build_object(topics[n], walk || jsonb_build_object('most', most[n]));
         IF walk ? 'seq' THEN
-            more := {s}.drop_oldest(topics[n], (walk ->> 'at')::double precision, (walk ->> 'seq')::bigint, now_) >= 1000 OR more;
+            more := {s}.drop_oldest(
+                topics[n], (walk ->> 'at')::double precision, (walk ->> 'seq')::bigint, 1000, now_) >= 1000 OR more;
         END IF;
         more := more OR size_ > 1.1 * most[n] AND walk ? 'counted';
     END LOOP;
@@ -173,7 +179,8 @@ END $$;
 -- Letters are counted from the newest one on, 10,000 in each call. A walk that has not ended has the number of those that were
 -- `counted`, and the last of them (`from_at`, `from_seq`). `at` and `seq` are the letter that the last complete walk has found: it
 -- was beyond the others then, whatever has become of them since.
-CREATE OR REPLACE FUNCTION {s}.first_beyond(topic_ text, most integer, walk jsonb) RETURNS jsonb LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION {s}.first_beyond(topic_ text, most integer, walk jsonb) RETURNS jsonb
+LANGUAGE plpgsql SET enable_sort = off AS $$
 DECLARE
     found_ jsonb := coalesce(walk - ARRAY['counted', 'from_at', 'from_seq'], '{}');
     counted integer := coalesce((walk ->> 'counted')::integer, 0);
@@ -939,7 +946,6 @@ DECLARE
     o text;
     expired text[];
     topics text[];
-    old bigint[];
 BEGIN
     readied := 0;
     released := 0;
@@ -981,15 +987,7 @@ BEGIN
         SELECT ctid FROM {s}.ended WHERE until <= now_ ORDER BY until LIMIT most FOR UPDATE SKIP LOCKED));
     GET DIAGNOSTICS dropped = ROW_COUNT;
     FOR n IN 1 .. cardinality(dead_topics) LOOP
-        WITH gone AS (
-            DELETE FROM {s}.dead WHERE ctid = ANY (ARRAY(
-                SELECT ctid FROM {s}.dead WHERE topic = dead_topics[n] AND at <= now_ - dead_keep[n]
-                   AND (seq > 0 OR {s}.is_dispensable(seq)) ORDER BY at LIMIT most FOR UPDATE SKIP LOCKED)) RETURNING seq)
-        SELECT array_agg(seq) INTO old FROM gone;
-        IF old IS NOT NULL THEN
-            PERFORM {s}.end_jobs(old, 'unknown', 0, NULL, now_);
-            dropped := dropped + cardinality(old);
-        END IF;
+        dropped := dropped + {s}.drop_oldest(dead_topics[n], now_ - dead_keep[n], 9223372036854775807, most, now_);
     END LOOP;
     dead_now := ARRAY(SELECT {s}.topics_of('dead'));
     todo := array_remove(ARRAY[
