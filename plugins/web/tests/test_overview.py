@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import threading
 import time
 
 import pytest
@@ -9,7 +11,10 @@ import pytest
 from jobs_core import job
 from jobs_core.backends.statistics import StatisticsRow
 from jobs_core.ids import new_token
+from jobs_core.operating.attention import Finding
 from jobs_core.statistics import SUMS
+from jobs_web import risks
+from jobs_web.risks import Risks
 
 
 @pytest.fixture
@@ -86,6 +91,7 @@ def test_a_backend_that_does_not_answer_is_the_only_finding(rig, monkeypatch):
 def test_many_visits_read_the_backend_once(rig, monkeypatch):
     browser = rig.browser("read")
     calls = []
+    rig.site.risks = Risks(list)  # they are read by themselves, and rarely
     operate = rig.app.operate
     monkeypatch.setattr(rig.app, "operate", lambda action: calls.append(1) or operate(action))
     monkeypatch.setattr("jobs_web.reading.FRESH", 3600.0)
@@ -143,3 +149,50 @@ def test_a_proxy_may_pass_the_prefix_on_or_not(rig, passed_on):
     assert response.status_code == 200
     assert 'action="/jobs/login"' in response.text
     assert "Path=/jobs" in response.headers["set-cookie"]
+
+
+def until(condition):
+    deadline = time.monotonic() + 60
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return found
+
+
+def test_what_check_finds_needs_attention_too(rig, monkeypatch):
+    @job(name="shop.pay", registry=rig.app.registry, limits=("stripe",), topic="nowhere")
+    def pay() -> None: ...
+
+    backend = rig.app.operate(lambda backend: type(backend))
+    monkeypatch.setattr(backend, "advice", lambda self: ["fsync is off & it loses jobs: set fsync = on"])
+    browser = rig.browser("read")
+    page = until(lambda: "fsync" in (found := html.unescape(browser.text("/"))) and found)
+    assert "the backend works, but fsync is off & it loses jobs" in page
+    assert "jobsctl check" in page
+    assert "shop.pay uses the limit stripe, which limits nothing" in page
+    assert "topic nowhere" in page
+
+
+def test_risks_are_checked_beside_the_requests_and_rarely(monkeypatch):
+    gate, checks = threading.Event(), []
+
+    def check():
+        checks.append(1)
+        gate.wait(60)
+        return [Finding("warning", "slow", "backend")]
+
+    made = Risks(check)
+    monkeypatch.setattr(risks, "PATIENCE", 0.01)
+    for _ in range(20):
+        assert made.get() == ()  # no page waits for it
+    gate.set()
+    until(made.get)
+    assert (len(made.get()), len(checks)) == (1, 1)
+    made.forget()
+    made.get()
+    until(lambda: len(checks) == 2)
+
+
+def test_a_check_that_fails_leaves_what_was_found(caplog):
+    made = Risks(lambda: 1 // 0)
+    until(lambda: made.get() == () and "cannot be checked for risks" in caplog.text)

@@ -19,7 +19,8 @@ from ..loaders import importing
 from ..machines import EVERYWHERE, sizes
 from ..operating.explain import misfit
 from ..operating.formatting import count
-from ..operating.in_outbox import told
+from ..operating.in_outbox import OUTBOX_LATE, told
+from ..operating.limits_check import lacking, problems
 from ..payloads.store import open_store
 from ..plugins import Plugins
 from ..schedule import entries
@@ -32,7 +33,6 @@ from .common import Context, exit_code, json_option, pass_context
 from .exits import Exit
 from .extensions import disable_fatal_plugins, reported
 from .in_child import IMPORT_TIMEOUT, Say, TookTooLong, run_in_child
-from .limits_check import lacking, problems
 from .main import OURS
 from .preflight import preflight, unused_results
 from .start import DAEMON_LOG
@@ -41,10 +41,6 @@ from .waiting import waiting
 
 SAMPLE = 500
 """Most queued messages of a topic and state that are checked against the code."""
-
-
-OUTBOX_LATE = 60.0
-"""Age in seconds from which a job in the outbox is worth a warning: a carrier takes it within a second."""
 
 
 class _Checks:
@@ -119,6 +115,12 @@ def check_command(context: Context, show_values: bool, import_timeout: float, as
         raise click.exceptions.Exit(checks.code)
 
 
+def _marked(found: Iterator[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Yield findings with the marks of the terminal."""
+    for state, text in found:
+        yield {"good": output.GOOD, "warning": output.WARN}.get(state, output.BAD), text
+
+
 def _pool_sizes(app: App) -> Iterator[tuple[str, str]]:
     """Yield the sizes that operators have set for pools of this configuration."""
     if "documents" not in app.new_backend().features:
@@ -149,9 +151,9 @@ def _check_application(checks: _Checks, app: App, import_timeout: float) -> None
         say({"module": "", "loading": False})
         reachable = inside.run("backend", lambda: _backend(app))
         if loaded:
-            inside.run("features", lambda: lacking(app))
+            inside.run("features", lambda: _marked(lacking(app)))
         if reachable and loaded:
-            inside.run("limits", lambda: problems(app))
+            inside.run("limits", lambda: _marked(problems(app)))
             inside.run("pools", lambda: _pool_sizes(app))
             if app.config.outbox.url:
                 inside.run("outbox", lambda: _outbox(app))

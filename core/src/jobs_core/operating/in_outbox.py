@@ -5,6 +5,9 @@ from __future__ import annotations
 from ..backends.outbox import MOST_COUNTED, OutboxItem, OutboxState
 from ..units import count, format_duration, times
 
+OUTBOX_LATE = 60.0
+"""Age in seconds from which a job in the outbox is worth a warning: a carrier takes it within a second."""
+
 
 def told(state: OutboxState) -> str:
     """Return a sentence about the jobs in an outbox."""

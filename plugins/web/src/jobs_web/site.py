@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from jobs_core import App, ConfigError, current_app
 from jobs_core.operating import snapshot
 from jobs_core.operating.attention import Finding
+from jobs_core.operating.risks import risks
 
 from . import tokens
 from .access import Access, Attempts, Authorize
@@ -30,6 +31,7 @@ from .guard import guarded, in_api, problem, titles
 from .live import SNAPSHOT, Live, Subject
 from .pages.watched import PAGES
 from .reading import Latest
+from .risks import Risks
 from .routes import ROUTES
 from .sessions import Sessions
 from .settings import TABLE, Settings, read
@@ -112,6 +114,7 @@ class Site:
         self.doubles = Doubles()
         self.assets, self.templates = _assets(), _templates()
         self.latest = Latest(lambda: snapshot.take(self.app))
+        self.risks = Risks(lambda: risks(self.app))
         self.live = Live(lambda: self.latest.get(None), self._read, lambda subject, found: PAGES[subject.page].still(found))
         self._kept: dict[str, tuple[float, Any]] = {}
 
@@ -154,6 +157,7 @@ class Site:
     def forget(self) -> None:
         """Forget what was read: something has changed."""
         self.live.forget()
+        self.risks.forget()
         self.latest.forget()
         self._kept.clear()
 

@@ -10,7 +10,8 @@ from starlette.responses import Response
 
 from jobs_core import JobsError
 from jobs_core.backends.base import Backend, Counts
-from jobs_core.operating.attention import findings
+from jobs_core.operating.attention import Finding, findings
+from jobs_core.operating.snapshot import Snapshot
 from jobs_core.statistics import Span, Statistics, Tally, of_all
 
 from ..charts import Chart, stacked
@@ -36,7 +37,7 @@ def show(visit: Visit) -> Response:
     return visit.page(
         "overview.html",
         snapshot=snapshot,
-        findings=findings(visit.app, snapshot),
+        findings=_findings(visit, snapshot),
         totals=_totals(snapshot.topics.values()),
         topics=_busiest(snapshot.topics),
         more=max(0, len(snapshot.topics) - MOST_TOPICS),
@@ -52,6 +53,16 @@ def _drawn(visit: Visit, statistics: Statistics) -> Markup:
     """Return the charts as they stand in the page: most of what it takes to make it, and the same for all users."""
     chart = visit.site.templates.get_template("parts.html").module.chart  # type: ignore[attr-defined]
     return Markup("").join(chart(each) for each in charts(statistics))
+
+
+def _findings(visit: Visit, snapshot: Snapshot) -> list[Finding]:
+    """Return what needs attention: what the snapshot says, and what is checked now and then, the worst first."""
+    risks = [] if snapshot.error else visit.site.risks.get()
+    found = dict.fromkeys([*findings(visit.app, snapshot), *risks])
+    return sorted(found, key=lambda finding: _LEVELS.index(finding.level))
+
+
+_LEVELS = ("bad", "warning", "note")
 
 
 def _totals(counts: object) -> dict[str, int]:

@@ -1,5 +1,5 @@
 """The part of `jobsctl check` about limits, fairness, flows and kept jobs: what the backend lacks, settings without effect, and
-definitions that differ elsewhere.
+definitions that differ elsewhere. Findings are good, a warning, or bad.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from ..backends.base import Backend
 from ..backends.limits import Limit, LimitState
 from ..errors import elsewhere
 from ..limiting import computes, defined_limits, described, fair_setting, is_fair, undefined, uses
-from ..operating.formatting import count
-from . import output
+from .formatting import count
 
 MOST_STATES = 1000
 """Most values of limits that are read for a check."""
@@ -27,22 +26,22 @@ def lacking(app: App) -> Iterator[tuple[str, str]]:
     fair = sorted(name for name in config.topics if is_fair(config, name))
     if fair and "fairness" not in backend.features:
         setting = fair_setting(config, fair[0])
-        yield output.BAD, _lacks(backend, "fairness", f"jobs with a key cannot be enqueued while {setting}: remove it")
+        yield "bad", _lacks(backend, "fairness", f"jobs with a key cannot be enqueued while {setting}: remove it")
     if "limits" not in backend.features:
         if used:
             limit, jobs = next(iter(used.items()))
-            yield output.BAD, _lacks(backend, "limits", f"{jobs[0]} cannot be enqueued with its limit {limit}: leave it out")
+            yield "bad", _lacks(backend, "limits", f"{jobs[0]} cannot be enqueued with its limit {limit}: leave it out")
         elif computes(app.registry):
-            yield output.BAD, _lacks(backend, "limits", f"{_computing(app)} computes its limits: leave them out")
+            yield "bad", _lacks(backend, "limits", f"{_computing(app)} computes its limits: leave them out")
         elif config.limits:
-            yield output.WARN, _lacks(backend, "limits", f"limits.{next(iter(config.limits))} has no effect: remove it")
+            yield "warning", _lacks(backend, "limits", f"limits.{next(iter(config.limits))} has no effect: remove it")
     if "flows" not in backend.features and (where := _uses_flows(app)):
-        yield output.WARN, _lacks(backend, "flows", f"what {where} sends is refused: let each job enqueue the next")
+        yield "warning", _lacks(backend, "flows", f"what {where} sends is refused: let each job enqueue the next")
     for key, feature in (("keep_done", "history"), ("keep_logs", "notes")):
         keeping = [f"topics.{name}.{key}" for name, topic in config.topics.items() if getattr(topic, key)]
         if keeping and feature not in backend.features:
             has = "has" if len(keeping) == 1 else "have"
-            yield output.WARN, _lacks(backend, feature, f"{', '.join(keeping)} {has} no effect: remove it")
+            yield "warning", _lacks(backend, feature, f"{', '.join(keeping)} {has} no effect: remove it")
 
 
 def _lacks(backend: Backend, feature: str, what: str) -> str:
@@ -76,7 +75,7 @@ def problems(app: App) -> Iterator[tuple[str, str]]:
     fair = any(is_fair(config, name) for name in config.topics)
     for name, topic in config.topics.items():
         if topic.max_per_key is not None and not topic.fair:
-            yield output.WARN, f"topics.{name}.max_per_key has no effect: it belongs to fair = true, which is not set"
+            yield "warning", f"topics.{name}.max_per_key has no effect: it belongs to fair = true, which is not set"
     if not (used or config.limits or fair or computes(app.registry)):
         return
     if "limits" in app.new_backend().features:
@@ -90,15 +89,15 @@ def _names(app: App, used: dict[str, list[str]]) -> Iterator[tuple[str, str]]:
     for limit, jobs in missing.items():
         others = f" and {count(len(set(jobs)) - 1, 'other job')}" if len(set(jobs)) > 1 else ""
         yield (
-            output.WARN,
+            "warning",
             f"{min(jobs)}{others} {'use' if others else 'uses'} the limit {limit}, which limits nothing: define it, "
             f"limits.{limit} = {{concurrency = 5}}",
         )
     unused = [] if computes(app.registry) else sorted(set(config.limits) - set(used))
     for limit in unused:
-        yield output.WARN, f'[limits.{limit}] is used by no job here: name it, @job(limits="{limit}"), or remove it'
+        yield "warning", f'[limits.{limit}] is used by no job here: name it, @job(limits="{limit}"), or remove it'
     if config.limits and not missing and not unused:
-        yield output.GOOD, ", ".join(f"{name} ({described(limit)})" for name, limit in defined_limits(config).items())
+        yield "good", ", ".join(f"{name} ({described(limit)})" for name, limit in defined_limits(config).items())
 
 
 def _stored(app: App, backend: Backend) -> Iterator[tuple[str, str]]:
@@ -113,16 +112,16 @@ def _stored(app: App, backend: Backend) -> Iterator[tuple[str, str]]:
 def _difference(name: str, state: LimitState, here: Limit | None) -> Iterator[tuple[str, str]]:
     there = described(state.definition or Limit())
     if state.overridden:
-        yield output.WARN, f"limit {name} is overridden: {there}, until `jobsctl limits reset {name}`"
+        yield "warning", f"limit {name} is overridden: {there}, until `jobsctl limits reset {name}`"
     elif here is None:
         yield (
-            output.WARN,
+            "warning",
             f"limit {name} is defined in the backend ({there}), but not here: by another application, or by an earlier "
             f"configuration; then `jobsctl limits reset {name} --definition` removes it",
         )
     elif here != state.definition:
         yield (
-            output.WARN,
+            "warning",
             f"limit {name} is {there} in the backend, and {described(here)} here: `jobsctl start` or `reload` writes this one; "
             "if it comes back, another application defines the same name",
         )
