@@ -318,6 +318,8 @@ def takes_the_stacks_of_the_workers(window, shop):
 def sets_the_size_of_a_pool(window, shop):
     window.go("/machines").fill("Workers of pool slow", "2")
     window.press("Set", "slow")
+    window.shows("The configuration allows up to 1 worker.")
+    window.press("Yes, do it")
     window.says("Pool slow of")
     shop.supervised.until_serving(4)
 
