@@ -101,12 +101,10 @@ class Block(NamedTuple):
         return f"{self.page}-{self.number}"
 
 
-def shell_blocks() -> list[Block]:
-    """Return every shell block of the documentation."""
+def shell_blocks(pages: Sequence[Path] = tuple(page for page in PAGES if page not in FOLLOWED)) -> list[Block]:
+    """Return every shell block of the documentation, except those of pages that are followed as a whole."""
     found = []
-    for page in PAGES:
-        if page in FOLLOWED:
-            continue
+    for page in pages:
         texts = re.findall(r"^```(?:console|shell|bash|sh)\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
         name = str(page.relative_to(ROOT))
         found += [Block(name, number, commands_of(text)) for number, text in enumerate(texts, 1)]
