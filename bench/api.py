@@ -27,6 +27,7 @@ import uvicorn
 from jobs_core import App, job, set_current_app
 from jobs_core.config import Config
 from jobs_core.plugins import Plugins
+from jobs_web.prompt import PromptProtocol
 from jobs_web.settings import Settings, Token
 from jobs_web.site import Site, asgi
 from jobs_web.tokens import hash_of
@@ -38,7 +39,7 @@ def add(a: int, b: str = "") -> int:
 app = App(Config(backend=sys.argv[1], base_dir=Path(sys.argv[2])))
 set_current_app(app)
 site = Site(app, Settings(tokens={"bench": Token("operate", hash_of(sys.argv[3]))}))
-uvicorn.run(asgi(site), port=int(sys.argv[4]), log_config=None, lifespan="off")
+uvicorn.run(asgi(site), port=int(sys.argv[4]), log_config=None, lifespan="off", http=PromptProtocol)
 """
 
 

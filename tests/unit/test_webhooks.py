@@ -14,7 +14,7 @@ import pytest
 from jobs_core import App, Config, ConfigError, Discard, Flow, Retry, current_job, job, set_current_app, webhook_signing
 from jobs_core.backends.base import Counts, Outcome, Outgoing, Settlement, State
 from jobs_core.backends.memory import forget
-from jobs_core.config import Pool
+from jobs_core.config import Alerts, Pool, Topic
 from jobs_core.ids import new_token
 from jobs_core.machines import acting_as
 from jobs_core.message import encode, new_message
@@ -85,6 +85,8 @@ def test_a_secret_in_another_form_is_refused_without_showing_it(text: str):
 PRIVATE = """
     127.0.0.1 127.9.9.9 10.1.2.3 172.16.0.1 192.168.1.1 169.254.169.254 100.64.0.1 0.0.0.0 224.0.0.1 255.255.255.255 ::1 ::
     fe80::1 fe80::1%eth0 fc00::1 ff02::1 ::ffff:127.0.0.1 ::ffff:10.0.0.1 64:ff9b::7f00:1 2002:7f00:1:: 2002:a00:1::1
+    ::ffff:169.254.169.254 2002:a9fe:a9fe:: fd00:ec2::254 ::127.0.0.1 ::ffff:0:127.0.0.1 64:ff9b:1::7f00:1 2001:0:7f00:1::
+    fec0::1 3fff::1 5f00::1 100::1 192.0.0.8 192.88.99.1 198.18.0.1 240.0.0.1 0.1.2.3 100.100.100.200 168.63.129.16
 """
 
 
@@ -520,6 +522,26 @@ def test_an_event_is_never_about_an_event(housekeeper):
     [record] = backend.browse("webhooks", State.READY, 10)
     assert discard(backend, [record.id], "not wanted") == 1
     assert look() == []
+
+
+def test_a_topic_that_is_behind_now_and_then_is_told_once_in_each_repeat(receiver):
+    """A backlog that comes and goes every second for an hour is one event, and one for its end."""
+    from jobs_core.plugins import Plugins
+    from jobs_core.supervisor.housekeeper.alerts import TopicAlerts
+    from jobs_core.supervisor.housekeeper.webhooks import Webhooks
+
+    app = application(receiver, events=["backlog"])
+    told = Webhooks(app)
+    backend = app.new_backend()
+    backend.open(None)
+    config = Config(topics={"default": Topic(alert_above=5)}, alerts=Alerts(after=0.0, repeat=3600.0))
+    alerts = TopicAlerts(config, Plugins([]), also=told.alert)
+    for second in range(3600):
+        alerts.check(float(second), {"default": Counts(ready=9 * (second % 2))})
+        told.work(backend)
+    messages = [app.read(record) for record in backend.browse("webhooks", State.READY, 10)]
+    assert [message.args[1] for message in messages] == ["topic.backlog", "topic.caught_up"]
+    backend.close()
 
 
 def test_during_an_outage_the_newest_alert_of_each_topic_is_kept_and_pushed_once(receiver):

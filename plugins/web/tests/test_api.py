@@ -13,7 +13,7 @@ from tests.support.project import until
 
 from jobs_core import current_job, job
 from jobs_core.backends.base import Operable, State
-from jobs_web.api import waiting
+from jobs_web.api import things, waiting
 from jobs_web.api.operation import NDJSON
 from jobs_web.api.operations import OPERATIONS
 from jobs_web.settings import Token
@@ -319,6 +319,7 @@ def test_topics_limits_schedule_machines_and_statistics_can_be_asked_for(shop: R
 
 
 def test_health_needs_no_token_and_tells_an_outage(shop: Rig, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(things, "FRESH", 0.0)
     client = Client(shop, "")
     assert client.get("/health").json() == {"status": "ok"}
     assert problem(client.get("/topics"), 401)
@@ -328,7 +329,17 @@ def test_health_needs_no_token_and_tells_an_outage(shop: Rig, monkeypatch: pytes
         raise BackendUnavailable("it is gone")
 
     monkeypatch.setattr(shop.app, "operate", gone)
-    assert problem(client.get("/health"), 503) == "it is gone"
+    assert problem(client.get("/health"), 503) == "the backend does not answer"
+    assert problem(Client(shop).get("/health"), 503) == "it is gone", "only users are told where it is"
+
+
+def test_many_who_ask_for_the_health_cost_the_backend_one_call(shop: Rig, monkeypatch: pytest.MonkeyPatch):
+    asked: list[Any] = []
+    operate = shop.app.operate
+    monkeypatch.setattr(shop.app, "operate", lambda action: (asked.append(action), operate(action))[1])
+    monkeypatch.setattr(things, "FRESH", 3600.0)
+    assert {Client(shop, "").get("/health").status_code for _ in range(20)} == {200}
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize("kind", ["BackendUnavailable", "QueueFull"])

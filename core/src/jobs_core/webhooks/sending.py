@@ -29,6 +29,14 @@ MOST_READ: Final = 1000
 Address: TypeAlias = "ipaddress.IPv4Address | ipaddress.IPv6Address"
 Network: TypeAlias = "ipaddress.IPv4Network | ipaddress.IPv6Network"
 
+_NOT_PUBLIC: Final = tuple(
+    map(
+        ipaddress.ip_network,
+        ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32", "fec0::/10", "3fff::/20", "5f00::/16"),
+    )
+)
+"""What some releases of Python call global though it is reserved, and the address at which a cloud serves its machines."""
+
 _TRANSLATED: Final = ipaddress.ip_network("64:ff9b::/96")
 
 
@@ -49,6 +57,8 @@ def may_reach(address: str, allowed: Sequence[Network]) -> bool:
     found = _innermost(ipaddress.ip_address(address.partition("%")[0]))
     if any(found in network for network in allowed if network.version == found.version):
         return True
+    if any(found in network for network in _NOT_PUBLIC if network.version == found.version):
+        return False
     return found.is_global and not found.is_multicast and not found.is_reserved
 
 

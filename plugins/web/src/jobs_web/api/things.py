@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from typing import Any
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from jobs_core import BackendUnavailable
 from jobs_core.backends.base import Backend, Counts
 from jobs_core.backends.flows import FlowStatus, MemberStatus
 from jobs_core.backends.limits import Limit, LimitState
@@ -20,10 +24,17 @@ from .jobs import Done, own_topic
 from .once import Answer
 from .operation import CURSOR, LIMIT, Param, decoded, next_of, offset_of, queried
 
+if TYPE_CHECKING:
+    from ..site import Site
+
 MOST_LIMITS = 1000
 
 SINCE = Param("since", "How many seconds ago to begin.", 60, 30 * 86400, 86400)
 TOPIC = Param("topic", "One topic alone.")
+
+
+FRESH = 1.0
+"""Seconds for which all who ask for the health get the same answer."""
 
 
 class TopicNow(Struct, frozen=True):
@@ -221,8 +232,43 @@ def _figures(tally: Any) -> Figures:
     )
 
 
+class Pulse:
+    """Whether the backend answers, asked at most once a FRESH: anybody may ask, without a token. Any thread may use it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known = False
+        self._error: BackendUnavailable | None = None
+        self._next = 0.0
+        self._asking = False
+
+    def look(self, ask: Callable[[], object]) -> BackendUnavailable | None:
+        """Return why the backend does not answer; while another thread asks, what was known before."""
+        with self._lock:
+            if self._known and (self._asking or time.monotonic() < self._next):
+                return self._error
+            self._asking = True
+        error: BackendUnavailable | None = None
+        try:
+            ask()
+        except BackendUnavailable as unavailable:
+            error = unavailable
+        finally:
+            with self._lock:
+                self._asking = False
+        with self._lock:
+            self._known, self._error, self._next = True, error, time.monotonic() + FRESH
+        return error
+
+
+_pulses: weakref.WeakKeyDictionary[Site, Pulse] = weakref.WeakKeyDictionary()
+
+
 def health(visit: Visit) -> Health:
-    """Ask the backend for one count: whether it answers."""
+    """Ask the backend for one count: whether it answers. Only users are told where it is."""
     queried(visit, ())
-    visit.operate(lambda backend: backend.counts(["default"]))
+    pulse = _pulses.setdefault(visit.site, Pulse())
+    error = pulse.look(lambda: visit.operate(lambda backend: backend.counts(["default"])))
+    if error is not None:
+        raise Refused(503, str(error) if visit.user is not None else "the backend does not answer")
     return Health("ok")
