@@ -45,6 +45,9 @@ def measure(name: str, ready: int) -> tuple[Column, Column]:
                 pages = dict(_pages(app, dashboard))
             with Dashboard(app) as dashboard:
                 rest = dict(_rest(dashboard, asked))
+            rest["load average of the machine meanwhile, last minute and last 15"] = "{0:.1f} and {2:.1f}".format(
+                *os.getloadavg()
+            )
         finally:
             set_current_app(None)
             app.close()
@@ -53,10 +56,10 @@ def measure(name: str, ready: int) -> tuple[Column, Column]:
 
 def _pages(app: App, dashboard: Dashboard) -> Iterator[tuple[str, str]]:
     for page, path in browsing.pages_of(app).items():
-        first, others = browsing.visit(dashboard, path)
-        mark = " **missed**" if median(others) > GOAL else ""
-        yield page, f"{first:,.0f} / {median(others):,.0f} / {max(others):,.0f}{mark}"
-        print(f"  {page}: {first:,.0f} / {median(others):,.0f} / {max(others):,.0f} ms", flush=True)
+        visits = browsing.visit(dashboard, path)
+        mark = " **missed**" if median(visits.others) > GOAL else ""
+        yield page, f"{visits}{mark}"
+        print(f"  {page}: {visits} ms", flush=True)
 
 
 def _rest(dashboard: Dashboard, asked: Asked | None) -> Iterator[tuple[str, str]]:
@@ -82,9 +85,8 @@ def main() -> None:
     if unknown := set(options.backends) - set(STORES):
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(STORES)}")
     found = {name: measure(name, options.ready) for name in options.backends or STORES}
-    _table("page, ms: first / median / longest", {name: pages for name, (pages, _) in found.items()})
+    _table("page, ms: first / median / longest / CPU", {name: pages for name, (pages, _) in found.items()})
     _table("what", {name: rest for name, (_, rest) in found.items()})
-    print(f"\nLoad average of the machine: {os.getloadavg()[0]:.1f}")
 
 
 if __name__ == "__main__":

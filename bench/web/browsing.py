@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote, urlencode
 
 from jobs_core import App
@@ -155,15 +156,28 @@ def pages_of(app: App) -> dict[str, str]:
     return app.operate(some)
 
 
-def visit(dashboard: Dashboard, path: str, visits: int = VISITS) -> tuple[float, list[float]]:
-    """Return the milliseconds of the first visit of a page, and of others."""
-    taken = []
+class Visits(NamedTuple):
+    """What visits of a page took, in milliseconds."""
+
+    first: float
+    others: list[float]
+    cpu: float  # CPU time of the dashboard a visit
+
+    def __str__(self) -> str:
+        return f"{self.first:,.0f} / {statistics.median(self.others):,.0f} / {max(self.others):,.0f} / {self.cpu:,.0f}"
+
+
+def visit(dashboard: Dashboard, path: str, visits: int = VISITS) -> Visits:
+    """Visit a page once, and again."""
+    taken: list[float] = []
+    cpu = 0.0
     for _ in range(visits + 1):
-        began = time.perf_counter()
+        before, began = dashboard.cpu, time.perf_counter()
         dashboard.get(path)
         taken.append((time.perf_counter() - began) * 1e3)
+        cpu += dashboard.cpu - before
         time.sleep(PAUSE)
-    return taken[0], taken[1:]
+    return Visits(taken[0], taken[1:], cpu * 1e3 / len(taken))
 
 
 class Watchers:
@@ -228,7 +242,7 @@ def watch(dashboard: Dashboard, asked: Asked | None, most: int = 200, seconds: f
             rate, used = _asked_a_second(dashboard, asked, watchers, seconds)
             streams = f"{count:,} event stream{'s' if count > 1 else ''}"
             if rate is not None:
-                yield f"{streams}: statements on the server a second", f"{rate:.1f}"
+                yield f"{streams}: statements or scripts on the server a second", f"{rate:.1f}"
             yield f"{streams}: share of one CPU that `jobsctl web` takes", f"{used:.1%}"
             if count > 1:
                 yield f"{streams}: memory of `jobsctl web`, before and with them", f"{before:.0f} and {dashboard.memory:.0f} MB"

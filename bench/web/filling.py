@@ -27,7 +27,7 @@ CAUSES = (
     *(("ValueError", "there is no such customer"),) * 3,
     ("TimeoutError", "the printer took too long"),
 )  # types and messages of errors
-KEPT = 86_400.0
+KEPT, ROUNDS = 86_400.0, 20
 FAR = "7d"
 
 
@@ -47,6 +47,7 @@ def fill(app: App, ready: int) -> float:
         with Flow(f"order {number}") as flow:
             parts = flow.add(group(step.call(number, "a") for _ in range(3)))
             flow.add(step.call(number, "b"), after=parts)
+    app.operate(_keep_house)
     return time.monotonic() - began
 
 
@@ -63,6 +64,12 @@ def _count_a_day(backend: Backend) -> None:
     sums = (1, *[7] * (len(SUMS) - 1), *[5] * 2 * (len(BUCKETS) + 1))
     for at in range(end - DAY, end, MINUTE):
         backend.add_statistics([StatisticsRow(at, topic, sums=sums) for topic in ("", *TOPICS)], new_token())
+
+
+def _keep_house(backend: Backend) -> None:
+    """Do what a supervisor would have done meanwhile, once every few seconds."""
+    for _ in range(ROUNDS):
+        backend.housekeep(1000)
 
 
 def _enqueue(job: Any, count: int) -> None:

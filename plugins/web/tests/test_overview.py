@@ -196,3 +196,13 @@ def test_risks_are_checked_beside_the_requests_and_rarely(monkeypatch):
 def test_a_check_that_fails_leaves_what_was_found(caplog):
     made = Risks(lambda: 1 // 0)
     until(lambda: made.get() == () and "cannot be checked for risks" in caplog.text)
+
+
+def test_numbers_that_are_old_have_their_age(rig, monkeypatch):
+    from jobs_core.operating.snapshot import Snapshot
+
+    monkeypatch.setattr(rig.site, "snapshot", lambda: Snapshot(time.time() - 3660))
+    browser = rig.browser("read")
+    assert "Numbers of jobs are from 1 h 1 m ago" in browser.text("/")
+    monkeypatch.setattr(rig.site, "snapshot", lambda: Snapshot(time.time()))
+    assert "Numbers of jobs" not in browser.text("/")
