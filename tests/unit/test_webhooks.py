@@ -275,6 +275,16 @@ def test_jobs_that_never_run_are_told_as_dead_too(receiver):
     ]
 
 
+def test_the_job_of_an_event_has_neither_the_secret_nor_the_address_of_its_receiver(receiver):
+    from jobs_core.webhooks.announcing import made
+
+    app = application(receiver, events=["dead"])
+    payload = made(app, "crm", "job.dead", {"id": "1"}).payload
+    assert b"crm" in payload
+    assert SECRET.encode() not in payload
+    assert receiver.url.encode() not in payload
+
+
 def test_a_large_event_leaves_out_what_is_large(receiver):
     app = application(receiver, events=["done"], topics=["default"], include=["arguments"])
 
