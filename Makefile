@@ -93,7 +93,7 @@ contract-rabbitmq: $(VENV)/ready ## run the whole contract on RabbitMQ's classic
 	$(PYTEST) plugins/rabbitmq_backend/tests/whole_contract.py -q
 
 plans: $(VENV)/ready ## read the plans of PostgreSQL's statements with a million jobs of each state
-	JOBS_PLAN_ROWS=1000000 $(PYTEST) plugins/postgres_backend/tests/test_plans.py -q
+	JOBS_PLAN_ROWS=1000000 $(PYTEST) plugins/postgres_backend/tests/test_plans.py -q --timeout 3600
 
 contract-pgbouncer: $(VENV)/ready ## run the whole contract on PostgreSQL through a pgbouncer that pools transactions
 	$(PYTEST) -n 2 plugins/postgres_backend/tests/pooled_contract.py -q
