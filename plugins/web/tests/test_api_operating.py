@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.project import Project
+from tests.support.project import Project, until
 from tests.support.supervised import Supervised
 
 from jobs_core import JobsError, hookimpl, job, set_current_app
@@ -115,8 +115,11 @@ def running(tmp_path: Path) -> Iterator[tuple[Rig, Supervised]]:
 
 def test_commands_reach_machines_and_their_outcomes_are_told(running: tuple[Rig, Supervised]):
     client = Client(running[0])
-    machine = client.get("/machines").json()["items"][0]["name"]
+    machine = until(lambda: client.get("/machines").json()["items"])[0]["name"]  # once it has reported
     host = machine.rpartition(".")[0]
+
+    def report() -> Any:
+        return client.get(f"/machines/{machine}").json()
 
     def tell(do: str, where: str = machine, **body: Any) -> Any:
         answer = client.post(f"/machines/{where}/{do}?wait=60", json=body)
@@ -126,14 +129,14 @@ def test_commands_reach_machines_and_their_outcomes_are_told(running: tuple[Rig,
         return outcome
 
     assert tell("quiet")["state"] == "done"
-    assert client.get(f"/machines/{machine}").json()["state"] == "quiet"
+    until(lambda: report()["state"] == "quiet")
     assert tell("resume", host)["state"] == "done"
     assert tell("stacks", "*")["state"] == "done"
-    assert list(running[1].run_dir.glob("**/*.stacks"))
+    until(lambda: list(running[1].run_dir.glob("**/*.stacks")))
     assert tell("scale", pool="default", workers=0)["state"] == "done"
-    assert client.get(f"/machines/{machine}").json()["pools"][0]["wanted"] == 0
+    until(lambda: report()["pools"][0]["wanted"] == 0)
     assert tell("scale", pool="default")["state"] == "done"
-    assert client.get(f"/machines/{machine}").json()["pools"][0]["scaled"] is False
+    until(lambda: not report()["pools"][0]["scaled"])
     (running[1].project.root / "tasks.py").write_text("this is no Python")
     refused = tell("reload")
     assert refused["state"] == "refused"
@@ -142,7 +145,7 @@ def test_commands_reach_machines_and_their_outcomes_are_told(running: tuple[Rig,
     assert first["items"][0]["state"] == "waiting"
     again = client.post(f"/machines/{machine}/quiet?wait=60", headers={"Idempotency-Key": "k"}).json()
     assert again["items"][0] == {**first["items"][0], "state": "done"}
-    assert client.get(f"/machines/{machine}").json()["commands"][first["items"][0]["command"]] == ""
+    assert report()["commands"][first["items"][0]["command"]] == ""
 
 
 def test_a_command_to_no_machine_is_refused(shop: Rig):
