@@ -83,6 +83,11 @@ class Visit:
         needed = Role[word.upper()]
         return self.user is not None and self.user.role >= needed and (needed is Role.READ or not self.read_only)
 
+    @property
+    def sees_arguments(self) -> bool:
+        """Return whether the user may see what jobs were given, said and returned."""
+        return self.site.settings.show_arguments or (self.role is not None and self.role > Role.READ)
+
     def path(self, name: str) -> str:
         """Return a part of the path of this route."""
         return str(self.request.path_params[name])

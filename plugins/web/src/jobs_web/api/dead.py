@@ -18,7 +18,7 @@ from jobs_core.topics import topic_error
 from jobs_core.units import interval
 
 from ..errors import Refused
-from ..roles import Role
+from ..hiding import without_message
 from ..visit import Visit
 from .jobs import Done, own_topic
 from .once import Answer
@@ -79,14 +79,9 @@ def groups(visit: Visit) -> Groups:
     queried(visit, ())
     topic = own_topic(visit)
     found: list[DeadGroup] = visit.operate(lambda backend: backend.dead_groups([topic], MOST_GROUPS))
-    if visit.role is Role.READ and not visit.site.settings.show_arguments:
-        found = [_hidden(group) for group in found]
+    if not visit.sees_arguments:
+        found = [replace(group, fingerprint=without_message(group.fingerprint)) for group in found]
     return Groups(found)
-
-
-def _hidden(group: DeadGroup) -> DeadGroup:
-    """Return a group without the message of its errors, which may contain arguments."""
-    return replace(group, fingerprint=replace(group.fingerprint, message=""))
 
 
 def retry_group(visit: Visit, raw: bytes, seed: str) -> Answer:
@@ -165,22 +160,22 @@ def _listed(visit: Visit) -> list[Listed]:
 def _found(visit: Visit, name: str) -> ActionNow:
     for one in _listed(visit):
         if one.id == name:
-            return _shown(one)
+            return _shown(visit, one)
     raise Refused(404, f"there is no action {name[:128]} on dead letters, or it ended more than a week ago")
 
 
-def _shown(one: Listed) -> ActionNow:
+def _shown(visit: Visit, one: Listed) -> ActionNow:
     progress, action = one.progress, one.progress.action
     return ActionNow(
         one.id, one.state, action.do, action.topics, action.group, action.total, progress.done, progress.kept, action.rate,
-        action.to, action.by, progress.machine, progress.error,
+        action.to, action.by, progress.machine, progress.error if visit.sees_arguments else "",
     )  # fmt: skip
 
 
 def actions(visit: Visit) -> Actions:
     """List the actions that go on, and those of the last week, newest first."""
     queried(visit, ())
-    return Actions([_shown(one) for one in reversed(_listed(visit))])
+    return Actions([_shown(visit, one) for one in reversed(_listed(visit))])
 
 
 def action(visit: Visit) -> ActionNow:

@@ -32,7 +32,7 @@ from jobs_core.operating.records import as_data, browse, shown_result
 from jobs_core.topics import topic_error
 
 from ..errors import Refused
-from ..roles import Role
+from ..hiding import without_arguments
 from ..visit import Visit
 from .once import HEADER, Answer
 from .operation import CURSOR, LIMIT, NDJSON, Param, decoded, next_of, offset_of, queried
@@ -54,9 +54,6 @@ MOST_REASON = 500
 
 TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 TRACESTATE = re.compile(r"[\x20-\x7e]{1,512}")
-
-HIDDEN_FIELDS = ("message", "result", "errors", "log", "progress", "cursor", "timeline")
-"""What shows arguments, results or messages of errors."""
 
 
 class Batch(Struct, frozen=True):
@@ -215,11 +212,7 @@ def view(visit: Visit, record: JobRecord) -> dict[str, Any]:
     result = shown_result(visit.app, record)
     if result is not None:
         data["result"] = _parsed(result)
-    if visit.role is Role.READ and not visit.site.settings.show_arguments:
-        name = (data.get("message") or {}).get("job")
-        data = {key: value for key, value in data.items() if key not in HIDDEN_FIELDS}
-        data |= {"message": {"job": name}} if name else {}
-    return data
+    return data if visit.sees_arguments else without_arguments(data)
 
 
 def _parsed(result: str) -> Any:

@@ -19,7 +19,6 @@ from jobs_core.schedule import Schedule, Stored
 from jobs_core.schedule.stored import call_of
 
 from ..errors import Refused
-from ..roles import Role
 from ..visit import Visit
 from .jobs import Done, unfit
 from .once import Answer
@@ -79,7 +78,7 @@ def _find(visit: Visit, name: str) -> operating.Listed:
 
 def _shown(visit: Visit, one: operating.Listed) -> EntryNow:
     entry, now = one.entry, time.time()
-    hidden = visit.role is Role.READ and not visit.site.settings.show_arguments
+    hidden = not visit.sees_arguments
     return EntryNow(
         entry.name,
         entry.job,

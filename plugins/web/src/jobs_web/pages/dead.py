@@ -20,6 +20,7 @@ from jobs_core.topics import topic_error
 from jobs_core.units import count, interval
 
 from ..errors import Refused
+from ..hiding import without_message
 from ..live import packed
 from ..visit import Visit
 from .jobs import PAGE, acts_on, row_of
@@ -58,12 +59,17 @@ def show(visit: Visit) -> Response:
     seen: Seen = visit.site.read("dead")
     return visit.page(
         "dead.html",
-        groups=seen.groups and seen.groups[:MOST],
+        groups=seen.groups and [_as_seen(visit, each) for each in seen.groups[:MOST]],
         more=max(0, len(seen.groups or ()) - MOST),
         unnamed=seen.unnamed,
         topics=seen.topics,
         actions=seen.actions,
     )
+
+
+def _as_seen(visit: Visit, found: Group) -> Group:
+    """Return a group as far as the user may see it."""
+    return found if visit.sees_arguments else replace(found, of=without_message(found.of))
 
 
 def read(site: Site, name: str = "") -> Seen:
@@ -95,7 +101,7 @@ def _page(visit: Visit, name: str, problem: str = "") -> Response:
     """Show a group; with a problem, what the user has filled in stays."""
     offset = visit.number("offset", 0, 0, 100_000)
     seen: SeenGroup = visit.site.read("dead/group", f"{name} {offset}")
-    found, records = seen.group, seen.records
+    found, records = _as_seen(visit, seen.group), seen.records
     features = visit.operate(lambda backend: backend.features)
     return visit.page(
         "group.html",

@@ -23,6 +23,7 @@ from jobs_core.operating.records import as_data, push_line, shown_result
 from jobs_core.operating.this_machine import ThisMachine
 
 from ..errors import Refused
+from ..hiding import without_messages
 from ..live import packed
 from ..visit import Visit
 
@@ -51,11 +52,13 @@ def page(visit: Visit, job_id: str, *, edited: str | None = None, to: str = "", 
     """Show a job; with `edited`, what the user has typed as arguments, and the problem with it."""
     seen: Seen = visit.site.read("job", job_id)
     record = seen.record
-    data = as_data(visit.app, record)
+    data, sees = as_data(visit.app, record), visit.sees_arguments
+    if not sees:
+        data = without_messages(data)
     message = data.get("message") or {}
     runs, errors = data.get("timeline", []), data.get("errors", [])
     told = data.get("progress")
-    call = _pretty({"args": message.get("args", []), "kwargs": message.get("kwargs", {})}) if message else ""
+    call = _pretty({"args": message.get("args", []), "kwargs": message.get("kwargs", {})}) if message and sees else ""
     return visit.page(
         "job.html",
         422 if problem else 200,
@@ -73,9 +76,9 @@ def page(visit: Visit, job_id: str, *, edited: str | None = None, to: str = "", 
         told=told,
         progress=timeline.shown(told) if told else "",
         share=_share(told),
-        result=(shown_result(visit.app, record) or "")[:MOST_SHOWN],
-        why=seen.why,
-        push=push_line(data),
+        result=(shown_result(visit.app, record) or "")[:MOST_SHOWN] if sees else "",
+        why=seen.why if sees else [],  # it names errors, and values that do not fit a signature
+        push=push_line(data) if sees else "",
         can=_can(visit, record),
         edited=edited,
         to=to,

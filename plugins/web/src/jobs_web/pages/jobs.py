@@ -36,6 +36,8 @@ def show(visit: Visit) -> Response:
     topic = visit.query("topic") or _first(snapshot.topics)
     state = next((each for each in STATES if each.value == visit.query("state")), State.READY)
     job, key, text, error = (visit.query(name) or None for name in ("job", "key", "text", "error"))
+    if (text or error) and not visit.sees_arguments:
+        raise Refused(403, "you may not see arguments and errors, so you cannot search in them")
     search = Search(job, key, text, error)
     offset = visit.number("offset", 0, 0, MOST)
     part, why_not = Stretch([], offset, False), ""
@@ -101,21 +103,21 @@ def row_of(visit: Visit, record: JobRecord) -> dict[str, Any]:
         "job": name_of(visit.app, record),
         "attempt": attempt(record),
         "age": age(record),
-        "note": _note(record),
+        "note": _note(record, visit.sees_arguments),
     }
 
 
-def _note(record: JobRecord) -> str:
+def _note(record: JobRecord, with_error: bool) -> str:
     """Return what is most worth knowing about a job in its state, in one line."""
     if record.state is State.DEAD:
-        return f"{record.reason}: {_error(record)}" if record.errors else record.reason
+        return f"{record.reason}: {_error(record)}" if record.errors and with_error else record.reason
     if record.state is State.RESERVED:
         return f"by {record.owner}"
     if record.state is State.LIMITED:
         return f"waits for {record.blocked_by}" if record.blocked_by else ""
     if record.state is State.WAITING:
         return f"after {', '.join(record.waiting_for)}" if record.waiting_for else ""
-    return _error(record) if record.errors else ""
+    return _error(record) if record.errors and with_error else ""
 
 
 def _error(record: JobRecord) -> str:

@@ -15,6 +15,7 @@ from jobs_core.operating.snapshot import Snapshot
 from jobs_core.statistics import Span, Statistics, Tally, of_all
 
 from ..charts import Chart, stacked
+from ..hiding import without_messages_of_groups
 from ..shown import percent, seconds
 from ..visit import Visit
 
@@ -58,7 +59,8 @@ def _drawn(visit: Visit, statistics: Statistics) -> Markup:
 def _findings(visit: Visit, snapshot: Snapshot) -> list[Finding]:
     """Return what needs attention: what the snapshot says, and what is checked now and then, the worst first."""
     risks = [] if snapshot.error else visit.site.risks.get()
-    found = dict.fromkeys([*findings(visit.app, snapshot), *risks])
+    seen = snapshot if visit.sees_arguments else without_messages_of_groups(snapshot)
+    found = dict.fromkeys([*findings(visit.app, seen), *risks])
     return sorted(found, key=lambda finding: _LEVELS.index(finding.level))
 
 
