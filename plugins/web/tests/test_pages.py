@@ -214,6 +214,30 @@ def test_a_job_shows_why_it_does_not_run_and_the_command(rig, jobs):
     assert f"jobsctl show {handle.id}" in page
 
 
+def test_every_job_that_does_not_run_says_why(rig, jobs):
+    rig.app.operate(lambda backend: backend.define_limits({"stripe": Limit(0)}, {}))
+    dead = jobs.charge.enqueue("x")
+    rig.drain()
+    rig.app.operate(lambda backend: backend.pause("default"))
+    with Flow("order") as flow:
+        first = flow.add(jobs.ship.call(1))
+        waiting = flow.add(jobs.ship.call(2), after=first)
+    scheduled, limited, cancelled = jobs.ship.using(delay=3600).enqueue(3), jobs.tell.enqueue("x"), jobs.ship.enqueue(4)
+    cancelled.cancel()
+    browser = rig.browser("read")
+    for job_id, why in {
+        first.id: "paused",
+        waiting.id: "shop.ship",
+        dead.id: "it has been dead since",
+        scheduled.id: "it is scheduled for",
+        limited.id: "stripe",
+        cancelled.id: "it was cancelled at",
+    }.items():
+        page = browser.text(f"/job?id={job_id}")
+        told = cells(re.search(r'<ul class="why">(.*?)</ul>', page, re.DOTALL)[1])
+        assert why in told, told
+
+
 def test_a_queued_job_is_cancelled(rig, jobs):
     handle = jobs.ship.enqueue(1)
     browser = rig.browser("operate")
