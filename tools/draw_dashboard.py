@@ -44,8 +44,12 @@ from jobs_web.tokens import new_token as new_key
 
 ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "docs" / "pictures"
-SHOWN = {"overview-wide-light": "dashboard", "job-wide-dark": "dashboard-job", "dead-narrow-light": "dashboard-narrow"}
-SHOWN |= {"album-wide-light": "dashboard-flow"}
+SHOWN = {
+    "overview-wide-light": "dashboard", "job-wide-dark": "dashboard-job", "dead-narrow-light": "dashboard-narrow",
+    "album-wide-light": "dashboard-flow",
+    **{f"{page}-wide-light": f"dashboard-{page}" for page in ("topics", "jobs", "group", "flows", "limits", "schedule")},
+    **{f"{page}-wide-dark": f"dashboard-{page}" for page in ("stats", "machines")},
+}  # fmt: skip
 SIZES = {"wide": (1440, 1000), "narrow": (360, 740)}
 NASTY = "<script>alert(1)</script>\"'&amp;{{7*7}}\u202e\u05d0 `x`\x00\x1b[31m"
 HOSTILE = "<img src=x onerror=alert(1)>'\"&amp;; reboot"

@@ -64,6 +64,14 @@ def test_actions_need_more_than_the_role_that_looks():
     assert [route.path for route in ROUTES if route.changes and route.role is Role.READ] == []
 
 
+def test_what_deletes_or_changes_machines_limits_and_the_schedule_needs_the_role_admin():
+    assert {route.path for route in PAGES if route.changes and route.role is Role.ADMIN} == {
+        "/job/drop", "/jobs/drop", "/dead/drop", "/limits/override", "/limits/reset", "/schedule/save", "/schedule/remove",
+        "/schedule/pause", "/schedule/resume", "/machines/quiet", "/machines/resume", "/machines/reload", "/machines/stacks",
+        "/machines/scale",
+    }  # fmt: skip
+
+
 def test_read_only_refuses_every_change(make_rig):
     browser = make_rig(read_only=True).browser("admin")
     answers = {route.path: _tried(browser, route) for route in PAGES if route.changes}

@@ -731,7 +731,7 @@ def test_no_text_of_a_job_is_ever_markup(rig):
         member = flow.add(nasty.call(NASTY), stage=label)
         flow.add(nasty.call(NASTY), after=member)
     rig.drain()
-    report_of(rig, last_refusal=NASTY, state=NASTY, version=NASTY)
+    report_of(rig, name=label, last_refusal=NASTY, state=NASTY, version=NASTY)
     browser = rig.browser("admin")
     (group,) = set(re.findall(r"/dead/group\?id=([0-9a-f]+)", browser.text("/dead")))
     paths = [
@@ -846,6 +846,14 @@ def test_commands_with_hostile_names_can_be_copied_into_a_shell(rig, jobs):
     rig.app.operate(lambda backend: backend.override_limit(evil, Limit(0)))
     jobs.tell.using(limits=(evil,)).enqueue("x")
     assert "jobsctl limits 'stripe:x; reboot'" in cells(rig.browser("read").text("/"))
+
+
+def test_sentences_are_escaped_around_names_from_right_to_left():
+    from jobs_web.shown import sentence, ticks
+
+    for show in (sentence, ticks):
+        assert show("<b>") == "&lt;b&gt;"
+        assert show("<b> שלום <b>") == "&lt;b&gt; <bdi>שלום</bdi> &lt;b&gt;"
 
 
 def test_names_from_right_to_left_do_not_reorder_a_sentence(rig, jobs):
