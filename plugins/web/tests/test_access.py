@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 
@@ -319,3 +320,26 @@ def test_logins_leave_audit_lines_without_tokens(rig, caplog):
         "login from testclient refused: no such token",
         "operate logged in from testclient with role operate",
     ]
+
+
+@pytest.mark.parametrize("header", ["Origin", "Referer"])
+def test_a_header_that_is_no_url_is_no_fault(rig, caplog, header):
+    response = rig.browser().post("/topics/pause", headers={header: "http://["})
+    assert response.status_code in (401, 403)
+    assert not [record for record in caplog.records if record.name == "jobs.web"]
+
+
+def test_a_client_that_leaves_within_its_form_is_no_fault(rig, caplog):
+    headers = [(b"content-type", b"application/x-www-form-urlencoded"), (b"host", b"jobs.example")]
+    scope = {"type": "http", "method": "POST", "path": "/login", "query_string": b"", "headers": headers, "client": ("::1", 1)}
+    sent = []
+
+    async def receive() -> dict[str, str]:
+        return {"type": "http.disconnect"}
+
+    async def send(message: dict[str, object]) -> None:
+        sent.append(message)
+
+    asyncio.run(rig.asgi({**scope, "scheme": "https", "root_path": ""}, receive, send))
+    assert sent[0]["status"] == 400
+    assert not [record for record in caplog.records if record.name == "jobs.web"]

@@ -208,3 +208,25 @@ def test_who_waits_for_a_job_waits_through_a_restart_of_the_broker(tmp_path: Pat
             assert b'"state":"done"' in said
         finally:
             served.close()
+
+
+def test_a_form_that_does_not_arrive_holds_no_connection(served: Served, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(bodies, "PATIENCE", 0.3)
+    with socket.create_connection(("127.0.0.1", served.port), timeout=60) as connection:
+        head = ["POST /login HTTP/1.1", "Host: x", "Content-Type: application/x-www-form-urlencoded", "Content-Length: 99"]
+        connection.sendall("\r\n".join([*head, "", "key="]).encode())
+        status, _ = answer(b"".join(iter(lambda: connection.recv(65536), b"")))
+    assert status == 408
+
+
+def test_a_stream_ends_when_its_token_is_deleted(served: Served, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(waiting, "ALLOWED_FOR", 0.0)
+    told = served.push(1)
+    with socket.create_connection(("127.0.0.1", served.port), timeout=60) as connection:
+        connection.sendall(served.head("GET", f"/jobs/{told}/events"))
+        until(lambda: waiting._waiters._used == 1)
+        del served.rig.site.settings.tokens["admin"]
+        said = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert b"HTTP/1.1 200" in said
+    assert b'"state":"ready"' in said
+    assert b'"state":"done"' not in said

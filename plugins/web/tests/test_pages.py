@@ -9,7 +9,7 @@ import time
 import msgspec
 import pytest
 
-from jobs_core import Flow, State, current_job, dead_actions, job
+from jobs_core import BackendUnavailable, Flow, State, current_job, dead_actions, job
 from jobs_core.backends.documents import all_of
 from jobs_core.backends.limits import Limit
 from jobs_core.backends.statistics import StatisticsRow
@@ -930,3 +930,20 @@ def test_answers_to_forms_are_forgotten_after_a_minute():
 
     asyncio.run(main())
     assert calls == [0.0, KEPT + 1, KEPT + 2, KEPT + 2, KEPT + 2]
+
+
+def test_a_form_that_failed_in_an_outage_is_carried_out_when_it_is_sent_again(rig, jobs, monkeypatch):
+    handle = jobs.charge.enqueue("x")
+    rig.drain()
+    browser = rig.browser("operate")
+    fields = {"_page": "/", "id": handle.id, "once": "number-of-a-page"}
+    with monkeypatch.context() as outage:
+        outage.setattr(rig.app, "operate", failing)
+        assert browser.post("/job/retry", data={"token": browser.token_of("/login"), **fields}).status_code == 503
+    assert handle.status() is State.DEAD
+    browser.post("/job/retry", data={"token": browser.token_of("/login"), **fields})
+    assert handle.status() is State.READY
+
+
+def failing(action):
+    raise BackendUnavailable("the broker is away")

@@ -1,7 +1,8 @@
 """A form that a browser sends twice, as after a double click, is carried out once: the second gets the answer of the first.
 
-Each page has a number in its forms. Answers are remembered in this process only: of several processes behind a proxy, another
-may get the second. There, and for two users who see the same page, actions on a job compare it with what the page has shown.
+Each page has a number in its forms. What has failed, as in an outage of the backend, is carried out when it is sent again.
+Answers are remembered in this process only: of several processes behind a proxy, another may get the second. There, and for two
+users who see the same page, actions on a job compare it with what the page has shown.
 """
 
 from __future__ import annotations
@@ -42,9 +43,16 @@ class Doubles:
         if known is None:
             # A task of its own: a browser that sends the form again abandons the first request.
             task = asyncio.create_task(act())
-            task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody else may ask for it
             self._answers[key] = self._clock(), task
-        return await asyncio.shield(self._answers[key][1]), known is None
+
+            def ended(done: asyncio.Task[Response]) -> None:
+                if done.cancelled() or done.exception() is not None:  # its user may try again
+                    self._answers.pop(key, None)
+
+            task.add_done_callback(ended)
+        else:
+            task = known[1]
+        return await asyncio.shield(task), known is None
 
     def _forget(self) -> None:
         while self._answers:

@@ -7,7 +7,7 @@ import logging
 import secrets
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -18,9 +18,10 @@ from jobs_core.escapes import in_one_line
 from jobs_core.machines import acting_as
 
 from .access import Session
+from .api.bodies import body_of
 from .errors import Refused
 from .roles import User
-from .visit import Visit
+from .visit import Visit, split_url
 
 if TYPE_CHECKING:
     from .routes import Route
@@ -109,7 +110,7 @@ def _check_origin(request: Request) -> None:
         allowed = site == "same-origin"
     else:
         origin = request.headers.get("origin")
-        allowed = origin is None or urlsplit(origin).netloc == request.headers.get("host", "")
+        allowed = origin is None or split_url(origin).netloc == request.headers.get("host", "") != ""
     if not allowed:
         raise Refused(403, "another site has sent this form")
 
@@ -119,11 +120,7 @@ async def _form(request: Request) -> Mapping[str, str]:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/x-www-form-urlencoded":
         raise Refused(415, "expected the fields of a form")
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > LARGEST_FORM:
-            raise Refused(413, f"the form is larger than {LARGEST_FORM:,} bytes")
+    body = await body_of(request, LARGEST_FORM, "form")
     try:
         return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=2000, errors="strict"))
     except ValueError as error:

@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import SplitResult, quote, urlencode, urlsplit
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
@@ -35,6 +35,14 @@ PICK = "pick"
 
 MOST_PICKED = 100
 """Most jobs that are picked at once: a page lists fewer."""
+
+
+def split_url(text: str) -> SplitResult:
+    """Return the parts of a URL that a header gives; no parts for one that cannot be read."""
+    try:
+        return urlsplit(text)
+    except ValueError:
+        return urlsplit("")
 
 
 class Visit:
@@ -158,7 +166,7 @@ class Visit:
     @property
     def referrer(self) -> str:
         """Return the path of the page from which the browser came, with its query; "" if it is not of this dashboard."""
-        came = urlsplit(self.request.headers.get("referer", ""))
+        came = split_url(self.request.headers.get("referer", ""))
         if came.netloc != self.request.headers.get("host", ""):
             return ""
         return self.inside(came.path + (f"?{came.query}" if came.query else ""))

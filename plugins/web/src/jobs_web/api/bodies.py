@@ -24,27 +24,28 @@ PATIENCE = 60.0
 """Seconds within which a body has to arrive: a client that sends a byte now and then holds nothing for longer."""
 
 
-async def body_of(request: Request) -> bytes:
+async def body_of(request: Request, largest: int = LARGEST, what: str = "body") -> bytes:
     """Return the body of a request; refuse one that is too large before all of it has arrived."""
     length = request.headers.get("content-length", "0")
-    if length.isdecimal() and int(length) > LARGEST:
-        raise _too_large()
+    if length.isdecimal() and int(length) > largest:
+        raise _too_large(largest, what)
     body = bytearray()
     try:
         with anyio.fail_after(PATIENCE):
             async for chunk in request.stream():
                 body += chunk
-                if len(body) > LARGEST:
-                    raise _too_large()
+                if len(body) > largest:
+                    raise _too_large(largest, what)
     except TimeoutError:
-        raise Refused(408, f"the body did not arrive within {PATIENCE:g} s") from None
+        raise Refused(408, f"the {what} did not arrive within {PATIENCE:g} s") from None
     except ClientDisconnect:  # nobody reads the answer
-        raise Refused(400, "the body ended before its length") from None
+        raise Refused(400, f"the {what} ended before its length") from None
     return bytes(body)
 
 
-def _too_large() -> Refused:
-    return Refused(413, f"the body is larger than {LARGEST:,} bytes: send it in several requests")
+def _too_large(largest: int, what: str) -> Refused:
+    advice = ": send it in several requests" if what == "body" else ""
+    return Refused(413, f"the {what} is larger than {largest:,} bytes{advice}")
 
 
 def answered(answer: Answer) -> Response:

@@ -40,6 +40,9 @@ LONGEST = 60
 SLICE = 1.0
 """Seconds between two looks at a job that has not ended: at its progress and log, or at whether the client is gone."""
 
+ALLOWED_FOR = 10.0
+"""Seconds after which a stream of events looks whether its user is still the one whom it was opened for."""
+
 LONGEST_STREAM = 3600.0
 """Seconds after which a stream of events ends; the browser's EventSource then connects again."""
 
@@ -157,14 +160,20 @@ async def _events(visit: Visit, job_id: str, data: dict[str, Any]) -> AsyncItera
     """Yield what is new, until the job has ended or is gone, or another one who waits was faster."""
     told = Told()
     end = time.monotonic() + LONGEST_STREAM
+    allowed_until = time.monotonic() + ALLOWED_FOR
     yield b"retry: 2000\n\n"
     try:
         with _waiters as waiters:
             while True:
                 for event in told.news(data):
                     yield event
-                if data["state"] in ENDED or time.monotonic() >= end:
+                now = time.monotonic()
+                if data["state"] in ENDED or now >= end:
                     return
+                if now >= allowed_until:
+                    if not await _is_allowed(visit):
+                        return
+                    allowed_until = now + ALLOWED_FOR
                 try:
                     record = await waiters.until_changed(visit, job_id, 2 * SLICE)
                     data = await run_in_threadpool(_shown, visit, job_id, record)
@@ -174,6 +183,14 @@ async def _events(visit: Visit, job_id: str, data: dict[str, Any]) -> AsyncItera
     except Refused as refused:  # done, and kept no result
         if refused.status == 404:
             yield _event("state", {"id": job_id, "state": State.UNKNOWN.value})
+
+
+async def _is_allowed(visit: Visit) -> bool:
+    """Return whether the user may do what they could when the request came: their token may have been deleted meanwhile."""
+    try:
+        return await visit.site.access.user_of(visit.request, visit.session, bearer_only=True) == visit.user
+    except Refused:
+        return False
 
 
 class Told:
