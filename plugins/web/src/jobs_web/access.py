@@ -14,6 +14,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
+from jobs_core.units import times
+
 from . import tokens
 from .errors import Refused
 from .proxies import TRUSTED
@@ -109,7 +111,7 @@ class Access:
         if names in ([], [""]):
             return None
         if len(names) > 1:  # the proxy adds its own to what the client has sent
-            raise Refused(403, f"{header} came {len(names)} times: let the proxy replace it")
+            raise Refused(403, f"{header} came {times(len(names))}: let the proxy replace it")
         role = settings.role_of(names[0])
         if role is None:
             raise Refused(403, f"{names[0][:64]!r} has no role: {TABLE}.users gives one")
