@@ -230,3 +230,15 @@ def test_a_stream_ends_when_its_token_is_deleted(served: Served, monkeypatch: py
     assert b"HTTP/1.1 200" in said
     assert b'"state":"ready"' in said
     assert b'"state":"done"' not in said
+
+
+def test_connections_for_which_there_is_no_room_are_closed_at_once(served: Served, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(prompt.PromptProtocol, "most", 2)
+    held = [socket.create_connection(("127.0.0.1", served.port), timeout=60) for _ in range(2)]
+    until(lambda: len(served._server.server_state.connections) == 2)
+    with socket.create_connection(("127.0.0.1", served.port), timeout=60) as more:
+        assert more.recv(100) == b""
+    for connection in held:
+        connection.close()
+    until(lambda: not served._server.server_state.connections)
+    assert served.ask("GET", "/health")[0] == 200

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import resource
+import sys
 from typing import Any
 
 import h11
@@ -12,13 +14,39 @@ HEAD_PATIENCE = 20.0
 """Seconds within which the head of a request has to arrive, from its first byte on, or from the connection."""
 
 
+WANTED_FILES = 4096
+"""Open files that the process may have, if the system lets it: 1,000 clients wait, and each is one."""
+
+SPARE_FILES = 256
+"""How many of them are kept for the backend and for files."""
+
+
+def room() -> int:
+    """Let this process have WANTED_FILES, and return how many connections it may hold then."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return sys.maxsize
+    if soft < WANTED_FILES:
+        soft = WANTED_FILES if hard == resource.RLIM_INFINITY else max(soft, min(WANTED_FILES, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return max(soft - SPARE_FILES, soft // 2)
+
+
 class PromptProtocol(H11Protocol):
-    """HTTP/1.1 that closes a connection whose next request does not arrive in time."""
+    """HTTP/1.1 that closes a connection whose next request does not arrive in time, and those for which there is no room.
+
+    Without room, asyncio would write thousands of lines a second to the log, and the backend could not be reached.
+    """
+
+    most = sys.maxsize
 
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        if len(self.connections) > self.most:
+            transport.close()
+            return
         self._timer = self.loop.call_later(HEAD_PATIENCE, self._close_late)
 
     def data_received(self, data: bytes) -> None:
