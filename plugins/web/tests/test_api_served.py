@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import socket
 import threading
 from collections.abc import Iterator
@@ -242,3 +243,9 @@ def test_connections_for_which_there_is_no_room_are_closed_at_once(served: Serve
         connection.close()
     until(lambda: not served._server.server_state.connections)
     assert served.ask("GET", "/health")[0] == 200
+
+
+def test_connections_that_cannot_be_accepted_do_not_fill_the_log():
+    lines = [logging.makeLogRecord({"msg": text}) for text in ["socket.accept() out of system resource"] * 3 + ["another"]]
+    seldom = prompt.Seldom()
+    assert [bool(seldom.filter(line)) for line in lines] == [True, False, False, True]

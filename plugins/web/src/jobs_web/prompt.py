@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import resource
 import sys
+import time
 from typing import Any
 
 import h11
@@ -30,6 +32,20 @@ def room() -> int:
         soft = WANTED_FILES if hard == resource.RLIM_INFINITY else max(soft, min(WANTED_FILES, hard))
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     return max(soft - SPARE_FILES, soft // 2)
+
+
+class Seldom(logging.Filter):
+    """Lets one line a minute through about connections that cannot be accepted: in a burst, asyncio writes thousands."""
+
+    _next = 0.0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if "out of system resource" not in record.getMessage():
+            return True
+        now = time.monotonic()
+        is_due = now >= self._next
+        self._next = now + 60.0 if is_due else self._next
+        return is_due
 
 
 class PromptProtocol(H11Protocol):

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from jobs_core import App, ConfigError, JobsError, config_sources
 from jobs_core.worker.main import prepare
 
-from .prompt import PromptProtocol, room
+from .prompt import PromptProtocol, Seldom, room
 from .proxies import Proxies
 from .routes import ROUTES
 from .settings import TABLE, Settings, exposed, read
@@ -159,6 +159,7 @@ def server_of(
     )
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
     PromptProtocol.most = room()
+    logging.getLogger("asyncio").addFilter(Seldom())
     return Server(config, site, ready)
 
 
