@@ -145,6 +145,13 @@ def test_an_action_after_the_session_has_ended_leads_to_the_login_and_back_to_it
         assert re.findall(r'href="/login(?:\?next=)?([^"]*)"', response.text) == [after]
 
 
+def test_a_token_in_an_address_logs_nobody_in(rig):
+    response = rig.browser().get(f"/login?key={rig.tokens['admin']}")
+    assert response.status_code == 403
+    assert "enter the token here" in response.text
+    assert rig.browser().get("/login?key=wrong").status_code == 403
+
+
 def test_too_many_wrong_tokens_have_to_wait(rig):
     browser = rig.browser()
     statuses = [browser.log_in("wrong").status_code for _ in range(MOST_FAILURES + 1)]
@@ -310,6 +317,16 @@ def test_the_application_that_mounts_it_decides_who_may_use_it(rig):
     assert "anna · read" in page.text
     assert "log out" not in page.text
     assert browser.get("/login", headers={"x-user": "anna"}).status_code == 404
+
+
+def test_a_form_of_one_user_is_none_of_another_who_has_the_same_cookie(rig):
+    browser = Browser(rig)
+    browser._transport.app = create_app(rig.app, authorize=lambda request: User(request.headers["x-user"], Role.OPERATE))
+    token = re.search(r'name="token" value="([^"]+)"', browser.get("/topics", headers={"x-user": "mallory"}).text)
+    assert token
+    form = {"topic": "default", "token": token[1]}
+    assert browser.post("/topics/pause", data=form, headers={"x-user": "anna"}).status_code == 403
+    assert browser.post("/topics/pause", data=form, headers={"x-user": "mallory"}).status_code == 303
 
 
 def test_logins_leave_audit_lines_without_tokens(rig, caplog):

@@ -56,7 +56,7 @@ def test_the_client_of_the_page_enqueues_a_job_and_prints_its_result(served: tup
     [text] = re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
     assert len(text.splitlines()) <= 13
     (tmp_path / name).write_text(text)
-    environment = {**os.environ, "JOBS_URL": url, "JOBS_TOKEN": rig.tokens["operate"]}
+    environment = {**os.environ, "API_URL": url, "API_TOKEN": rig.tokens["operate"]}
     client = subprocess.Popen([*command, name, "7"], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
     until(lambda: rig.app.operate(lambda backend: backend.counts(["default"]))["default"].ready)
     Worker(rig.app, "default", rig.app.config.pools["default"], None, drain=True).run()

@@ -166,13 +166,21 @@ class Access:
         self._sessions.end_of(session.nonce)
         return Session(secrets.token_urlsafe(16), is_new=True)
 
-    def form_token(self, session: Session) -> str:
-        """Return the token that proves that a form was ours, and was given to this browser and user."""
-        return self._seal.mac("form", f"{session.nonce}\0{session.user}")
+    def form_token(self, session: Session, user: User | None) -> str:
+        """Return the token that proves that a form was ours, and was given to this browser and user.
 
-    def is_form_token(self, session: Session, token: str) -> bool:
-        """Return whether a form token belongs to this session."""
-        return not session.is_new and self._seal.is_mac("form", f"{session.nonce}\0{session.user}", token)
+        The user counts, because somebody else may have planted the cookie, from a neighbouring domain.
+        """
+        return self._seal.mac("form", _owner(session, user))
+
+    def is_form_token(self, session: Session, user: User | None, token: str) -> bool:
+        """Return whether a form token belongs to this session and user."""
+        return not session.is_new and self._seal.is_mac("form", _owner(session, user), token)
+
+
+def _owner(session: Session, user: User | None) -> str:
+    """Return to whom a form belongs."""
+    return f"{session.nonce}\0{'' if user is None else user.name}"
 
 
 async def _asked(authorize: Authorize, request: Request) -> User | None:

@@ -83,7 +83,7 @@ async def _answer(visit: Visit, route: Route) -> Response:
         _check_origin(visit.request)
     if route.method != "GET" and route.kind.value == "page":
         visit.form = await _form(visit.request)
-        if not visit.site.access.is_form_token(visit.session, visit.form.get("token", "")):
+        if not visit.site.access.is_form_token(visit.session, visit.user, visit.form.get("token", "")):
             raise Refused(403, "the form is too old, or was not ours: go back, reload the page, and try again")
         if route.changes:
             response, is_first = await visit.site.doubles.once(

@@ -8,6 +8,7 @@ from starlette.responses import RedirectResponse, Response
 
 from jobs_core.escapes import one_line
 
+from .access import LOCAL
 from .errors import Refused
 from .roles import User
 from .visit import Visit
@@ -20,7 +21,7 @@ async def ask(visit: Visit) -> Response:
     if not visit.site.access.has_login:
         raise Refused(404, "the application that contains this dashboard decides who may use it")
     if key := visit.query("key"):
-        return _tried(visit, key, "")
+        return _tried(visit, key, "", by_link=True)
     return visit.page("login.html", next=_inside(visit, visit.query("next")))
 
 
@@ -38,8 +39,11 @@ async def leave(visit: Visit) -> Response:
     return response
 
 
-def _user(visit: Visit, token: str) -> User:
-    """Return the user of a token; refuse a wrong one, and a client that has tried too many."""
+def _user(visit: Visit, token: str, by_link: bool) -> User:
+    """Return the user of a token; refuse a wrong one, and a client that has tried too many.
+
+    A link logs in whom `jobsctl web` has given it to. A token in an address would stay in histories and in logs of proxies.
+    """
     attempts = visit.site.attempts
     if (wait := attempts.wait(visit.client)) > 0:
         raise Refused(429, f"too many wrong tokens from {visit.client}: try again in {wait:.0f} s")
@@ -48,15 +52,17 @@ def _user(visit: Visit, token: str) -> User:
         attempts.failed(visit.client)
         audit.warning("login from %s refused: no such token", one_line(visit.client))
         raise Refused(403, "there is no such token")
+    if by_link and user.name != LOCAL:
+        raise Refused(403, "enter the token here: in an address, browsers and proxies would keep it, so make a new one soon")
     audit.info("%s logged in from %s with role %s", user.name, one_line(visit.client), user.role.word)
     return user
 
 
-def _tried(visit: Visit, token: str, target: str) -> Response:
+def _tried(visit: Visit, token: str, target: str, *, by_link: bool = False) -> Response:
     """Log a user in, and go on to a page; ask again after a wrong token."""
     target = _inside(visit, target)
     try:
-        user = _user(visit, token)
+        user = _user(visit, token, by_link)
     except Refused as error:
         return visit.page("login.html", error.status, next=target, problem=error.text)
     response = RedirectResponse(target, 303)

@@ -182,7 +182,7 @@ class Visit:
 
     @property
     def form_token(self) -> str:
-        return self.site.access.form_token(self.session)
+        return self.site.access.form_token(self.session, self.user)
 
     @functools.cached_property
     def once(self) -> str:
