@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import re
 import signal
 import socket
@@ -19,6 +20,7 @@ import pytest
 
 from jobs_web.serving import listener
 from jobs_web.settings import Settings
+from jobs_web.tokens import hash_of, new_token
 
 
 def free_port() -> int:
@@ -66,6 +68,29 @@ def serving(directory: Path, *options: str) -> Iterator[tuple[str, subprocess.Po
             yield line, process
         finally:
             process.kill()
+
+
+def test_a_stop_does_not_wait_for_those_who_wait_for_a_job(project):
+    token, port = new_token(), free_port()
+    settings = f'[plugins.web.tokens.shop]\nrole = "operate"\nhash = "{hash_of(token)}"\n'
+    (project / "jobs.toml").write_text(f'backend = "sqlite:///jobs.db"\nmodules = ["shop"]\n{settings}')
+    (project / "shop.py").write_text("from jobs_core import job\n\n\n@job\ndef pack(order): ...\n")
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+
+    def ask(path: str, body: bytes | None = None) -> http.client.HTTPResponse:
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/api/v1{path}", body, headers)
+        return urllib.request.urlopen(request, timeout=60)
+
+    with serving(project, "--listen", f"127.0.0.1:{port}") as (_, process):
+        with ask("/jobs", b'{"job": "shop.pack", "args": [1]}') as answer:
+            job_id = json.load(answer)["id"]
+        with ask(f"/jobs/{job_id}/events") as stream:
+            while b"event: state" not in stream.readline():
+                pass
+            process.send_signal(signal.SIGTERM)
+            stream.read()  # to its end, which is an orderly one
+        assert process.wait(60) == -signal.SIGTERM  # uvicorn passes it on when it has ended
+        assert "Cancel" not in process.stdout.read()  # uvicorn, of requests that it has to give up
 
 
 class OnSocket(http.client.HTTPConnection):

@@ -95,6 +95,11 @@ class Live:
                 news.set()
 
     @property
+    def is_closed(self) -> bool:
+        """Return whether the server stops, so that nobody may wait any longer. Any thread may ask."""
+        return self._closed
+
+    @property
     def watchers(self) -> int:
         return sum(map(len, self._waiting.values()))
 

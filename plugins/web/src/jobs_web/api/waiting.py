@@ -121,7 +121,7 @@ async def show(visit: Visit) -> Response:
     end = time.monotonic() + query["wait"]
     if query["wait"] and data["state"] not in ENDED:
         with _waiters as waiters:
-            while data["state"] not in ENDED and (left := end - time.monotonic()) > 0:
+            while data["state"] not in ENDED and (left := end - time.monotonic()) > 0 and not visit.site.live.is_closed:
                 try:
                     record = await waiters.until_changed(visit, job_id, left)
                     data = await run_in_threadpool(_shown, visit, job_id, record)
@@ -157,7 +157,7 @@ async def stream(visit: Visit) -> Response:
 
 
 async def _events(visit: Visit, job_id: str, data: dict[str, Any]) -> AsyncIterator[bytes]:
-    """Yield what is new, until the job has ended or is gone, or another one who waits was faster."""
+    """Yield what is new, until the job has ended or is gone, the server stops, or another one who waits was faster."""
     told = Told()
     end = time.monotonic() + LONGEST_STREAM
     allowed_until = time.monotonic() + ALLOWED_FOR
@@ -168,7 +168,7 @@ async def _events(visit: Visit, job_id: str, data: dict[str, Any]) -> AsyncItera
                 for event in told.news(data):
                     yield event
                 now = time.monotonic()
-                if data["state"] in ENDED or now >= end:
+                if data["state"] in ENDED or now >= end or visit.site.live.is_closed:
                     return
                 if now >= allowed_until:
                     if not await _is_allowed(visit):
