@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -45,9 +46,7 @@ def run(made: Path, kind: str, *arguments: str) -> str:
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_installed_package_passes_its_tests_as_it_was_made(made, kind):
     said = run(made, kind, "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:schemathesis")
-    assert "passed" in said
-    assert "failed" not in said
-    assert "warning" not in said
+    assert re.search(r"^\d+ passed in ", said, re.MULTILINE), said  # nothing failed, was skipped, or warned
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -21,7 +21,7 @@ import pytest
 
 from jobs_core import Discard, JobFailed, JobTimeout, JobWasCancelled, Retry, Snooze, job, set_current_app, uninterrupted
 from jobs_core.app import App
-from jobs_core.backends.base import BackendOptions
+from jobs_core.backends.base import BackendOptions, State
 from jobs_core.backends.sqlite import connection
 from jobs_core.config import Config, Pool
 from jobs_core.plugins import Plugins
@@ -336,7 +336,9 @@ def test_an_interrupted_job_that_fails_while_it_cleans_up_was_interrupted_all_th
     handle = declare(plain if kind == "plain" else coroutine).enqueue()
     if why == "cancel":
         threading.Thread(target=lambda: (begun.wait(LONG), handle.cancel())).start()
+    stopwatch = Stopwatch()
     drain(stage.app, mode)
+    assert stopwatch.stop() < LONG / 2
     if why == "cancel":
         with pytest.raises(JobWasCancelled):
             handle.result(1)
@@ -345,6 +347,40 @@ def test_an_interrupted_job_that_fails_while_it_cleans_up_was_interrupted_all_th
         handle.result(1)
     assert told.value.reason == "timeout"
     assert "ValueError: while cleaning up" in told.value.traceback
+
+
+@pytest.mark.parametrize("stage", ["memory"], indirect=True)
+@pytest.mark.parametrize("kind", ["plain", "async"])
+def test_a_signal_that_comes_just_before_a_system_call_is_sent_again(stage, registry, kind, monkeypatch):
+    sent: list[int] = []
+    send = signal.pthread_kill
+
+    def lose_the_first(thread: int, number: int) -> None:
+        sent.append(number)
+        if len(sent) > 1:
+            send(thread, number)
+
+    monkeypatch.setattr(signal, "pthread_kill", lose_the_first)
+
+    def plain() -> None:
+        try:
+            time.sleep(LONG)
+        except JobTimeout:
+            stage.noted.append("interrupted")
+            raise
+
+    async def coroutine() -> None:
+        try:
+            await asyncio.sleep(LONG)
+        except asyncio.CancelledError:
+            stage.noted.append("interrupted")
+            raise
+
+    handle = job(registry=registry, name="job", retries=0, timeout=TIMEOUT)(plain if kind == "plain" else coroutine).enqueue()
+    drain(stage.app)
+    assert stage.noted == ["interrupted"]
+    assert len(sent) > 1
+    assert handle.status() is State.DEAD
 
 
 @pytest.mark.parametrize("stage", ["memory"], indirect=True)

@@ -223,6 +223,10 @@ class SyncExecutor(Executor):
     def interrupt(self, run: Run, error: JobInterrupted) -> None:
         run.interrupted = error  # `_call` checks it, if the run has just been taken
         if self._current is run:
+            # One signal is not enough: one that comes between the interpreter's last look and a system call, such as that
+            # of `time.sleep`, is only noticed when the call returns. This happens when the job has just let go of the GIL.
+            self._insists_on, self._attempts = run, 0
+            _thread.start_new_thread(self._send_again, (run,))
             signal.pthread_kill(self._main_thread, INTERRUPT)
 
     def can_interrupt(self, run: Run) -> bool:
