@@ -22,7 +22,7 @@ demo: ## run real jobs on the files that ship with it, for SECONDS=15
 	@tools/demo.sh "$(VENV)" "$(PYTHON)" "$(SECONDS)"
 
 announce:
-	@echo "All tests: some 12 minutes on two cores. What is missing is installed first, 1 to 2 minutes once: Python packages"
+	@echo "All tests: some 15 minutes on two cores. What is missing is installed first, 1 to 2 minutes once: Python packages"
 	@echo "into $(VENV), and as root, where there is apt-get, Debian packages of Redis, RabbitMQ, PostgreSQL, pgbouncer, Prometheus, systemd, PHP and gcc."
 
 test: announce $(VENV)/ready ## run the tests of every change; prints what it installs, and how long it takes
