@@ -49,6 +49,7 @@ DASHBOARD = {
     "jobs_core.statistics",
     "jobs_core.topics",
     "jobs_core.units",
+    "jobs_core.unix_sockets",
     "jobs_core.worker.main",
     *(f"jobs_core.operating.{path.stem}" for path in (ROOT / "core/src/jobs_core/operating").glob("[a-z]*.py")),
 }

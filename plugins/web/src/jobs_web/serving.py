@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import socket
-import stat
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +17,7 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from jobs_core import App, ConfigError, JobsError, config_sources
+from jobs_core.unix_sockets import at_path
 from jobs_core.worker.main import prepare
 
 from .prompt import PromptProtocol, Seldom, room
@@ -177,7 +176,9 @@ def listener(settings: Settings, base_dir: Path) -> socket.socket:
     address = settings.address
     try:
         if isinstance(address, Path):
-            return _on_path(base_dir / address, int(settings.socket_mode, 8))
+            made = at_path(base_dir / address, int(settings.socket_mode, 8))
+            made.listen(128)
+            return made
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         made = socket.create_server(address, family=family, backlog=128)
         made.setsockopt(
@@ -189,40 +190,6 @@ def listener(settings: Settings, base_dir: Path) -> socket.socket:
         raise ConfigError(
             f"{TABLE}.listen: {settings.listen} cannot be used: {reason}: choose another address with --listen"
         ) from None
-
-
-def _on_path(path: Path, mode: int) -> socket.socket:
-    """Return a socket at a path, in place of one on which no process listens any more. It never has a wider mode."""
-    with contextlib.suppress(FileNotFoundError):
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise FileExistsError(errno.EEXIST, "the file there is not a socket")
-        if _answers(path):
-            raise OSError(errno.EADDRINUSE, "another process is listening there")
-        path.unlink()
-    made = socket.socket(socket.AF_UNIX)
-    before = os.umask(0o177)
-    try:
-        made.bind(str(path))
-        path.chmod(mode)
-        made.listen(128)
-    except OSError:
-        made.close()
-        raise
-    finally:
-        os.umask(before)
-    return made
-
-
-def _answers(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(str(path))
-        except BlockingIOError:  # its queue is full, so a process is listening
-            return True
-        except OSError:
-            return False
-        return True
 
 
 def _import_application(app: App) -> None:

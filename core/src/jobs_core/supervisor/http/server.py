@@ -5,12 +5,8 @@ The standard library's server costs 2 MB of imports, and a thread for every slow
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import os
 import selectors
 import socket
-import stat
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,6 +16,7 @@ from msgspec import Struct
 
 from ...config_rules import parse_listen
 from ...errors import ConfigError
+from ...unix_sockets import at_path
 
 MOST_CONNECTIONS = 64
 """Largest number of connections; a new one then replaces the oldest, so that slow clients cannot block a probe."""
@@ -72,7 +69,7 @@ def listener(listen: str, base_dir: Path = Path()) -> socket.socket:
     except ValueError as error:
         raise ListenError(f"http.listen: {error}") from None
     try:
-        made = _unix(base_dir / address) if isinstance(address, Path) else _tcp(*address)
+        made = at_path(base_dir / address) if isinstance(address, Path) else _tcp(*address)
     except OSError as error:
         reason = error.strerror or str(error)
         raise ListenError(f"http.listen: {listen} cannot be used: {reason}: choose another address, or free this one") from None
@@ -91,37 +88,6 @@ def _tcp(host: str, port: int) -> socket.socket:
         made.close()
         raise
     return made
-
-
-def _unix(path: Path) -> socket.socket:
-    with contextlib.suppress(FileNotFoundError):
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise FileExistsError(errno.EEXIST, "the file there is not a socket")
-        if _answers(path):
-            raise OSError(errno.EADDRINUSE, "another process is listening there")
-        path.unlink()
-    made = socket.socket(socket.AF_UNIX)
-    before = os.umask(0o177)
-    try:
-        made.bind(str(path))
-    except OSError:
-        made.close()
-        raise
-    finally:
-        os.umask(before)
-    return made
-
-
-def _answers(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(str(path))
-        except BlockingIOError:  # its queue is full, so a process is listening
-            return True
-        except OSError:
-            return False
-        return True
 
 
 class Server:
