@@ -262,7 +262,7 @@ def fill_disk_of_log(stage: StartedStage) -> None:
     """Leave no room for the write-ahead log: the server crashes, and may end; pushes wait, since some may have been stored."""
     told = stage.told()
     with filled(stage.disk):
-        stage.until_told("the database system is", told)
+        stage.until_told("the backend cannot be reached", told)  # the server may crash again and again, or end
     until(lambda: stage.server.has_ended() or stage.server.serves())
     if stage.server.has_ended():
         stage.server.start()
