@@ -67,7 +67,10 @@ def test_random_kills_of_all_processes_lose_nothing_and_repeat_only_running_jobs
             if pid not in supervised.children():
                 continue
             died = {pid} & workers
-            kill(pid)
+            try:
+                kill(pid)
+            except ProcessLookupError:  # an earlier kill has ended it, and it was reaped meanwhile
+                continue
         counted[victim] += 1
         kills.append((time.monotonic(), died))
     project.until_empty()
