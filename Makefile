@@ -23,7 +23,7 @@ demo: ## run real jobs on the files that ship with it, for SECONDS=15
 
 announce:
 	@echo "All tests: some 15 minutes on two cores. What is missing is installed first, 1 to 2 minutes once: Python packages"
-	@echo "into $(VENV), and as root, where there is apt-get, Debian packages of Redis, RabbitMQ, PostgreSQL, pgbouncer, Prometheus, systemd, PHP and gcc."
+	@echo "into $(VENV), and as root, where there is apt-get, Debian packages of Redis, RabbitMQ, PostgreSQL, pgbouncer, Prometheus, systemd, PHP, Chromium and gcc."
 
 test: announce $(VENV)/ready ## run the tests of every change; prints what it installs, and how long it takes
 	@tools/services.sh

@@ -13,16 +13,8 @@ from ..cli.test_commands import said
 from ..support.project import Project, until
 from ..support.receiver import Receiver
 from ..support.supervised import Supervised
+from ..support.webhooked import TASKS
 from ..unit.test_webhooks import SECRET, verified
-
-TASKS = """
-from jobs_core import job
-
-@job(retries=0)
-def note(text: str = "x", fails: bool = False):
-    if fails:
-        raise ValueError(text)
-"""
 
 SETTINGS = """
 pools.default = {{ topics = ["default", "webhooks"] }}
