@@ -19,7 +19,7 @@ from ..loaders import importing
 from ..machines import EVERYWHERE, sizes
 from ..operating.explain import misfit
 from ..operating.formatting import count
-from ..operating.in_outbox import OUTBOX_LATE, told
+from ..operating.in_outbox import is_late, look, told
 from ..operating.limits_check import lacking, problems
 from ..payloads.store import open_store
 from ..plugins import Plugins
@@ -305,14 +305,11 @@ def _application(app: App) -> Iterator[tuple[str, str]]:
 
 
 def _outbox(app: App) -> Iterator[tuple[str, str]]:
-    outbox = app.new_outbox()
-    try:
-        outbox.open()
-        state, advice = outbox.state(), outbox.advice()
-    finally:
-        outbox.close()
-    late = state.refused or (state.oldest_age or 0.0) > OUTBOX_LATE
-    yield output.WARN if late else output.GOOD, told(state) + (": `jobsctl outbox` lists them" if state.refused else "")
+    state, advice = look(app)
+    yield (
+        output.WARN if is_late(state) else output.GOOD,
+        told(state) + (": `jobsctl outbox` lists them" if state.refused else ""),
+    )
     for line in advice:
         yield output.WARN, line
 

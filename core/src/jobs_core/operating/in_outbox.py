@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from ..app import App
 from ..backends.outbox import MOST_COUNTED, OutboxItem, OutboxState
 from ..units import count, format_duration, times
 
 OUTBOX_LATE = 60.0
 """Age in seconds from which a job in the outbox is worth a warning: a carrier takes it within a second."""
+
+
+def look(app: App) -> tuple[OutboxState, Sequence[str]]:
+    """Return the state of an application's outbox, and its advice. Raises BackendUnavailable without its database."""
+    outbox = app.new_outbox()
+    try:
+        outbox.open()
+        return outbox.state(), outbox.advice()
+    finally:
+        outbox.close()
+
+
+def is_late(state: OutboxState) -> bool:
+    """Return whether jobs in an outbox need somebody: they were refused, or wait for too long."""
+    return bool(state.refused) or (state.oldest_age or 0.0) > OUTBOX_LATE
 
 
 def told(state: OutboxState) -> str:

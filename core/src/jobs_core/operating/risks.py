@@ -12,7 +12,7 @@ from ..errors import BackendUnavailable, JobsError
 from ..events import TopicUnserved
 from ..machines import sizes
 from .attention import Finding, Level
-from .in_outbox import OUTBOX_LATE, told
+from .in_outbox import is_late, look, told
 from .limits_check import lacking, problems
 
 CHECK = "jobsctl check"
@@ -61,13 +61,8 @@ def _sizes(app: App) -> Iterator[Finding]:
 def _outbox(app: App) -> Iterator[Finding]:
     if not app.config.outbox.url:
         return
-    outbox = app.new_outbox()
-    try:
-        outbox.open()
-        state, advice = outbox.state(), outbox.advice()
-    finally:
-        outbox.close()
-    if state.refused or (state.oldest_age or 0.0) > OUTBOX_LATE:
+    state, advice = look(app)
+    if is_late(state):
         yield Finding("warning", told(state), "backend", fix="jobsctl outbox")
     for text in advice:
         yield Finding("warning", text, "backend", fix=CHECK)
