@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import msgspec
 import pytest
 
 from jobs_core import App, Config
@@ -16,6 +17,7 @@ from jobs_core.registry import Registry
 from jobs_core.scoreboard import state
 from jobs_core.scoreboard.state import PoolState, SupervisorState
 from jobs_core.sealed import seal
+from jobs_core.supervisor.housekeeper import machine as machines
 from jobs_core.supervisor.housekeeper.machine import Machine
 from jobs_core.supervisor.system.messages import CommandDone, Commanded
 
@@ -176,6 +178,73 @@ def test_with_keys_what_is_not_signed_is_refused_and_logged(signed, forgery, cap
     signed.look(machine)
     assert len(signed.told) == 1
     assert "in the backend is refused" in caplog.text
+    assert machine.has_news, "whoever gave it waits for the report"
+
+
+def serve(place):
+    it = SupervisorState(pid=7, host="web1", version="1", started_at=5.0, generation=2, state="serving")
+    state.write(place.path / "one" / state.STATE, it)
+
+
+def test_the_report_says_which_commands_were_refused_and_a_copy_does_not_hide_how_the_first_ended(signed):
+    machine = signed.machine()
+    serve(signed)
+    done = signed.give(Order("quiet"))
+    signed.look(machine)
+    machine.done(CommandDone(done, ""))
+    signed.backend.put_document(COMMAND, done, signed.backend.document(COMMAND, done).data, new_token())
+    foreign = signed.give(Order("quiet"), app=App(Config(backend=signed.url), plugins=Plugins(), registry=Registry()))
+    signed.look(machine)
+    machine.report(signed.backend)
+    (report,) = reports(signed.backend)
+    assert report.commands == {
+        done: "",
+        foreign: "refused: the document is not signed, but signing_keys are configured",
+    }
+
+
+def test_only_the_newest_refused_commands_are_remembered(signed):
+    machine = signed.machine()
+    serve(signed)
+    for number in range(machines.MOST_REPORTED + 5):
+        signed.backend.put_document(COMMAND, f"forged{number}", b"{}", new_token())
+    signed.look(machine)
+    machine.report(signed.backend)
+    (report,) = reports(signed.backend)
+    assert len(report.commands) == machines.MOST_REPORTED
+    assert "forged0" not in report.commands
+
+
+@pytest.mark.parametrize(
+    ("late", "why"),
+    [
+        (LIFETIME + machines.CLOCKS - 1, ""),
+        (LIFETIME + machines.CLOCKS + 1, "it was made 2m1s ago by the clock here, and has expired"),
+        (-machines.CLOCKS + 1, ""),
+        (-machines.CLOCKS - 1, "it was made 1m1s in the future by the clock here"),
+    ],
+)
+def test_a_signed_command_is_carried_out_only_a_minute_beside_its_time_whoever_writes_it_again(
+    signed, monkeypatch, caplog, late, why
+):
+    machine = signed.machine()
+    name = signed.give(Order("quiet"))
+    data = signed.backend.document(COMMAND, name).data
+    made = msgspec.json.decode(data)["issued_at"] / 1000
+    signed.backend.delete_document(COMMAND, name, new_token())
+    monkeypatch.setattr(machines.time, "time", lambda: made + late)
+    signed.backend.put_document(COMMAND, name, data, new_token())  # it has no end of its own now
+    signed.look(machine)
+    assert [each.id for each in signed.told] == ([] if why else [name])
+    assert why in caplog.text
+
+
+def test_without_keys_the_backend_alone_says_whether_a_command_has_expired(place, monkeypatch):
+    machine = place.machine()
+    name = place.give(Order("quiet"))
+    monkeypatch.setattr(machines.time, "time", lambda: 0.0)  # its clock has stopped in 1970
+    place.look(machine)
+    assert [each.id for each in place.told] == [name]
 
 
 @pytest.mark.parametrize(

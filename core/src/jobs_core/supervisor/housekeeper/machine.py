@@ -33,7 +33,8 @@ from ...machines import (
 from ...scoreboard import state
 from ...scoreboard.state import Board, SupervisorState, read_board
 from ...scoreboard.writer import start_ticks
-from ...sealed import unseal
+from ...sealed import Sealed, unseal
+from ...units import format_duration
 from ..system.messages import CommandDone, Commanded
 from .stacks import TakenStacks
 
@@ -43,8 +44,15 @@ FILE = "commands.json"
 REMEMBERED = 3600.0
 """Seconds for which a command is remembered beyond its lifetime, whatever the clocks of machines."""
 
+CLOCKS = 60.0
+"""Seconds by which the clocks of two machines may differ, where commands are signed: a copy of a command that nobody received
+can be given again for so long after it has expired, and no longer."""
+
 REPORTED = 300.0
 """Seconds for which reports say how a command ended."""
+
+MOST_REPORTED = 100
+"""Most commands of which a report says how they ended."""
 
 _LONGEST = 200  # characters of an error in a report
 
@@ -74,6 +82,7 @@ class Machine:
         self._version = -1
         self._unreported = ""  # why the last report was refused
         self._untold = False  # whether a command has ended since the last report
+        self._refused: dict[str, tuple[float, str]] = {}  # id of a refused command → (its time, why)
         self._stacks = TakenStacks(self.name, run_dir)
 
     # -- reports ---------------------------------------------------------------------------------
@@ -145,8 +154,9 @@ class Machine:
         if self._received is None:
             return {}
         since = time.time() - REPORTED
-        lately = {name: error for name, (at, error) in self._received.done.items() if at > since and error != _PENDING}
-        return dict(list(lately.items())[-100:])
+        known = self._refused | self._received.done  # a copy of a command that was carried out changes nothing
+        lately = {name: error for name, (at, error) in known.items() if at > since and error != _PENDING}
+        return dict(list(lately.items())[-MOST_REPORTED:])
 
     # -- commands --------------------------------------------------------------------------------
 
@@ -184,6 +194,7 @@ class Machine:
         except SignatureError as error:
             events.emit(events.CommandRefused(document.name, str(error)))
             self._save(received)
+            self._refuse(document.name, str(error))
             return
         if not is_meant(target, self.name):
             return
@@ -200,12 +211,22 @@ class Machine:
             self._stacks.begin(document.name, order.pool)
         self._tell(Commanded(document.name, order.do, order.pool, order.workers))
 
+    def _refuse(self, name: str, why: str) -> None:
+        """Let the next report tell whoever gave a command that it is refused here.
+
+        For whom it was meant is unknown, if it cannot be trusted: each machine reports it, and its giver reads some reports.
+        """
+        self._refused[name] = time.time(), f"refused: {why}"[:_LONGEST]
+        while len(self._refused) > MOST_REPORTED:  # anyone who can write to the backend can have many refused
+            del self._refused[next(iter(self._refused))]
+        self._untold = True
+
     def _read(self, received: Received, document: Document) -> tuple[str, Order]:
         sealed = unseal(self._app.signer, document)
         if document.name in received.done:
             raise SignatureError("it was received before")
-        if sealed.expires_at is None or sealed.expires_at / 1000 < time.time() - REMEMBERED:
-            raise SignatureError("it has expired")
+        if self._app.signer:  # without keys, the backend alone says when a command expires, by its own clock
+            _check_time(sealed)
         try:
             order = msgspec.json.decode(sealed.body, type=Order)
         except msgspec.MsgspecError as error:
@@ -235,6 +256,19 @@ class Machine:
 
 _PENDING = "?"
 """How a command ended that has not ended yet."""
+
+
+def _check_time(sealed: Sealed) -> None:
+    """Raise SignatureError unless a signed command was made lately, by the clock of this machine."""
+    now = time.time()
+    if sealed.expires_at is None or sealed.expires_at / 1000 < now - CLOCKS:
+        since = format_duration(max(round(now - sealed.issued_at / 1000), 0))
+        raise SignatureError(
+            f"it was made {since} ago by the clock here, and has expired: if it is new, synchronise the clocks of both machines"
+        )
+    if sealed.issued_at / 1000 > now + CLOCKS:
+        ahead = format_duration(round(sealed.issued_at / 1000 - now))
+        raise SignatureError(f"it was made {ahead} in the future by the clock here: synchronise the clocks of the two machines")
 
 
 def _shortened(report: MachineReport) -> MachineReport:
