@@ -7,7 +7,7 @@ import time
 import pika
 import pytest
 
-from jobs_core.backends.base import Outcome, Settlement
+from jobs_core.backends.base import Outcome, Settlement, State
 from jobs_core.errors import BackendError, BackendUnavailable, QueueFull
 from jobs_core.ids import new_token
 from jobs_core.testing.contract_child import persist
@@ -152,3 +152,18 @@ def test_a_copy_that_is_refused_leaves_the_job_where_it_was(connect, channel, fu
     assert other.wait([TOPIC], 20.0)
     (again,) = other.reserve([TOPIC], 1, new_token())
     assert (again.id, again.attempt) == (lone[0].id, 0)
+
+
+def test_a_dead_letter_says_since_when_and_no_longer_once_it_has_run_again(connect):
+    worker = connect("w")
+    worker.push(lone := jobs(), new_token())
+    for _ in range(2):
+        (delivery,) = worker.reserve([TOPIC], 1, new_token()) or (
+            worker.wait([TOPIC], 20.0) and worker.reserve([TOPIC], 1, new_token())
+        )
+        began = time.time()
+        worker.settle([Settlement(delivery.id, delivery.token, Outcome.DEAD, reason="no")], new_token())
+        (letter,) = worker.browse(TOPIC, State.DEAD, 10)
+        assert letter.id == lone[0].id
+        assert began - 0.001 <= letter.since <= time.time() + 0.001
+        worker.requeue([letter.id])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jobs_core import job
+from jobs_core import Discard, Retry, Snooze, job
 from jobs_core.backends.memory import MemoryBackend
 from jobs_core.config import Pool
 from jobs_core.scoreboard import layout
@@ -114,3 +114,27 @@ def test_a_failing_courier_starts_nothing_more_and_reports_it_outside_the_applic
         board(app, "sync").run()
     assert ran == [0]
     assert "the courier failed" in capfd.readouterr().err
+
+
+def test_only_attempts_that_failed_count_as_failed(app, registry, board):
+    outcomes = {
+        "done": None,
+        "snoozed": Snooze(0),
+        "retried": Retry(delay=0),
+        "dead": ValueError("x"),
+        "discarded": Discard("x"),
+    }
+
+    @job(registry=registry, name="ends", retries=1, backoff="100ms")
+    def ends(how: str) -> None:
+        error = outcomes[how]
+        if how != "dead":
+            outcomes[how] = None  # the second run is done
+        if error is not None:
+            raise error
+
+    ends.enqueue_many([(how,) for how in outcomes])
+    worker = board(app, "sync")
+    worker.run()
+    assert worker.courier.done == 3, "the one that snoozed and the one that was retried, too"
+    assert worker.courier.failed == 4, "two attempts of the dead one, a retry and a discard, and no snooze"

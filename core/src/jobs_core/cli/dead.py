@@ -118,7 +118,7 @@ def _dead(backend: Backend, topic: str | None, limit: int) -> list[JobRecord]:
 
 
 def _when(record: JobRecord) -> str:
-    return shown_time(record.since or 0.0)
+    return shown_time(record.since) if record.since else ""
 
 
 def last_error(record: JobRecord) -> str:

@@ -36,7 +36,7 @@ class Group(Struct):
     letters_in: dict[str, int] = {}  # by topic, if the backend has counted them
 
     def add(self, record: JobRecord, job: str) -> None:
-        since = record.since or 0.0
+        since = record.since or record.pushed_at  # as the filters do
         self.count += 1
         self.first, self.last = min(self.first, since), max(self.last, since)
         self.jobs.add(job)

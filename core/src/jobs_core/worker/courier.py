@@ -57,6 +57,9 @@ OUTCOME_NAMES = {
     Outcome.RELEASE: "deferred",
 }
 
+FAILED = frozenset({Outcome.RETRY, Outcome.DEAD, Outcome.EXPIRED})
+"""Outcomes that the worker counts as failed attempts. A snooze and a cancellation are none."""
+
 FLUSH_PATIENCE = 2.0
 """Longest time in seconds that a stopping worker waits for the deletion of blobs; the rest are deleted later."""
 
@@ -315,7 +318,7 @@ class Courier:
             elif settlement.outcome is Outcome.RELEASE:
                 events.emit(events.JobSuspended(*run.about, 0 if run.progress is None else run.progress.steps))
             else:
-                self.failed += 1
+                self.failed += settlement.outcome in FAILED
                 failure.log(run, settlement)
                 if settlement.close_limits and not self._decoder.keeps_limits:
                     settlement = self._without_closing(run, settlement)

@@ -12,7 +12,8 @@ timestamp     when it was pushed, rounded up to a second, by the producer's cloc
 priority      0 to 9
 headers       x-jobs-attempt, -deferrals: counts so far; -losses: how often it was lost with a worker or connection
               x-jobs-left: the part of a delay beyond the ladder, in seconds
-              x-jobs-errors: the newest errors, JSON documents; x-jobs-reason: why it is a dead letter
+              x-jobs-errors: the newest errors, JSON documents; x-jobs-reason: why it is a dead letter, and
+              x-jobs-died: since when, in milliseconds, by the clock of the worker
 ============  ==========================================================================================
 """
 
@@ -21,6 +22,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from datetime import datetime, timezone
 from typing import Any
 
 from pika.spec import BasicProperties
@@ -31,7 +33,7 @@ from jobs_core.backends.base import KEPT_ERRORS, Outgoing
 from .transport.frames import OURS, PERSISTENT, Plain
 
 ATTEMPT, LOSSES, DEFERRALS = "x-jobs-attempt", "x-jobs-losses", "x-jobs-deferrals"
-LEFT, ERRORS, REASON = "x-jobs-left", "x-jobs-errors", "x-jobs-reason"
+LEFT, ERRORS, REASON, DIED = "x-jobs-left", "x-jobs-errors", "x-jobs-reason", "x-jobs-died"
 COUNT = "x-delivery-count"
 SUSPECT = 2
 """The number of losses from which on a job runs apart from others. The first does not count: another job may have caused it."""
@@ -135,6 +137,16 @@ class BrokerMessage:
                 break
             kept.insert(0, entry.decode(errors="replace"))
         return kept
+
+
+def died_at(message: BrokerMessage) -> float | None:
+    """Return since when a message is a dead letter; None if neither a worker of this release nor RabbitMQ has made it one."""
+    at = message.headers.get(DIED)
+    if isinstance(at, int) and 0 < at < 1 << 47:
+        return at / 1000
+    deaths = message.headers.get("x-death")
+    at = deaths[0].get("time") if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict) else None
+    return at.replace(tzinfo=timezone.utc).timestamp() if isinstance(at, datetime) else None
 
 
 def _count(headers: Mapping[str, Any], name: str) -> int:

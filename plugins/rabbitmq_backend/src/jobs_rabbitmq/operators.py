@@ -12,7 +12,7 @@ from jobs_core.backends.base import Backend, BackendOptions, Counts, Housekept, 
 
 from . import advice
 from .errors import NOT_FOUND, reply_code, translated
-from .messages import REASON, BrokerMessage
+from .messages import REASON, BrokerMessage, died_at
 from .publisher import Post
 from .republish import Republisher
 from .topology import Names, Topology
@@ -170,6 +170,7 @@ def _record(message: BrokerMessage) -> JobRecord:
         seen.crashes,
         message.deferrals,
         message.pushed_at,
+        since=died_at(message),
         reason=_reason(message),
         errors=message.errors(),
         broker_now=seen.broker_now,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from jobs_core.backends.base import Outcome, Retention, Settlement
 
-from .messages import ATTEMPT, DEFERRALS, LEFT, LOSSES, REASON, SUSPECT, BrokerMessage
+from .messages import ATTEMPT, DEFERRALS, DIED, LEFT, LOSSES, REASON, SUSPECT, BrokerMessage
 from .publisher import Post
 from .topology import FRONT, SUSPECTS, Names, level_of
 
@@ -58,11 +59,12 @@ class Republisher:
 
     def requeued(self, message: BrokerMessage) -> Post:
         """Return the copy that makes a dead letter a new job, without its counts."""
-        return self._again(message, 0.0, b"", {ATTEMPT: 0, DEFERRALS: 0, LOSSES: 0, REASON: ""})
+        return self._again(message, 0.0, b"", {ATTEMPT: 0, DEFERRALS: 0, LOSSES: 0, REASON: "", DIED: 0})
 
     def dead(self, message: BrokerMessage, reason: str, error: bytes, attempt: int) -> Post:
         """Return the copy for the dead letters, which expires after `dead_keep`."""
-        properties = message.copy({REASON: reason, ATTEMPT: attempt, LOSSES: message.losses}, error)
+        headers = {REASON: reason, ATTEMPT: attempt, LOSSES: message.losses, DIED: round(time.time() * 1000)}
+        properties = message.copy(headers, error)
         properties.expiration = str(max(1, min(round(self._retention(message.topic).dead_keep * 1000), (1 << 32) - 1)))
         return Post("", self._names.dead(message.topic), properties, message.body)
 
