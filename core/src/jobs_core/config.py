@@ -208,7 +208,7 @@ class Webhook(Section, frozen=True, kw_only=True):
     events: Events = field(default_factory=lambda: ["dead", "backlog", "flow"])  # of done, dead, backlog, flow
     topics: Topics = []  # tell of these topics alone; empty: of all; `done` needs names
     include: Details = field(default_factory=lambda: ["error"])  # what else events tell: of arguments, result, error
-    retries: Retries = 12  # further attempts, after 5 s and then twice as long each time, up to 1 h
+    retries: Retries = 12  # further attempts, each after a random part of a time that doubles from 5 s to 1 h
     networks: Networks = []  # addresses besides public ones to which events may be sent, such as 10.0.0.0/8
 
 

@@ -9,7 +9,7 @@ import re
 import pytest
 
 from jobs_core import ConfigError
-from jobs_web import create_app, live
+from jobs_web import create_app, live, login
 from jobs_web.access import MOST_FAILURES, WINDOW, Attempts
 from jobs_web.guard import LARGEST_FORM
 from jobs_web.roles import ROLES, Role, User
@@ -157,6 +157,31 @@ def test_too_many_wrong_tokens_have_to_wait(rig):
     statuses = [browser.log_in("wrong").status_code for _ in range(MOST_FAILURES + 1)]
     assert statuses == [403] * MOST_FAILURES + [429]
     assert browser.log_in(rig.tokens["admin"]).status_code == 429
+
+
+def test_wrong_tokens_from_a_shared_address_slow_the_logins_of_others_and_lock_nobody_out(rig, monkeypatch):
+    slept = []
+
+    async def sleep(seconds):
+        slept.append(seconds)
+
+    monkeypatch.setattr(login.asyncio, "sleep", sleep)
+    wrong = rig.browser()
+    for _ in range(MOST_FAILURES):
+        wrong.log_in("wrong")
+    assert slept == []
+    assert rig.browser().log_in(rig.tokens["admin"]).status_code == 303
+    assert rig.browser().log_in("wrong").status_code == 403
+    assert slept == [login.SLOW] * 2
+
+
+def test_a_slash_at_the_end_leads_to_the_page_whatever_host_the_request_names(rig):
+    browser = rig.browser("read")
+    for path, to in (("/topics/", "/topics"), ("/dead/group/?id=a%2Fb", "/dead/group?id=a%2Fb"), ("/topics//", "/topics")):
+        response = browser.get(path, headers={"host": "evil.example"})
+        assert (response.status_code, response.headers["location"]) == (307, to)
+    for path in ("//evil.example/", "/nowhere/", "/topics/pause/", "/"):
+        assert browser.get(path).headers.get("location") is None, path
 
 
 def test_attempts_are_counted_for_each_client_and_forgotten():

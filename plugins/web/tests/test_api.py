@@ -241,7 +241,7 @@ def test_a_long_poll_answers_when_the_job_has_ended(shop: Rig):
     assert client.get(f"/jobs/{waits}?wait=1").json()["state"] == "ready", "the time is over"
     with ThreadPoolExecutor(1) as threads:
         asked = threads.submit(client.get, f"/jobs/{waits}?wait=60")
-        until(lambda: waiting._waiters._used)
+        until(lambda: waiting._waiters.places.used)
         shop.drain()
         assert asked.result().json()["result"] == 3
 
@@ -251,7 +251,7 @@ def test_the_events_of_a_job_end_with_it(shop: Rig):
     told = client.push()["id"]
     with ThreadPoolExecutor(1) as threads:
         asked = threads.submit(client.get, f"/jobs/{told}/events")
-        until(lambda: waiting._waiters._used)
+        until(lambda: waiting._waiters.places.used)
         shop.drain()
         answer = asked.result()
     assert answer.headers["content-type"].startswith("text/event-stream")
@@ -265,6 +265,9 @@ def test_those_who_wait_are_bounded(shop: Rig, monkeypatch: pytest.MonkeyPatch):
     client = Client(shop)
     told = client.push()["id"]
     assert "try again later" in problem(client.get(f"/jobs/{told}?wait=5"), 503)
+    monkeypatch.setattr(waiting, "MOST", 3)
+    with waiting._waiters.places.taken("admin", 3), waiting._waiters.places.taken("somebody", 3):
+        assert "admin holds 1 waiting request already" in problem(client.get(f"/jobs/{told}?wait=5"), 429)
     assert client.get(f"/jobs/{told}").status_code == 200
 
 

@@ -104,13 +104,13 @@ def test_two_hundred_clients_learn_the_end_of_their_jobs(served: Served):
 
     with ThreadPoolExecutor(1) as threads:
         asked = threads.submit(asyncio.run, all_of_them())
-        until(lambda: waiting._waiters._used == 200)
+        until(lambda: waiting._waiters.places.used == 200)
         served.drain()
         answers = asked.result()
     assert {status for status, _ in answers} == {200}
     assert all(b'"state":"done"' in body for _, body in answers)
     assert [json.loads(body)["result"] for _, body in answers[100:]] == [number + 2 for number in range(100)]
-    until(lambda: waiting._waiters._used == 0)
+    until(lambda: waiting._waiters.places.used == 0)
 
 
 @pytest.mark.parametrize("path", ["/events", "?wait=60"], ids=["stream", "long poll"])
@@ -118,8 +118,8 @@ def test_a_client_that_is_gone_waits_no_longer(served: Served, path: str):
     told = served.push(1)
     with socket.create_connection(("127.0.0.1", served.port)) as connection:
         connection.sendall(served.head("GET", f"/jobs/{told}{path}"))
-        until(lambda: waiting._waiters._used == 1)
-    until(lambda: waiting._waiters._used == 0)
+        until(lambda: waiting._waiters.places.used == 1)
+    until(lambda: waiting._waiters.places.used == 0)
     served.drain()
     assert json.loads(served.ask("GET", f"/jobs/{told}")[1])["state"] == "done"
 
@@ -149,6 +149,22 @@ def test_a_head_that_does_not_arrive_closes_its_connection_and_no_other(served: 
     with socket.create_connection(("127.0.0.1", served.port), timeout=60) as slow:
         slow.sendall(served.head("GET", f"/jobs/{told}?wait=2"))
         assert answer(b"".join(iter(lambda: slow.recv(65536), b"")))[0] == 200, "who waits for an answer may"
+
+
+def test_an_answer_that_is_not_read_closes_its_connection_and_no_other(served: Served, monkeypatch: pytest.MonkeyPatch):
+    for number in range(100):
+        served.push(10**4000 + number)
+    with socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+        monkeypatch.setattr(prompt, "READ_PATIENCE", 0.3)
+        deaf.connect(("127.0.0.1", served.port))
+        for _ in range(30):
+            deaf.sendall(
+                served.head("GET", "/topics/default/jobs?state=ready&limit=1000").replace(b"Connection: close\r\n", b"")
+            )
+        until(lambda: served._server.server_state.connections)
+        until(lambda: not served._server.server_state.connections)
+    assert served.ask("GET", "/health")[0] == 200
 
 
 def test_a_body_that_does_not_arrive_is_refused(served: Served, monkeypatch: pytest.MonkeyPatch):
@@ -225,7 +241,7 @@ def test_a_stream_ends_when_its_token_is_deleted(served: Served, monkeypatch: py
     told = served.push(1)
     with socket.create_connection(("127.0.0.1", served.port), timeout=60) as connection:
         connection.sendall(served.head("GET", f"/jobs/{told}/events"))
-        until(lambda: waiting._waiters._used == 1)
+        until(lambda: waiting._waiters.places.used == 1)
         del served.rig.site.settings.tokens["admin"]
         said = b"".join(iter(lambda: connection.recv(65536), b""))
     assert b"HTTP/1.1 200" in said

@@ -6,6 +6,7 @@ import asyncio
 import time
 
 import pytest
+from starlette.requests import Request
 
 from jobs_core import JobsError
 from jobs_core.backends.base import Counts, JobRecord, State
@@ -15,6 +16,7 @@ from jobs_core.operating.snapshot import Snapshot
 from jobs_web import live
 from jobs_web.live import Live, Subject, digest
 from jobs_web.pages import flows, job, limits
+from jobs_web.visit import Visit
 
 CHANGE = b"event: change\ndata: \n\n"
 
@@ -183,6 +185,55 @@ def test_too_many_streams_are_refused(rig, monkeypatch):
     monkeypatch.setattr(live, "MOST", 0)
     response = rig.browser("read").get("/live")
     assert response.status_code == 503
+
+
+def test_one_user_leaves_streams_for_others(rig, monkeypatch):
+    monkeypatch.setattr(live, "MOST", 4)
+    made = rig.site.live
+    greedy = rig.browser("read")
+
+    async def watched() -> None:
+        streams = [made.events(user="read") for _ in range(3)]
+        assert [await anext(stream, b"refused") for stream in streams] == [b"retry: 2000\n\n"] * 2 + [b"refused"]
+        response = await asyncio.to_thread(greedy.get, "/live")
+        assert response.status_code == 429
+        assert "read holds 2 open streams already" in response.text
+        made.check("operate")  # a place is left
+        for stream in streams:
+            await stream.aclose()
+        made.check("read")
+
+    asyncio.run(asyncio.wait_for(watched(), 60))
+
+
+def test_a_stream_ends_with_the_session_of_its_user(rig, monkeypatch):
+    monkeypatch.setattr(live, "ALLOWED_FOR", 0.0)
+    monkeypatch.setattr(live, "QUIET", 0.01)
+    allowed = iter([True, True, False])
+
+    async def still() -> bool:
+        return next(allowed)
+
+    async def all_of() -> list[bytes]:
+        return [event async for event in Live(Backend().snapshot).events(is_allowed=still)]
+
+    assert asyncio.run(asyncio.wait_for(all_of(), 60)) == [b"retry: 2000\n\n", CHANGE, CHANGE]
+
+
+@pytest.mark.parametrize("end", ["logout", "token"])
+def test_a_user_whose_session_has_ended_is_no_longer_allowed(rig, end):
+    browser = rig.browser("read")
+    request = Request({"type": "http", "headers": [(b"cookie", f"jobs_session={browser.cookies['jobs_session']}".encode())]})
+    session = rig.site.access.session_of(request)
+    user = asyncio.run(rig.site.access.user_of(request, session))
+    visit = Visit(rig.site, request, session, user, {})
+    assert user is not None
+    assert asyncio.run(visit.is_still_allowed())
+    if end == "logout":
+        rig.site.sessions.end_of(session.nonce)
+    else:
+        del rig.site.settings.tokens["read"]
+    assert not asyncio.run(visit.is_still_allowed())
 
 
 def test_the_stream_needs_a_user(rig):

@@ -39,7 +39,7 @@ Authorize = Callable[[Request], "User | None"] | Callable[[Request], Awaitable["
 """Decides who may use a dashboard that is part of an application. A plain function is called on a thread, so it may block."""
 
 MOST_FAILURES = 10
-"""Failed logins of one client within WINDOW, after which it has to wait."""
+"""Failed logins of a browser within WINDOW after which it has to wait, and of an address after which logins are slow."""
 
 WINDOW = 60.0
 MOST_CLIENTS = 10_000
@@ -196,7 +196,7 @@ def is_secure(request: Request) -> bool:
 
 
 class Attempts:
-    """Counts the failed logins of each client. One thread at a time uses it: that of the event loop."""
+    """Counts the failed logins of each client, by its session or address. Only the event loop uses it."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

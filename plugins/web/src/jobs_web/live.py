@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -25,6 +25,7 @@ from jobs_core import JobsError
 from jobs_core.operating.snapshot import Snapshot
 
 from .errors import Refused
+from .places import Places
 
 if TYPE_CHECKING:
     from .visit import Visit
@@ -38,11 +39,13 @@ QUIET = 10.0
 """Seconds after which streams are told even if nothing but ages has changed; also keeps connections through proxies open."""
 
 LONGEST = 600.0
-"""Seconds after which a stream ends: the browser opens another one, and its user is looked up again."""
+"""Seconds after which a stream ends: the browser opens another one."""
+
+ALLOWED_FOR = 10.0
+"""Seconds after which a stream looks whether its user is still the one whom it was opened for."""
 
 MOST = 500
 """Most streams at once."""
-
 
 MOST_SUBJECTS = 32
 """Most subjects, beside the snapshot, that are read for those who watch."""
@@ -65,6 +68,10 @@ SNAPSHOT = Subject("", "")
 """What most pages are about."""
 
 
+async def _always() -> bool:
+    return True
+
+
 class Live:
     """The streams and their reader. Only the event loop uses it, but for `found` and `forget`; reading is done on a thread.
 
@@ -83,6 +90,7 @@ class Live:
         self._waiting: dict[Subject, set[asyncio.Event]] = {}
         self._reader: asyncio.Task[None] | None = None
         self._closed = False
+        self._places = Places("open stream")
         self._known: dict[Subject, bytes] = {}  # digests of what was read last
         self._found: dict[Subject, tuple[float, object]] = {}
         self._changes = 0  # by users: what was being read meanwhile is out of date
@@ -113,8 +121,20 @@ class Live:
         self._changes += 1
         self._found = {}
 
-    async def events(self, subject: Subject = SNAPSHOT) -> AsyncIterator[bytes]:
-        """Yield an event for each change of a subject, until the stream is old."""
+    def check(self, user: str) -> None:
+        """Refuse one more stream of a user, if there is no place for it."""
+        self._places.check(user, MOST)
+
+    async def events(
+        self, subject: Subject = SNAPSHOT, user: str = "", is_allowed: Callable[[], Awaitable[bool]] = _always
+    ) -> AsyncIterator[bytes]:
+        """Yield an event for each change of a subject, until the stream is old, or its user may not watch any longer."""
+        with contextlib.suppress(Refused), self._places.taken(user, MOST):  # another one who watches was faster
+            async with contextlib.aclosing(self._events(subject, is_allowed)) as events:
+                async for event in events:
+                    yield event
+
+    async def _events(self, subject: Subject, is_allowed: Callable[[], Awaitable[bool]]) -> AsyncGenerator[bytes, None]:
         if subject not in self._waiting and len(self._waiting.keys() - {SNAPSHOT}) >= MOST_SUBJECTS:
             subject = SNAPSHOT
         news = asyncio.Event()
@@ -123,11 +143,15 @@ class Live:
             self._reader = asyncio.create_task(self._follow())
         try:
             yield b"retry: 2000\n\n"
-            until = time.monotonic() + LONGEST
+            until, allowed_until = time.monotonic() + LONGEST, time.monotonic() + ALLOWED_FOR
             while time.monotonic() < until and not self._closed:
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(news.wait(), QUIET)
                 news.clear()
+                if time.monotonic() >= allowed_until:
+                    if not await is_allowed():
+                        return
+                    allowed_until = time.monotonic() + ALLOWED_FOR
                 if not self._closed:
                     yield b"event: change\ndata: \n\n"
         finally:
@@ -211,9 +235,10 @@ def require_streams(visit: Visit) -> None:
 async def stream(visit: Visit) -> Response:
     """Answer with the stream of changes of what a page is about."""
     require_streams(visit)
-    live = visit.site.live
-    if live.watchers >= MOST:
-        raise Refused(503, f"{MOST} pages are watched already")
+    live, user = visit.site.live, visit.named
+    live.check(user)
     subject = visit.site.subject(visit.query("page"), visit.query("name")[:LONGEST_NAME])
     headers = {"X-Accel-Buffering": "no", "Cache-Control": "no-store"}
-    return StreamingResponse(live.events(subject), media_type="text/event-stream", headers=headers)
+    return StreamingResponse(
+        live.events(subject, user, visit.is_still_allowed), media_type="text/event-stream", headers=headers
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 from starlette.responses import RedirectResponse, Response
@@ -13,6 +14,9 @@ from .errors import Refused
 from .roles import User
 from .visit import Visit
 
+SLOW = 2.0
+"""Seconds that a login waits once its address has sent many wrong tokens: others may share it, so it is not refused."""
+
 audit = logging.getLogger("jobs.web.audit")
 
 
@@ -21,7 +25,7 @@ async def ask(visit: Visit) -> Response:
     if not visit.site.access.has_login:
         raise Refused(404, "the application that contains this dashboard decides who may use it")
     if key := visit.query("key"):
-        return _tried(visit, key, "", by_link=True)
+        return await _tried(visit, key, "", by_link=True)
     return visit.page("login.html", next=_inside(visit, visit.query("next")))
 
 
@@ -29,7 +33,7 @@ async def enter(visit: Visit) -> Response:
     """Log in."""
     if not visit.site.access.has_login:
         raise Refused(404, "the application that contains this dashboard decides who may use it")
-    return _tried(visit, visit.form.get("key", "").strip(), visit.form.get("next", ""))
+    return await _tried(visit, visit.form.get("key", "").strip(), visit.form.get("next", ""))
 
 
 async def leave(visit: Visit) -> Response:
@@ -39,17 +43,21 @@ async def leave(visit: Visit) -> Response:
     return response
 
 
-def _user(visit: Visit, token: str, by_link: bool) -> User:
-    """Return the user of a token; refuse a wrong one, and a client that has tried too many.
+async def _user(visit: Visit, token: str, by_link: bool) -> User:
+    """Return the user of a token; refuse a wrong one, and a browser that has tried too many.
 
-    A link logs in whom `jobsctl web` has given it to. A token in an address would stay in histories and in logs of proxies.
+    A guesser may be a new browser each time, but then waits, and has 256 random bits to guess. A link logs in the user to whom
+    `jobsctl web` has given it. A token in an address would stay in histories and in logs of proxies.
     """
-    attempts = visit.site.attempts
-    if (wait := attempts.wait(visit.client)) > 0:
-        raise Refused(429, f"too many wrong tokens from {visit.client}: try again in {wait:.0f} s")
+    browsers, addresses = visit.site.browsers, visit.site.addresses
+    if (wait := browsers.wait(visit.session.nonce)) > 0:
+        raise Refused(429, f"too many wrong tokens from this browser: try again in {wait:.0f} s")
+    if addresses.wait(visit.client) > 0:
+        await asyncio.sleep(SLOW)
     user = visit.site.access.user_with(token)
     if user is None:
-        attempts.failed(visit.client)
+        browsers.failed(visit.session.nonce)
+        addresses.failed(visit.client)
         audit.warning("login from %s refused: no such token", one_line(visit.client))
         raise Refused(403, "there is no such token")
     if by_link and user.name != LOCAL:
@@ -58,11 +66,11 @@ def _user(visit: Visit, token: str, by_link: bool) -> User:
     return user
 
 
-def _tried(visit: Visit, token: str, target: str, *, by_link: bool = False) -> Response:
+async def _tried(visit: Visit, token: str, target: str, *, by_link: bool = False) -> Response:
     """Log a user in, and go on to a page; ask again after a wrong token."""
     target = _inside(visit, target)
     try:
-        user = _user(visit, token, by_link)
+        user = await _user(visit, token, by_link)
     except Refused as error:
         return visit.page("login.html", error.status, next=target, problem=error.text)
     response = RedirectResponse(target, 303)

@@ -1,4 +1,4 @@
-"""Connections of clients that do not send: uvicorn waits for the head of a request for ever, and this does not."""
+"""Connections of clients that neither send nor read: uvicorn waits for them for ever, and this does not."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 HEAD_PATIENCE = 20.0
 """Seconds within which the head of a request has to arrive, from its first byte on, or from the connection."""
 
+READ_PATIENCE = 60.0
+"""Seconds within which a client has to read what it was sent, until little of it is left in this process."""
 
 WANTED_FILES = 4096
 """Open files that the process may have, if the system lets it: 1,000 clients wait, and each is one."""
@@ -51,12 +53,15 @@ class Seldom(logging.Filter):
 class PromptProtocol(H11Protocol):
     """HTTP/1.1 that closes a connection whose next request does not arrive in time, and those for which there is no room.
 
+    It also closes those whose answers are not read: each holds an answer of up to a megabyte, and a call that produces it.
+
     Without room, asyncio would write thousands of lines a second to the log, and the backend could not be reached.
     """
 
     most = sys.maxsize
 
     _timer: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -74,7 +79,22 @@ class PromptProtocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        self._read_on()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._unread is None:
+            self._unread = self.loop.call_later(READ_PATIENCE, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._read_on()
+        super().resume_writing()
+
+    def _read_on(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route as StarletteRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -32,7 +32,7 @@ from .live import SNAPSHOT, Live, Subject
 from .pages.watched import PAGES
 from .reading import Latest
 from .risks import Risks
-from .routes import ROUTES
+from .routes import ROUTES, Kind
 from .sessions import Sessions
 from .settings import TABLE, Settings, read
 from .shown import add_filters, printable
@@ -110,7 +110,7 @@ class Site:
         self.seal = tokens.Seal(tokens.key_in(app.run_dir))
         self.sessions = Sessions(app.run_dir, settings.session)
         self.access = Access(users or Fixed(settings), self.seal, self.sessions, authorize, key)
-        self.attempts = Attempts()
+        self.browsers, self.addresses = Attempts(), Attempts()
         self.doubles = Doubles()
         self.assets, self.templates = _assets(), _templates()
         self.latest = Latest(lambda: snapshot.take(self.app))
@@ -195,6 +195,10 @@ def asgi(site: Site) -> Starlette:
 
     async def error_page(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500
+        without = request.url.path.rstrip("/")
+        if status == 404 and request.method == "GET" and without.removeprefix(request.scope.get("root_path", "")) in pages:
+            # a path: an address would be made from the Host that the client claims
+            return RedirectResponse(without + (f"?{request.url.query}" if request.url.query else ""))
         if in_api(request):
             headers = error.headers if isinstance(error, HTTPException) else None
             return problem(status, "there is no such call: GET /api/v1/openapi.json lists all", headers)
@@ -209,13 +213,16 @@ def asgi(site: Site) -> Starlette:
     for route in ROUTES:
         made = StarletteRoute(route.path, guarded(site, route), methods=[route.method])
         by_path.setdefault(route.path, []).append(made)
+    pages = {route.path for route in ROUTES if route.kind is Kind.PAGE and route.method == "GET"} - {"/"}
     routes = [route for group in by_path.values() for route in group]
     routes.append(StarletteRoute("/static/{name}", site.assets.serve))
-    return Starlette(
+    served = Starlette(
         routes=routes,
         middleware=[Middleware(SecurityHeaders)],
         exception_handlers={HTTPException: error_page, Exception: error_page},
     )
+    served.router.redirect_slashes = False
+    return served
 
 
 class SecurityHeaders:

@@ -67,6 +67,22 @@ class Visit:
         return None if self.user is None else self.user.role
 
     @property
+    def named(self) -> str:
+        """Return the name of the user; "" without one."""
+        return "" if self.user is None else self.user.name
+
+    async def is_still_allowed(self) -> bool:
+        """Return whether the user may do what they could when the request came: their session may have ended meanwhile.
+
+        An application that cannot tell is taken for a no: the next request, which is answered with the reason, is logged.
+        """
+        is_api = self.session.nonce == ""
+        try:
+            return await self.site.access.user_of(self.request, self.session, bearer_only=is_api) == self.user
+        except Exception:
+            return False
+
+    @property
     def client(self) -> str:
         """Return the address of the client, for audit lines."""
         return self.request.client.host if self.request.client else "?"

@@ -7,7 +7,6 @@ once; each has a thread and a connection to the backend. The jobs of further cli
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ from jobs_core.backends.base import JobRecord, State
 
 from ..errors import Refused
 from ..live import require_streams
+from ..places import Places
 from ..visit import Visit
 from . import jobs
 from .bodies import answered
@@ -52,31 +52,13 @@ ENDED = {State.DONE.value, State.DEAD.value, State.CANCELLED.value}
 
 
 class Waiters:
-    """Those who wait, and the waits that they share. Any thread may count itself in; a wait belongs to one event loop."""
+    """Those who wait, and the waits that they share. A wait belongs to one event loop."""
 
     def __init__(self) -> None:
+        self.places = Places("waiting request")
         self._threads: ThreadPoolExecutor | None = None
-        self._lock = threading.Lock()
-        self._used = 0
         self._busy = 0  # threads
         self._shared: dict[tuple[object, object, str], asyncio.Task[JobRecord | None]] = {}  # by event loop, site and job
-
-    def __enter__(self) -> Waiters:
-        with self._lock:
-            self.check()
-            self._used += 1
-        return self
-
-    def check(self) -> None:
-        """Refuse one more, if there are as many as there may be."""
-        if self._used >= MOST:
-            raise Refused(
-                503, f"{MOST} requests of this process wait for jobs already: try again later, or ask without waiting"
-            )
-
-    def __exit__(self, *error: object) -> None:
-        with self._lock:
-            self._used -= 1
 
     async def until_changed(self, visit: Visit, job_id: str, seconds: float) -> JobRecord | None:
         """Wait until a job has ended, for SLICE or `seconds` if that is less, and return its record; None if there is none."""
@@ -120,10 +102,10 @@ async def show(visit: Visit) -> Response:
     data = await run_in_threadpool(_look, visit, job_id)
     end = time.monotonic() + query["wait"]
     if query["wait"] and data["state"] not in ENDED:
-        with _waiters as waiters:
+        with _waiters.places.taken(visit.named, MOST):
             while data["state"] not in ENDED and (left := end - time.monotonic()) > 0 and not visit.site.live.is_closed:
                 try:
-                    record = await waiters.until_changed(visit, job_id, left)
+                    record = await _waiters.until_changed(visit, job_id, left)
                     data = await run_in_threadpool(_shown, visit, job_id, record)
                 except BackendUnavailable:  # perhaps it restarts
                     if left <= SLICE:
@@ -148,7 +130,7 @@ async def stream(visit: Visit) -> Response:
     require_streams(visit)
     job_id = visit.path("id")
     first = await run_in_threadpool(_look, visit, job_id)
-    _waiters.check()
+    _waiters.places.check(visit.named, MOST)
     return StreamingResponse(
         _events(visit, job_id, first),
         media_type="text/event-stream",
@@ -163,7 +145,7 @@ async def _events(visit: Visit, job_id: str, data: dict[str, Any]) -> AsyncItera
     allowed_until = time.monotonic() + ALLOWED_FOR
     yield b"retry: 2000\n\n"
     try:
-        with _waiters as waiters:
+        with _waiters.places.taken(visit.named, MOST):
             while True:
                 for event in told.news(data):
                     yield event
@@ -171,11 +153,11 @@ async def _events(visit: Visit, job_id: str, data: dict[str, Any]) -> AsyncItera
                 if data["state"] in ENDED or now >= end or visit.site.live.is_closed:
                     return
                 if now >= allowed_until:
-                    if not await _is_allowed(visit):
+                    if not await visit.is_still_allowed():
                         return
                     allowed_until = now + ALLOWED_FOR
                 try:
-                    record = await waiters.until_changed(visit, job_id, 2 * SLICE)
+                    record = await _waiters.until_changed(visit, job_id, 2 * SLICE)
                     data = await run_in_threadpool(_shown, visit, job_id, record)
                 except BackendUnavailable:  # perhaps it restarts
                     await asyncio.sleep(SLICE)
@@ -183,14 +165,6 @@ async def _events(visit: Visit, job_id: str, data: dict[str, Any]) -> AsyncItera
     except Refused as refused:  # done, and kept no result
         if refused.status == 404:
             yield _event("state", {"id": job_id, "state": State.UNKNOWN.value})
-
-
-async def _is_allowed(visit: Visit) -> bool:
-    """Return whether the user may do what they could when the request came: their token may have been deleted meanwhile."""
-    try:
-        return await visit.site.access.user_of(visit.request, visit.session, bearer_only=True) == visit.user
-    except Refused:
-        return False
 
 
 class Told:
