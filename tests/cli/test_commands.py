@@ -80,7 +80,7 @@ def test_completion_is_a_script_for_the_shell(project, shell):
 def test_in_bash_the_wrapper_chooses_between_ours_and_the_builtin(project):
     script = said(project.run("completion", "bash"))
     wrapper = script[script.index("jobs() {") :]
-    test = "jobsctl() { echo ours: $*; }\n" + wrapper + "\njobs check --show\nsleep 0.1 &\njobs -p > pids\nwait"
+    test = "jobsctl() { echo ours: $*; }\n" + wrapper + "\njobs check --show\nsleep 600 &\njobs -p > pids\nkill $!"
     done = subprocess.run(["bash", "-c", test], text=True, capture_output=True, cwd=project.root)
     assert done.stdout == "ours: check --show\n"
     assert (project.root / "pids").read_text().strip().isdigit()

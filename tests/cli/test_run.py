@@ -121,7 +121,6 @@ def waiting(project):
         (("aadd", "1"), "3\n"),
         (("order", '{"number": 2}'), '{"number":3}\n'),
         (("options",), '"ran"\n'),
-        (("nap", "0"), "null\n"),
         (("nap", "0.2", "--timeout", "1m"), "null\n"),
         (("nap", "0.2", "--timeout", "0"), "null\n"),  # none
         (("unstorable",), ""),

@@ -49,12 +49,13 @@ def test_a_wrong_password_is_reported_in_one_line_and_fixed_without_a_restart(re
 def test_killing_all_processes_at_once_loses_no_job_and_reruns_those_in_flight(redis_project):
     supervised = Supervised(redis_project)
     names = [f"{n}" for n in range(6)]
-    redis_project.push_many([("nap", (1.0, name), {}) for name in names])
+    redis_project.push_many([("held", (name,), {}) for name in names])
     redis_project.until(lambda: sum(line.startswith("start") for line in redis_project.ledger()) == 2)
     for pid in (supervised.pid, *supervised.children()):
         with contextlib.suppress(ProcessLookupError):
             kill(pid)
     supervised.process.wait()
+    (redis_project.root / "go").touch()
     supervised = Supervised(redis_project)
     redis_project.until_noted(*[f"end {name}" for name in names])
     redis_project.until_empty()

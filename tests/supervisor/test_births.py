@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -116,5 +117,9 @@ def _template(supervised: Supervised) -> int:
 
 
 def _spares(supervised: Supervised) -> list[int]:
-    titles = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in supervised.children()}
-    return [pid for pid, title in titles.items() if "template spare" in title]
+    found = []
+    for pid in supervised.children():
+        with contextlib.suppress(OSError):  # a child that has just ended
+            if "template spare" in Path(f"/proc/{pid}/cmdline").read_text():
+                found.append(pid)
+    return found

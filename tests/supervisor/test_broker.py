@@ -86,12 +86,13 @@ def test_a_broker_killed_between_commit_and_confirm_loses_and_duplicates_nothing
 def test_killing_all_processes_at_once_loses_no_job(embedding: Project):
     """Supervisor, template, housekeeper, workers and broker: running jobs run again after a lease, waiting ones run once."""
     supervised = Supervised(embedding)
-    embedding.push_many([("nap", (1.0, f"{n}"), {}) for n in range(6)])
+    embedding.push_many([("held", (f"{n}",), {}) for n in range(6)])
     until(lambda: sum(line.startswith("start") for line in embedding.ledger()) == 2)
     for pid in (supervised.pid, *supervised.children()):
         with contextlib.suppress(ProcessLookupError):
             kill(pid)
     supervised.process.wait()
+    (embedding.root / "go").touch()
     supervised = Supervised(embedding)
     embedding.until_noted(*[f"end {n}" for n in range(6)])
     embedding.until_empty()

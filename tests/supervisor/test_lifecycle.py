@@ -13,17 +13,8 @@ import pytest
 from jobs_core.scoreboard.writer import start_ticks
 from jobs_core.supervisor.pidfile import running
 
-from ..support.project import TASKS, Project, until
+from ..support.project import Project, until
 from ..support.supervised import Supervised, gone
-
-HELD = """
-@job
-def held(text: str):
-    record("held", text)
-    while not (Path(__file__).parent / "go").exists():
-        time.sleep(0.01)
-    record("end", text)
-"""
 
 
 def test_start_runs_jobs_and_stop_ends_everything(project: Project):
@@ -43,16 +34,15 @@ def test_start_runs_jobs_and_stop_ends_everything(project: Project):
 
 
 def test_stop_waits_for_running_jobs_names_them_and_releases_the_rest(project: Project):
-    (project.root / "tasks.py").write_text(TASKS + HELD)
     supervised = Supervised(project)
     project.push_many([("held", (f"n{number}",), {}) for number in range(3)])
-    project.until_noted("held n0")
+    until(lambda: any(line.startswith("start n0") for line in project.ledger()))
     stop = project.start("stop")
     stop.until_said("waiting for 1 worker busy: tasks.held")
     (project.root / "go").touch()
     assert stop.wait() == 0
     assert supervised.process.wait() == 0
-    assert project.ledger() == ["held n0", "end n0"]
+    assert [line.split()[:2] for line in project.ledger()] == [["start", "n0"], ["end", "n0"]]
     supervised = Supervised(project)
     project.until_noted("end n1", "end n2")
     assert len(project.ledger()) == 6, "nothing ran twice"

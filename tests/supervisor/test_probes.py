@@ -21,6 +21,7 @@ from jobs_core.scoreboard.state import PoolState, TopicState
 from jobs_core.scoreboard.writer import start_ticks
 from jobs_core.supervisor.http import server
 from jobs_core.supervisor.http.server import ListenError
+from jobs_core.testing.services import free_port
 
 from ..support.board import FakeBoard
 from ..support.project import PATIENCE
@@ -89,11 +90,6 @@ def take_apart(answer):
     head, _, body = answer.partition("\r\n\r\n")
     lines = head.split("\r\n")
     return int(lines[0].split()[1]), body, dict(line.split(": ", 1) for line in lines[1:])
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
 
 
 # -- responses ----------------------------------------------------------------------------------
@@ -245,7 +241,8 @@ def test_slow_clients_keep_no_other_client_out_and_are_dropped(board, start):
     dawdlers = [connect(where) for _ in range(server.MOST_CONNECTIONS + 10)]
     try:
         for dawdler in dawdlers[10:]:
-            dawdler.sendall(b"GET /livez HT")
+            with contextlib.suppress(OSError):  # on a slow machine, its time may be over
+                dawdler.sendall(b"GET /livez HT")
         assert get(where, "/livez")[0] == 200
         assert dawdlers[0].recv(1) == b""  # the oldest connection was dropped for the newest
         assert dawdlers[-1].recv(1) == b""  # and no client may take longer than 5 s

@@ -8,6 +8,7 @@ import signal
 import msgspec
 import pytest
 
+from jobs_core.scoreboard.state import Board, PoolState
 from jobs_core.scoreboard.writer import start_ticks
 
 from ..support.project import TASKS, Project, until
@@ -61,7 +62,7 @@ def test_a_killed_worker_is_back_and_its_job_runs_again(tasks: Project):
     supervised.until_serving(2)
     assert supervised.pids() != before
     tasks.until_noted("end long")
-    crashes = supervised.board().supervisor.crashes  # type: ignore[union-attr]
+    crashes = supervised.until(lambda board: board.supervisor and board.supervisor.crashes)
     assert [(crash.pid, crash.signal) for crash in crashes] == [(first, "SIGKILL")]
     assert job_id in crashes[0].jobs[0]
     supervised.stop()
@@ -114,7 +115,7 @@ def test_a_job_that_ends_its_worker_is_charged_whatever_the_exit_code(project: P
     supervised = Supervised(project)
     project.push_many([(name, (), {}) for name in ENDS])
     project.until_noted(*[f"crashed tasks.{name}" for name in ENDS])
-    assert len(supervised.board().supervisor.crashes) == len(ENDS)  # type: ignore[union-attr]
+    supervised.until(lambda board: board.supervisor and len(board.supervisor.crashes) == len(ENDS))
     assert supervised.stop() == 0
 
 
@@ -222,11 +223,15 @@ def test_workers_that_cannot_boot_back_off_and_report_the_reason(tasks: Project)
     supervised = Supervised(tasks)
     (tasks.root / "tasks.py").write_text("raise RuntimeError('no licence')\n")
     kill(next(iter(supervised.pids())))
-    supervised.until(lambda board: board.supervisor and board.supervisor.pools[0].failures >= 3)
-    pool = supervised.board().supervisor.pools[0]  # type: ignore[union-attr]
+
+    def waits(board: Board) -> PoolState | None:
+        """Return the pool, if it has failed three times and waits for its next try."""
+        pool = board.supervisor.pools[0] if board.supervisor else None
+        return pool if pool and pool.failures >= 3 and pool.next_start > 0 else None
+
+    pool = supervised.until(waits)
     assert pool.cannot_boot
     assert "no licence" in pool.last_error
-    assert pool.next_start > 0
     (tasks.root / "tasks.py").write_text(TASKS)
     supervised.until_serving(1)
     tasks.push("note", "well")

@@ -10,6 +10,10 @@ import textwrap
 
 import pytest
 
+from jobs_core.cli import stack as command
+
+from ..support.project import PATIENCE
+
 HEAD = """
 import os, signal, sys, time
 from pathlib import Path
@@ -36,14 +40,19 @@ def process(project):
     return start
 
 
+@pytest.fixture
+def patient(monkeypatch):
+    """Let processes answer as late as they come to run on a busy machine."""
+    monkeypatch.setattr(command, "PATIENCE", PATIENCE)
+
+
 def stack(project, pid, code=0):
-    done = project.run("stack", str(pid))
-    assert done.returncode == code, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout + done.stderr
+    text = project.here("stack", str(pid), code=code)
+    assert "Traceback" not in text
+    return text
 
 
-def test_threads_are_shown_by_name(project, process):
+def test_threads_are_shown_by_name(project, process, patient):
     lone = process(
         """
         import threading
@@ -66,7 +75,7 @@ def test_threads_are_shown_by_name(project, process):
     assert "did not answer" not in text
 
 
-def test_tasks_are_counted_by_stack_the_most_frequent_first(project, process):
+def test_tasks_are_counted_by_stack_the_most_frequent_first(project, process, patient):
     lone = process(
         """
         import asyncio
@@ -92,7 +101,7 @@ def test_tasks_are_counted_by_stack_the_most_frequent_first(project, process):
     assert [line.rpartition(" in ")[2] for line in group.splitlines()] == ["sleep", "fetch", "many"]
 
 
-def test_the_task_that_blocks_the_loop_is_named(project, process):
+def test_the_task_that_blocks_the_loop_is_named(project, process, patient):
     lone = process(
         """
         import asyncio
@@ -120,7 +129,7 @@ def test_a_main_thread_that_hangs_in_c_is_still_shown_and_marked_as_not_answerin
     assert "The main thread did not answer within 1 s" in text
 
 
-def test_two_looks_show_each_its_own(project, process):
+def test_two_looks_show_each_its_own(project, process, patient):
     lone = process('print("ready", flush=True)\ntime.sleep(600)')
     first, second = stack(project, lone.pid), stack(project, lone.pid)
     assert first.count("MainThread") == second.count("MainThread") == 1

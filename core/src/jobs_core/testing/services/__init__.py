@@ -6,7 +6,9 @@ build means that it has run. Each kind of server has a module in this package.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -19,6 +21,10 @@ from typing import NoReturn
 
 PATIENCE = 240.0
 """Longest time that a server or its command may take, in seconds; a machine with many other processes takes minutes."""
+
+
+_GIVEN = Path("/proc/sys/net/ipv4/ip_local_port_range")
+_FIRST = 10_000
 
 
 def program(name: str, package: str) -> str:
@@ -35,11 +41,20 @@ def program(name: str, package: str) -> str:
 
 
 def free_port() -> int:
-    """Return a port of loopback on which no process is listening at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a port of loopback on which no process is listening at the moment.
+
+    Where the system tells which ports it gives to connections, it is none of those: one of these may be gone before a server
+    has started.
+    """
+    try:
+        end = int(_GIVEN.read_text().split()[0])
+    except OSError:
+        end = 0
+    while True:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", _FIRST + secrets.randbelow(end - _FIRST) if end > 2 * _FIRST else 0))
+            port: int = probe.getsockname()[1]
+            return port
 
 
 def until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
