@@ -10,7 +10,7 @@ TRANSPORT := $(addprefix plugins/rabbitmq_backend/tests/test_,transport.py frame
     $(addprefix plugins/redis_backend/tests/test_,transport.py protocol.py) tests/supervisor/test_probes.py tests/supervisor/test_metrics.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo announce test test-all test-python transport transport-all django-matrix check format lint types imports unit contract faults chaos torture redis-versions postgres-versions contract-rabbitmq contract-pgbouncer plans contract-zeromq bench bench-web bench-turns bench-peers docs site image-steps dist release-check pins clean
+.PHONY: help demo announce test test-all test-python transport transport-all django-matrix check format lint types imports unit contract faults chaos torture redis-versions postgres-versions contract-rabbitmq contract-pgbouncer plans contract-zeromq bench bench-all bench-web bench-turns bench-peers docs site image-steps dist release-check pins clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -104,13 +104,16 @@ contract-zeromq: $(VENV)/ready ## run the contract on ZeroMQ brokers of every ki
 bench: $(VENV)/ready ## measure; print a table, and write JSON to bench/results/
 	$(BIN)/python -m bench
 
+bench-all: $(VENV)/ready ## measure all that docs/benchmarks.md shows of one session, and write it there; an hour; PARTS="ours redis"
+	$(BIN)/python -m bench.everything $(PARTS)
+
 bench-web: $(VENV)/ready ## measure the dashboard and its API with a million jobs, on every backend that keeps so many; takes minutes
 	$(BIN)/python -m bench.web
 
 bench-turns: $(VENV)/ready ## measure another checkout and this one in turn, on every backend: BEFORE=../before
 	$(BIN)/python -m bench.turns $(BEFORE)
 
-bench-peers: $(VENV)/ready ## measure Celery, RQ, Procrastinate and others beside ours; writes docs/benchmarks.md
+bench-peers: $(VENV)/ready ## measure Celery, RQ, Procrastinate and others beside ours; writes their tables of docs/benchmarks.md
 	$(BIN)/python -m bench.peers
 
 docs: $(VENV)/ready ## write the reference pages from the code

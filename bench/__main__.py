@@ -1,43 +1,58 @@
-"""Run scenarios in turn, print medians beside their goals, keep JSON: `python -m bench [SCENARIO ...] [--rounds N]`."""
+"""Run scenarios in turn, print medians beside their goals, keep JSON: `python -m bench [SCENARIO ...] [--rounds N] [--keep]`.
+
+The JSON is a file of its own in bench/results/; with `--keep`, that of the repository, which docs/benchmarks.md shows.
+"""
 
 from __future__ import annotations
 
 import argparse
 import datetime
 import json
-import platform
-import sqlite3
+import os
 from pathlib import Path
+from typing import Any
 
-from jobs_core import __version__
 from jobs_core.cli import output
 
-from . import one_worker, rabbitmq, redis, supervisor, zeromq
+from . import kept, page
+from .goals import GOALS, PART_OF, PARTS, SCENARIOS, met
 from .support import median
 
-MODULES = [one_worker, rabbitmq, redis, supervisor, zeromq]
-SCENARIOS = {name: scenario for module in MODULES for name, scenario in module.SCENARIOS.items()}
-GOALS = {what: goal for module in MODULES for what, goal in module.GOALS.items()}
 RESULTS = Path(__file__).parent / "results"
+
+Figures = dict[str, dict[str, list[float]]]
+"""By part and name, a figure a round."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=f"of {', '.join(SCENARIOS)} (default: all)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each, interleaved (default 5)")
+    parser.add_argument("--keep", action="store_true", help="keep the figures for docs/benchmarks.md, and write them there")
     options = parser.parse_args()
     unknown = set(options.scenarios) - set(SCENARIOS)
     if unknown:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(SCENARIOS)}")
     names = options.scenarios or list(SCENARIOS)
-    figures: dict[str, list[float]] = {}
+    parts = {PART_OF[name] for name in names}
+    if options.keep and (missing := [name for name, part in PART_OF.items() if part in parts and name not in names]):
+        parser.error(f"--keep replaces whole parts of the page; add {', '.join(missing)}")
+    machine = kept.machine()
+    figures: Figures = {part: {} for part in PARTS}
     for _ in range(options.rounds):
         for name in names:
             for what, value in SCENARIOS[name]().items():
-                figures.setdefault(what, []).append(value)
-    rows = [_row(what, values) for what, values in figures.items()]
+                figures[PART_OF[name]].setdefault(what, []).append(value)
+    rows = [_row(what, values) for part in figures.values() for what, values in part.items()]
     output.table(["what", "median", "min", "max", "goal", ""], rows, plain=False)
-    _keep(figures)
+    machine["load after"] = os.getloadavg()[0]
+    found = {part: {"machine": machine, "figures": values} for part, values in figures.items() if values}
+    if options.keep:
+        all_parts = kept.load("ours") | found
+        kept.save("ours", {part: all_parts[part] for part in PARTS if part in all_parts})
+        page.write()
+    else:
+        _note(found)
 
 
 def _row(what: str, values: list[float]) -> tuple[str, ...]:
@@ -46,7 +61,7 @@ def _row(what: str, values: list[float]) -> tuple[str, ...]:
     if what in GOALS:
         sign, bound = GOALS[what]
         goal = f"{sign} {_number(bound)}"
-        verdict = "met" if (middle <= bound if sign == "≤" else middle >= bound) else "MISSED"
+        verdict = "met" if met(GOALS[what], middle) else "MISSED"
     return what, _number(middle), _number(min(values)), _number(max(values)), goal, verdict
 
 
@@ -54,17 +69,9 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:,.2f}"
 
 
-def _keep(figures: dict[str, list[float]]) -> None:
+def _note(record: dict[str, Any]) -> None:
     RESULTS.mkdir(exist_ok=True)
-    now = datetime.datetime.now(datetime.timezone.utc)
-    record = {
-        "at": now.isoformat(timespec="seconds"),
-        "jobs_core": __version__,
-        "python": platform.python_version(),
-        "sqlite": sqlite3.sqlite_version,
-        "figures": {what: {"median": median(values), "rounds": values} for what, values in figures.items()},
-    }
-    path = RESULTS / f"{now:%Y%m%d-%H%M%S}.json"
+    path = RESULTS / f"{datetime.datetime.now(datetime.timezone.utc):%Y%m%d-%H%M%S}.json"
     path.write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"kept in {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
 

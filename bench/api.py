@@ -1,10 +1,12 @@
-"""Measure the HTTP API: `python -m bench.api [URL]`. One server process with uvicorn, one client process, on this machine.
+"""Measure the HTTP API: `python -m bench.api [URL] [--keep]`. One server process with uvicorn, one client, on this machine.
 
 Prints jobs a second, enqueued one by one over several connections, and as NDJSON. The backend is SQLite, or that of the URL.
+With `--keep`, docs/benchmarks.md shows the figures.
 """
 
 from __future__ import annotations
 
+import argparse
 import http.client
 import json
 import os
@@ -15,6 +17,8 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+
+from . import kept, page
 
 CONNECTIONS = 8
 SECONDS = 5.0
@@ -94,8 +98,24 @@ def cpu_of(pid: int) -> float:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.api", description=__doc__)
+    parser.add_argument("url", nargs="?", metavar="URL", help="of the backend (default: SQLite in a temporary directory)")
+    parser.add_argument("--keep", action="store_true", help="keep the figures for docs/benchmarks.md, and write them there")
+    options = parser.parse_args()
+    machine, columns = kept.machine(), _measured(options.url)
+    print(page.columns("enqueue", columns))
+    if options.keep:
+        shown = [{"title": "enqueue", "columns": columns}]
+        kept.save("api", {"machine": machine | {"load after": os.getloadavg()[0]}, "tables": shown})
+        page.write()
+
+
+def _measured(backend: str | None) -> dict[str, dict[str, str]]:
+    """Return two columns: rates, and CPU time."""
+    rates: dict[str, str] = {}
+    costs: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as directory:
-        url = sys.argv[1] if len(sys.argv) > 1 else f"sqlite:///{directory}/jobs.db"
+        url = backend or f"sqlite:///{directory}/jobs.db"
         (Path(directory) / "server.py").write_text(SERVER)
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
@@ -115,11 +135,11 @@ def main() -> None:
             ):
                 before, rate = cpu_of(server.pid), measure()
                 spent = (cpu_of(server.pid) - before) / (rate * SECONDS) * 1e6
-                print(f"{what}: {rate:,.0f}/s; {spent:,.0f} µs of CPU time of the server a job")
-            print(f"load of this machine: {os.getloadavg()[0]:.1f}")
+                rates[what], costs[what] = f"{rate:,.0f}", f"{spent:,.0f}"
         finally:
             server.terminate()
             server.wait()
+    return {"jobs a second": rates, "CPU time of the server a job, µs": costs}
 
 
 if __name__ == "__main__":

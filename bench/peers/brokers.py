@@ -6,6 +6,8 @@ import atexit
 import contextlib
 import functools
 import itertools
+import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -37,15 +39,32 @@ def redis(directory: Path) -> Iterator[Running]:
 
 @contextlib.contextmanager
 def rabbitmq(directory: Path) -> Iterator[Running]:
-    """Run a RabbitMQ node with its defaults; its boot of five seconds is not measured."""
-    with RabbitMQNode(directory) as node:
-        yield Running(node.url("%2F"), directory)
+    """Make a virtual host on the node that all measurements of this process share, and delete it in the end."""
+    with _first:
+        node = _rabbitmq()
+    vhost = node.make_vhost()
+    try:
+        yield Running(node.url(vhost), node.directory)
+    finally:
+        node.control("delete_vhost", vhost)
+
+
+@functools.cache
+def _rabbitmq() -> RabbitMQNode:
+    """Start a node with its defaults."""
+    directory = tempfile.TemporaryDirectory(prefix="jobs-broker-")
+    node = RabbitMQNode(Path(directory.name))
+    atexit.register(directory.cleanup)
+    atexit.register(node.close)  # before that
+    node.start()
+    return node
 
 
 @contextlib.contextmanager
 def postgres(directory: Path) -> Iterator[Running]:
     """Make a database on the server that all measurements of this process share, and drop it in the end."""
-    server = _postgres()
+    with _first:
+        server = _postgres()
     database = f"bench{next(_numbers)}"
     with psycopg.connect(server.url, autocommit=True) as connection:
         connection.execute("SELECT pg_stat_statements_reset()")
@@ -73,5 +92,7 @@ def _postgres() -> PostgresServer:
 
 
 _numbers = itertools.count()
+_first = threading.Lock()
+"""Held while a shared server starts."""
 
 BROKERS: dict[str, Broker] = {"redis": redis, "rabbitmq": rabbitmq, "postgres": postgres}

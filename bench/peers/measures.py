@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from collections import Counter
 
@@ -28,7 +29,7 @@ def drain(peer: Peer) -> dict[str, float]:
         _until(made, 1, START)
         first, cpu, already = time.perf_counter(), made.cpu(), made.count()
         _until(made, peer.drain + 1, 10.0)  # and the one that connected the producer
-        jobs, seconds = peer.drain + 1 - already, time.perf_counter() - first
+        jobs, seconds = max(1, peer.drain + 1 - already), time.perf_counter() - first
         return {"jobs/s": jobs / seconds, CPU: (made.cpu() - cpu) / jobs * 1e6}
 
 
@@ -46,8 +47,8 @@ def enqueue(peer: Peer) -> dict[str, float]:
 
 
 def latency(peer: Peer) -> dict[str, float]:
-    """Measure the time from the enqueueing call to the job's first line with idle workers, and the cost of idling."""
-    count = 300
+    """Measure the time from the enqueueing call to the job's first line, with a producer that is warm and idle workers."""
+    count = 200
     with run(peer) as made:
         made.start()
         made.produce("push", 20)  # lazy imports are done
@@ -55,11 +56,7 @@ def latency(peer: Peer) -> dict[str, float]:
         made.produce("stamp", count)
         _until(made, 21 + 1 + count, 10.0)
         delays = [float(delay) * 1e3 for delay in made.records()[-count:] if "." in delay]
-        return {
-            "p50, ms": percentile(delays, 0.50),
-            "p99, ms": percentile(delays, 0.99),
-            "idle memory, MB": made.memory(),
-        }
+        return {"p50, ms": percentile(delays, 0.50), "p99, ms": percentile(delays, 0.99)}
 
 
 def many(peer: Peer) -> dict[str, float]:
@@ -78,32 +75,56 @@ def many(peer: Peer) -> dict[str, float]:
 
 
 def kill(peer: Peer) -> dict[str, float]:
-    """Kill the whole worker set three times during 2,000 jobs of 5 ms, and restart it at once each time."""
-    count, patience = 2000, 40.0
+    """Kill the whole worker set three times during 2,000 jobs of 5 ms, and restart it at once each time.
+
+    What the dead had taken comes back after the peer's own timeouts. While one peer waits for that, others may be killed.
+    """
+    count = 2000
     with run(peer) as made:
-        made.produce("work", count)
-        made.start()
-        for share in (0.2, 0.4, 0.6):
-            _until(made, round(share * count), START)
-            made.kill()
+        with _killing:
+            made.produce("work", count)
             made.start()
-        end = time.perf_counter() + patience
-        while len(set(made.records())) < count + 1 and time.perf_counter() < end:  # includes the connecting no-op
+            for share in (0.2, 0.4, 0.6):
+                _until(made, round(share * count), START)
+                made.kill()
+                made.start()
+            begin = time.perf_counter()
+            made.until(round(0.7 * count), START)  # the last worker set works
+        wanted = count + 1  # and the no-op that connected the producer
+        while (done := len({*made.records()})) < wanted and time.perf_counter() - begin < peer.patience:
             time.sleep(0.1)
+        waited = time.perf_counter() - begin
         time.sleep(1.0)  # jobs that run twice may come last
         times = Counter(record for record in made.records() if record != "-1")
-        return {"not run": count - len(times), "run twice or more": sum(n > 1 for n in times.values())}
+        figures = {"not run": count - len(times), "run twice or more": sum(n > 1 for n in times.values())}
+        return figures | ({"s from the last kill to the last job": waited} if done == wanted else {})
+
+
+_killing = threading.Lock()
 
 
 def cold(peer: Peer) -> dict[str, float]:
-    """Measure a process that imports the jobs, enqueues one and ends, as a cron job does; the first is not counted."""
-    rounds = 5
+    """Measure a process that imports the jobs, enqueues one and ends, as a cron job does, with idle workers."""
     with run(peer) as made:
-        made.enqueue_cold(peer.cold)  # writes the bytecode
-        found = [made.enqueue_cold(peer.cold) for _ in range(rounds)]
-        bare = [made.enqueue_cold("") for _ in range(rounds)]
-    cpu, seconds = (percentile([figures[place] * 1e3 for figures in found], 0.5) for place in (0, 1))
-    return {"CPU time, ms": cpu, "ms": seconds, "Python itself, CPU ms": percentile([cpu * 1e3 for cpu, _ in bare], 0.5)}
+        made.start()
+        made.once()  # writes the bytecode, and waits for the workers; not counted
+        found = [made.once() for _ in range(7)]
+        middle = [percentile([each[place] * 1e3 for each in found], 0.5) for place in range(3)]
+    return dict(zip(("from its start, ms", "from the call, ms", "CPU time of the process, ms"), middle, strict=True))
+
+
+def memory(peer: Peer) -> dict[str, float]:
+    """Measure the memory of the whole worker set: idle after a few jobs, and idle after a drain."""
+    with run(peer) as made:
+        made.start()
+        made.produce("push", 20)
+        _until(made, 21, START)
+        time.sleep(2.0)
+        figures = {"processes": float(len(made.processes())), "idle, MB": made.memory()}
+        made.produce("bulk", peer.drain)
+        _until(made, 21 + 1 + peer.drain, 10.0)
+        time.sleep(1.0)
+        return figures | {"after a drain, MB": made.memory()}
 
 
 def group(peer: Peer) -> dict[str, float]:
@@ -180,8 +201,8 @@ def rate(peer: Peer) -> dict[str, float]:
 
 
 def idle(peer: Peer) -> dict[str, float]:
-    """Measure what a worker set costs in 20 seconds in which it has nothing to do: at the server, and CPU of both."""
-    seconds = 20.0
+    """Measure what a worker set costs in 10 seconds in which it has nothing to do: at the server, and CPU of both."""
+    seconds = 10.0
     statements = """
         SELECT (SELECT coalesce(sum(calls), 0)::float FROM pg_stat_statements(false) WHERE toplevel AND dbid = d.oid),
                (SELECT (xact_commit + xact_rollback)::float FROM pg_stat_database WHERE datid = d.oid)
@@ -190,7 +211,7 @@ def idle(peer: Peer) -> dict[str, float]:
         made.start()
         made.produce("push", 20)
         _until(made, 21, START)
-        time.sleep(5.0)  # they have settled down
+        time.sleep(3.0)  # they have settled down
         name = [made.broker.rpartition("/")[2]]
         before, cpu, begin = looking.execute(statements, name).fetchone() or (), made.cpu(), time.perf_counter()
         time.sleep(seconds)
@@ -228,8 +249,9 @@ MEASURES: dict[str, Measure] = {
     "enqueue": enqueue,
     "latency": latency,
     "many": many,
-    "kill": kill,
     "cold": cold,
+    "memory": memory,
+    "kill": kill,
     "group": group,
     "results": results,
     "limit": limit,
@@ -237,5 +259,14 @@ MEASURES: dict[str, Measure] = {
     "idle": idle,
     "commits": commits,
 }
-ROUNDS = {"many": 1, "kill": 1, "rate": 1}
-"""Rounds of the slow measurements; the others have three."""
+ROUNDS = dict.fromkeys(("cold", "memory", "kill", "many", "group", "results", "limit", "rate", "idle", "commits"), 1) | {
+    "latency": 2
+}
+"""Rounds of the measurements that are slow, or have rounds of their own; the others have three."""
+SECONDS = {
+    "drain": 8, "enqueue": 4, "latency": 6, "cold": 8, "memory": 8, "kill": 12, "many": 20, "group": 25, "results": 25,
+    "limit": 20, "rate": 12, "idle": 17, "commits": 25,
+}  # fmt: skip
+"""About how long a row takes, all included: to tell beforehand."""
+TOGETHER = {"kill": 8}
+"""Peers that may run at once, most of which only wait."""

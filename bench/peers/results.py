@@ -1,45 +1,48 @@
-"""The measured figures, kept by broker and measure in bench/results/peers.json, so that a long run may be done in pieces."""
+"""The measured figures, by measure, in a file of bench/measured/ for each broker, so that a long run may be done in pieces."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+from .. import kept
 from .peers import Peer
 from .venvs import versions
 
-FILE = Path(__file__).parents[1] / "results" / "peers.json"
 
-
-def load() -> dict[str, Any]:
-    return json.loads(FILE.read_text()) if FILE.exists() else {}
-
-
-def _save(kept: dict[str, Any]) -> None:
-    FILE.parent.mkdir(exist_ok=True)
-    FILE.write_text(json.dumps(kept, indent=1) + "\n")
+def load(broker: str) -> dict[str, Any]:
+    return kept.load(f"peers-{broker}")
 
 
 def begin(measure: str, peers: Sequence[Peer], *, forget: bool) -> None:
-    """Record the versions, and drop the figures of earlier runs for these measures."""
-    kept = load()
-    for peer in peers:
-        of_broker = kept.setdefault(peer.broker, {})
+    """Record machine and versions, and drop the figures of earlier runs for this measure."""
+    for broker in dict.fromkeys(peer.broker for peer in peers):
+        record = load(broker)
+        record["broker"] = broker
+        record["machine"] = {**kept.machine(), **({} if forget else record.get("machine", {}))}
         if forget:
-            of_broker.setdefault(measure, {}).pop(peer.name, None)
-        of_broker.setdefault("versions", {})[peer.packages[0] if peer.packages else "jobs"] = versions(peer)
-    _save(kept)
+            record[measure] = {}
+        found = record.setdefault("versions", {})
+        for peer in peers:
+            name = peer.packages[0] if peer.packages else "jobs"
+            if peer.broker == broker and name not in found:
+                found[name] = versions(peer)
+        kept.save(f"peers-{broker}", record)
 
 
-def add(measure: str, peer: Peer, figures: dict[str, float], begun: float = 0.0) -> None:
-    """Keep the figures of the round that was begun at this time, and how busy the machine was."""
-    kept = load()
-    rows = kept.setdefault(peer.broker, {}).setdefault(measure, {})
-    row = rows.setdefault(peer.name, {"settings": peer.settings or next(iter(peer.workers), ""), "figures": {}})
+def add(measure: str, peer: Peer, figures: dict[str, float], begun: float, seconds: float) -> None:
+    """Keep the figures of the round that was begun at this time, how busy the machine was, and the seconds that it all took."""
+    record = load(peer.broker)
+    record["machine"]["load after"] = os.getloadavg()[0]
+    rows = record.setdefault(measure, {})
+    settings = peer.producing if measure in PRODUCING else peer.settings
+    row = rows.setdefault(peer.name, {"settings": settings, "figures": {}, "rounds": []})
     for what, value in figures.items():
         row["figures"].setdefault(what, []).append(value)
-    row.setdefault("rounds", []).append({"begun": begun, "load": os.getloadavg()[0]})
-    _save(kept)
+    row["rounds"].append({"begun": round(begun), "load": os.getloadavg()[0], "seconds": seconds})
+    kept.save(f"peers-{peer.broker}", record)
+
+
+PRODUCING = ("enqueue",)
+"""Measures of producers."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import resource
 import shlex
@@ -12,13 +13,24 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from .brokers import BROKERS, Running
 from .peers import RATE, Peer
-from .venvs import environment, fresh
+from .venvs import environment
 
 RECORD = 24
 ADAPTERS = Path(__file__).parent / "adapters"
+
+
+class Once(NamedTuple):
+    """Seconds of a process that enqueues one job."""
+
+    from_process: float
+    """From the start of the process to that of the job."""
+    from_call: float
+    """From the enqueueing call to the start of the job."""
+    cpu: float
 
 
 class PeerRun:
@@ -29,12 +41,16 @@ class PeerRun:
         self.producer_cpu = 0.0
         """CPU seconds of the last producer, without the start of its process."""
         self.ledger = directory / "ledger"
-        self.programs = environment(peer)
         self.workers: list[subprocess.Popen[bytes]] = []
         limits = f'[limits.ten]\nconcurrency = 10\n[limits.rate]\nrate = "{RATE}/s"\n' if peer.broker == "redis" else ""
         (directory / "jobs.toml").write_text(f'backend = "{self.broker}"\nmodules = ["jobs_app"]\n{limits}')
         for command in peer.setup:
             subprocess.run(self._words(command), cwd=directory, env=self.environment, capture_output=True, check=True)
+
+    @functools.cached_property
+    def programs(self) -> Path:
+        """The directory of the peer's programs."""
+        return environment(self.peer)
 
     @property
     def server(self) -> str:
@@ -53,7 +69,7 @@ class PeerRun:
         }
 
     def _words(self, command: str) -> list[str]:
-        return shlex.split(command.format(broker=self.broker))
+        return shlex.split(command.format(broker=self.broker, adapters=ADAPTERS))
 
     # -- producers -------------------------------------------------------------------------------
 
@@ -109,14 +125,20 @@ class PeerRun:
             producer.kill()
             producer.wait()
 
-    def enqueue_cold(self, code: str) -> tuple[float, float]:
-        """Run Python code in a new process; return its CPU seconds and its seconds."""
+    def once(self) -> Once:
+        """Enqueue one job in a new process, and wait for its start."""
         environment = {name: value for name, value in self.environment.items() if name != "PYTHONDONTWRITEBYTECODE"}
-        before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-        subprocess.run([fresh(self.peer) / "python", "-c", code], cwd=self.directory, env=environment, timeout=60, check=True)
-        seconds, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
+        already, before, begin = self.count(), resource.getrusage(resource.RUSAGE_CHILDREN), time.time()
+        done = subprocess.run(
+            [self.programs / "python", "-m", "once", self.peer.adapter],
+            cwd=self.directory, env=environment, capture_output=True, text=True, timeout=60, check=True,
+        )  # fmt: skip
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        if not self.until(already + 1, 30.0):
+            raise RuntimeError(f"{self.peer.name} did not run the job:\n{self.log()}")
+        started = float(self.records()[-1])
         cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        return cpu, seconds
+        return Once(started - begin, started - float(done.stdout.split()[-1]), cpu)
 
     # -- workers ---------------------------------------------------------------------------------
 

@@ -16,6 +16,8 @@ OURS = {
     "rabbitmq": ("jobs-rabbitmq", "pika"),
     "postgres": ("jobs-postgres", "psycopg", "psycopg-binary"),
 }
+OURS_MORE = {"postgres": ("psycopg[binary]",)}
+"""What we install beside our own packages, as our documentation says."""
 PYTHONS = {"postgres": "3.12"}
 """Where a peer needs a newer Python than that of this process, all peers of its broker and we run on it."""
 
@@ -24,10 +26,8 @@ def environment(peer: Peer) -> Path:
     """Return the directory of the peer's programs."""
     if peer.packages:
         return _made(peer, peer.packages[0].partition("[")[0], peer.packages)
-    if peer.broker in PYTHONS:
-        ours = (str(ROOT / "core"), str(ROOT / "plugins" / f"{peer.broker}_backend"))
-        return _made(peer, f"jobs-{peer.broker}", ("psycopg[binary]", *(f"--editable={path}" for path in ours)))
-    return Path(sys.executable).parent
+    ours = (f"--editable={ROOT / 'core'}", f"--editable={ROOT / 'plugins' / f'{peer.broker}_backend'}")
+    return _made(peer, f"jobs-{peer.broker}", (*OURS_MORE.get(peer.broker, ()), *ours))
 
 
 def _made(peer: Peer, name: str, packages: tuple[str, ...]) -> Path:
@@ -49,19 +49,6 @@ def _python(broker: str) -> str:
     if found.returncode:
         raise RuntimeError(f"the measurements on {broker} need Python {PYTHONS[broker]}")
     return found.stdout.strip()
-
-
-def fresh(peer: Peer) -> Path:
-    """Return what `environment` does, but for us one in which only our packages are, as only a peer's are in its own."""
-    if peer.packages:
-        return environment(peer)
-    directory = CACHE / "jobs"
-    if not (directory / "ready").exists():
-        subprocess.run([sys.executable, "-m", "venv", directory], check=True)
-        install = [directory / "bin" / "python", "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
-        subprocess.run([*install, "-e", ROOT / "core", "-e", ROOT / "plugins" / "redis_backend"], check=True)
-        (directory / "ready").touch()
-    return directory / "bin"
 
 
 def versions(peer: Peer) -> list[str]:

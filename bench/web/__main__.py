@@ -1,7 +1,8 @@
-"""Measure `jobsctl web` on a store with a million ready jobs: `python -m bench.web [BACKEND ...] [--ready N]`.
+"""Measure `jobsctl web` on a store with a million ready jobs: `python -m bench.web [BACKEND ...] [--ready N] [--keep]`.
 
 Prints tables as docs/benchmarks.md has them: the time of each page, what open pages cost, and the rates of the API. Filling
 takes minutes. Every server is private, and ends with the measurement.
+With `--keep`, docs/benchmarks.md shows what was measured.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from jobs_core import App, set_current_app
 from jobs_core.config_sources import load
 from jobs_web.tokens import hash_of
 
-from .. import api
+from .. import api, kept, page
 from ..support import median
 from . import browsing
 from .browsing import CONFIGURATION, TOKEN, Dashboard
@@ -45,9 +46,6 @@ def measure(name: str, ready: int) -> tuple[Column, Column]:
                 pages = dict(_pages(app, dashboard))
             with Dashboard(app) as dashboard:
                 rest = dict(_rest(dashboard, asked))
-            rest["load average of the machine meanwhile, last minute and last 15"] = "{0:.1f} and {2:.1f}".format(
-                *os.getloadavg()
-            )
         finally:
             set_current_app(None)
             app.close()
@@ -55,11 +53,11 @@ def measure(name: str, ready: int) -> tuple[Column, Column]:
 
 
 def _pages(app: App, dashboard: Dashboard) -> Iterator[tuple[str, str]]:
-    for page, path in browsing.pages_of(app).items():
+    for name, path in browsing.pages_of(app).items():
         visits = browsing.visit(dashboard, path)
         mark = " **missed**" if median(visits.others) > GOAL else ""
-        yield page, f"{visits}{mark}"
-        print(f"  {page}: {visits} ms", flush=True)
+        yield name, f"{visits}{mark}"
+        print(f"  {name}: {visits} ms", flush=True)
 
 
 def _rest(dashboard: Dashboard, asked: Asked | None) -> Iterator[tuple[str, str]]:
@@ -71,22 +69,26 @@ def _rest(dashboard: Dashboard, asked: Asked | None) -> Iterator[tuple[str, str]
     yield f"API, NDJSON, {api.LINES:,} lines a request (goal 3,000)", f"{api.bulk(port, TOKEN, 'shop.ship'):,.0f} /s"
 
 
-def _table(title: str, columns: dict[str, Column]) -> None:
-    print(f"\n| {title} | {' | '.join(columns)} |\n| --- |{' ---: |' * len(columns)}")
-    for row in dict.fromkeys(row for column in columns.values() for row in column):
-        print(f"| {row} | {' | '.join(column.get(row, '–') for column in columns.values())} |")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.web", description=__doc__)
     parser.add_argument("backends", nargs="*", metavar="BACKEND", help=f"of {', '.join(STORES)} (default: all)")
     parser.add_argument("--ready", type=int, default=1_000_000, help="ready jobs (default 1,000,000)")
+    parser.add_argument("--keep", action="store_true", help="keep the figures for docs/benchmarks.md, and write them there")
     options = parser.parse_args()
     if unknown := set(options.backends) - set(STORES):
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(STORES)}")
+    machine = kept.machine()
     found = {name: measure(name, options.ready) for name in options.backends or STORES}
-    _table("page, ms: first / median / longest / CPU", {name: pages for name, (pages, _) in found.items()})
-    _table("what", {name: rest for name, (_, rest) in found.items()})
+    tables: dict[str, dict[str, Column]] = {
+        "page, ms: first / median / longest / CPU": {name: pages for name, (pages, _) in found.items()},
+        "what": {name: rest for name, (_, rest) in found.items()},
+    }
+    for title, columns in tables.items():
+        print(f"\n{page.columns(title, columns)}")
+    if options.keep:
+        shown = [{"title": title, "columns": columns} for title, columns in tables.items()]
+        kept.save("web", {"machine": machine | {"load after": os.getloadavg()[0]}, "tables": shown})
+        page.write()
 
 
 if __name__ == "__main__":

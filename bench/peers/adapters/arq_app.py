@@ -32,6 +32,7 @@ class WorkerSettings:
     redis_settings = RedisSettings.from_dsn(common.BROKER)
     max_jobs = int(os.environ.get("MAX_JOBS", "10"))
     poll_delay = float(os.environ.get("POLL_DELAY", "0.5"))
+    job_timeout = int(os.environ.get("JOB_TIMEOUT", "300"))  # and 10 s later, another worker may have the job
     keep_result = 0
 
 

@@ -7,14 +7,25 @@ import common
 from celery import Celery, chord, group
 
 app = Celery("celery_app", broker=common.BROKER)
+if common.BROKER.startswith("amqp"):
+    transport = {"confirm_publish": "UNCONFIRMED" not in os.environ}
+elif "VISIBILITY" in os.environ:  # what is not acknowledged within so many seconds is delivered again; asked every 5 s
+    transport = {
+        "visibility_timeout": int(os.environ["VISIBILITY"]),
+        "unacked_restore_interval": 5,
+        "unacked_restore_throttle": 1,
+    }
+else:
+    transport = {}
 app.conf.update(
-    broker_transport_options={"confirm_publish": True} if common.BROKER.startswith("amqp") else {},
+    broker_transport_options=transport,
     task_default_queue_type=os.environ.get("QUEUES", "classic"),
     task_ignore_result="RESULTS" not in os.environ,
     result_backend=common.BROKER if "RESULTS" in os.environ else None,
     broker_connection_retry_on_startup=True,
     worker_prefetch_multiplier=int(os.environ.get("PREFETCH", "4")),
     task_acks_late=os.environ.get("LATE") == "1",
+    task_reject_on_worker_lost=os.environ.get("LATE") == "1",
 )
 
 noop = app.task(name="noop")(common.noop)

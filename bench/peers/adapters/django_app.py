@@ -20,7 +20,12 @@ def stamp(n):
     common.stamp(n)
 
 
-JOBS = {"noop": noop, "stamp": stamp}
+@task
+def work(n):
+    common.work(n)
+
+
+JOBS = {"noop": noop, "stamp": stamp, "work": work}
 
 
 def send(name, argument):

@@ -11,7 +11,13 @@ from dramatiq.rate_limits import ConcurrentRateLimiter, WindowRateLimiter
 from dramatiq.rate_limits.backends import RedisBackend
 
 amqp = common.BROKER.startswith("amqp")
-dramatiq.set_broker(RabbitmqBroker(url=common.BROKER, confirm_delivery=True) if amqp else RedisBroker(url=common.BROKER))
+if amqp:
+    broker = RabbitmqBroker(url=common.BROKER, confirm_delivery="UNCONFIRMED" not in os.environ)
+elif "HEARTBEAT" in os.environ:  # milliseconds until a worker without a sign of life is dead; one call in ten looks for such
+    broker = RedisBroker(url=common.BROKER, heartbeat_timeout=int(os.environ["HEARTBEAT"]), maintenance_chance=100_000)
+else:
+    broker = RedisBroker(url=common.BROKER)
+dramatiq.set_broker(broker)
 
 noop = dramatiq.actor(actor_name="noop")(common.noop)
 stamp = dramatiq.actor(actor_name="stamp")(common.stamp)

@@ -1,5 +1,6 @@
 """Oban, the Python package."""
 
+import asyncio
 import contextlib
 
 import common
@@ -20,7 +21,14 @@ class Stamp:
         common.stamp(job.args["n"])
 
 
-JOBS = {"noop": Noop, "stamp": Stamp}
+@worker()
+class Work:
+    async def process(self, job):
+        await asyncio.sleep(0.005)
+        common.record(job.args["n"])
+
+
+JOBS = {"noop": Noop, "stamp": Stamp, "work": Work}
 
 
 @contextlib.asynccontextmanager

@@ -1,5 +1,6 @@
 """PgQueuer, on asyncpg."""
 
+import asyncio
 import contextlib
 
 import asyncpg
@@ -23,6 +24,11 @@ async def main():
     @queuer.entrypoint("stamp")
     async def stamp(job):
         common.stamp(float(job.payload))
+
+    @queuer.entrypoint("work")
+    async def work(job):
+        await asyncio.sleep(0.005)
+        common.record(int(job.payload))
 
     yield queuer
     await connection.close()

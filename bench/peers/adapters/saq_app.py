@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 
 import common
 from saq import Queue
@@ -22,7 +23,16 @@ async def work(ctx, *, n):
     common.record(n)
 
 
-settings = {"queue": queue, "functions": [noop, stamp, work], "concurrency": 10}
+async def nap(ctx, *, n):
+    await asyncio.sleep(1.0)
+    common.record(n)
+
+
+settings = {"queue": queue, "functions": [noop, stamp, work, nap], "concurrency": int(os.environ.get("CONCURRENCY", "10"))}
+options = {"ttl": -1}
+if "JOB_TIMEOUT" in os.environ:  # a job that is active for longer is retried by the next sweep
+    settings["timers"] = {"sweep": 5}
+    options |= {"timeout": int(os.environ["JOB_TIMEOUT"]), "retries": 5}
 
 
 @contextlib.asynccontextmanager
@@ -33,4 +43,4 @@ async def connected():
 
 
 async def send(name, argument):
-    await queue.enqueue(name, n=argument, ttl=-1)
+    await queue.enqueue(name, n=argument, **options)

@@ -1,11 +1,13 @@
 """streaq."""
 
 import asyncio
+import os
 
 import common
 from streaq import Worker
 
-worker = Worker(redis_url=common.BROKER, concurrency=16)
+more = {"idle_timeout": int(os.environ["IDLE_TIMEOUT"])} if "IDLE_TIMEOUT" in os.environ else {}
+worker = Worker(redis_url=common.BROKER, concurrency=16, **more)
 
 
 @worker.task(ttl=0)

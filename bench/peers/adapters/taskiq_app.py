@@ -11,6 +11,7 @@ from taskiq_redis import ListQueueBroker, RedisStreamBroker
 KINDS = {
     "list": ListQueueBroker,
     "stream": RedisStreamBroker,
+    "stream, reclaiming": lambda url: RedisStreamBroker(url, idle_timeout=10_000, unacknowledged_lock_timeout=10),
     "quorum": lambda url: AioPikaBroker(url, qos=200, task_queues=[Queue(type=QueueType.QUORUM)]),
     "classic": lambda url: AioPikaBroker(url, qos=200, task_queues=[Queue(type=QueueType.CLASSIC)]),
 }
