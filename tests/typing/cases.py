@@ -289,6 +289,10 @@ reveal_type(flow.handle.wait(5).total)  # reveals: int
 reveal_type(chain(fetch.call("u"), resize.step(width=200), upload.step()).enqueue().result())  # reveals: float
 chain(charge.call(5), resize.step(width=5))  # error: misc
 chain(resize.step(width=5))  # error: call-overload
+chain(resize.step(width=5), resize.step(width=4)).enqueue()  # error: attr-defined
+chain(fetch.call("u"), group([resize.step(5), chain(resize.step(6), resize.step(7))]), merge.step("x"))
+reveal_type(chain(fetch.call("u"), chain(resize.step(5), upload.step())).enqueue().result())  # reveals: float
+chain(charge.call(5), chain(resize.step(5), upload.step()))  # error: misc
 chain(fetch.call("u"), upload.step(5))  # error: arg-type
 ring.step()  # error: arg-type
 reveal_type(group(fetch.call(p) for p in "abc").then(merge.step("x")).enqueue().result())  # reveals: int

@@ -295,6 +295,24 @@ def test_chains_and_groups_nest(recorder, name):
     assert all(each.startswith("ended ") for each in recorder.waits()[-1][1])
 
 
+def test_a_chain_that_begins_with_a_step_takes_the_result_of_what_precedes_its_group():
+    def plus(number: int, more: int = 0) -> int:
+        return number + more
+
+    def listed(numbers: list[int]) -> list[int]:
+        return numbers
+
+    with as_it_was(), JobsQueue() as queue:
+        add, all_of = job(name="plus", store_result=True)(plus), job(name="listed", store_result=True)(listed)
+        inner = chain(add.step(10), group([add.step(1), add.step(2)]), all_of.step())
+        handles = [
+            chain(add.call(0, 5), group([add.step(1), chain(add.step(2), add.step(3))]), all_of.step()).enqueue(),
+            chain(add.call(0, 5), inner).enqueue(),
+        ]
+        queue.drain()
+        assert [handle.result(5) for handle in handles] == [[6, 10], [16, 17]]
+
+
 def test_a_large_group_waits_by_its_stage_not_by_its_members(recorder):
     group(fetch.call(str(n)) for n in range(1500)).then(merge.step()).enqueue()
     merged = recorder.members[-1]
@@ -556,6 +574,10 @@ MISTAKES: dict[str, tuple[Any, str]] = {
     ),
     "too many": (lambda flow: flow.add(tell.call(), after=[flow.add(tell.call()) for _ in range(1001)]), "1,000 is the most"),
     "step first": (lambda flow: flow.add(chain(resize.step())), "nothing precedes this step"),
+    "step in a group of a chain first": (
+        lambda flow: chain(group([chain(resize.step())])).enqueue(),
+        "nothing precedes this step",
+    ),
     "step in a group first": (lambda flow: flow.add(group([resize.step()])), "nothing precedes this step"),
     "job in a chain": (lambda flow: chain(tell.call(), tell), r"write tell\.call\(\.\.\.\) or tell\.step"),
     "job in a group": (lambda flow: group([tell]), r"write tell\.call"),
@@ -787,7 +809,10 @@ def test_a_key_that_a_half_sent_flow_holds_is_explained(monkeypatch, complete):
             holding.add(group(tell.call(n) for n in range(PART_SIZE)))
         with pytest.raises(DuplicateJob) as error, Flow("second") as flow:
             flow.add(charge.using(unique="{order}").call(7))
-    assert (f"`jobsctl flow cancel {holding.id}` frees the key" in str(error.value)) is not complete
+        with pytest.raises(DuplicateJob) as plain:
+            charge.using(unique=Unique("{order}", conflict="raise")).enqueue(7)
+    for raised in (error, plain):
+        assert (f"`jobsctl flow cancel {holding.id}` frees the key" in str(raised.value)) is not complete
 
 
 def test_a_backend_without_flows_is_named(monkeypatch):

@@ -140,6 +140,8 @@ OPTIONS: Final = _table(
     ("on_done on_dead", Word(_DEFINITION, option='on_done="shop.ship", on_dead="shop.refund"')),
     ("throttle", Word("a unique key that is held for a time drops what comes meanwhile", option='unique=Unique.throttle("10m")')),
     ("debounce", Word("a job that waits is replaced by the next one", option='unique=Unique.debounce("30s", longest="5m")')),
+    ("conflict", Word("it belongs to Unique", option='unique=Unique(conflict="drop")')),
+    ("scope", Word("it belongs to Unique", option='unique=Unique(scope="5m")')),
     ("rate_limit max_rps rate_limiter concurrency_limit max_concurrency limits_concurrency", _RATE),
     ("link depends_on pipe_target then chain", _FOLLOW),
     ("on_success callback success_callback", Word("on_done names the job to enqueue when this one is done", option='on_done="shop.ship"')),

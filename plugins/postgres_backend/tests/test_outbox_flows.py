@@ -324,6 +324,29 @@ def test_what_waits_in_the_outbox_can_be_cancelled(app, postgres_server):
     assert (gone.status(), kept.status(), members[0].status()) == (State.UNKNOWN, State.READY, State.UNKNOWN)
 
 
+def test_commands_find_and_cancel_what_waits_in_the_outbox(project, postgres_server):
+    project.here("outbox", "setup")
+    app = project.app()
+    set_current_app(app)
+    try:
+        with psycopg.connect(postgres_server.url) as connection:
+            one = app.enqueue(note.using(transaction=connection).call("gone"))
+        handle, members = leave(postgres_server, 2)
+        assert "3 jobs in the outbox" in (listed := project.here("flows"))
+        assert "flows among them are not listed until they are carried" in listed
+        assert f"{one.id} cancelled" in project.here("cancel", one.id)
+        assert f"{one.id} is unknown" in project.here("cancel", one.id, code=1)
+        member = project.here("cancel", members[0].id, code=1)
+        assert f"it is a member of flow {handle.id} in the outbox; `jobsctl flow cancel {handle.id}`" in member
+        assert f"{handle.id} deleted from the outbox" in project.here("flow", "cancel", handle.id)
+        assert handle.status() == "unknown"
+        assert "unknown flow" in project.here("flow", "cancel", handle.id, code=1)
+        assert "in the outbox" not in project.here("flows")
+    finally:
+        set_current_app(None)
+        app.close()
+
+
 def test_large_arguments_of_a_job_in_the_outbox_are_not_cleaned_away(tmp_path, postgres_url, postgres_server):
     config = Config(
         backend=f"sqlite:///{tmp_path}/queue.db",

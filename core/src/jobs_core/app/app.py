@@ -21,7 +21,7 @@ from ..plugins import Plugins
 from ..registry import AnyJob, Registry
 from ..runs.running import may_be_in_job
 from ..stamp import Stamp
-from .delivery import Delivery, note_duplicates, note_repeated
+from .delivery import Delivery, note_repeated
 from .envelopes import Envelopes
 from .flow_sending import FlowSending
 from .resources import Resources
@@ -85,7 +85,7 @@ class App(Resources):
         outgoing, handle = envelopes.made(call, stamp)
         conflicts = self.push([outgoing]) if stamp.bare else delivery.deliver((stamp,), [outgoing])
         if conflicts:
-            note_duplicates((handle,), (outgoing,), conflicts)
+            self._delivery.note_duplicates((handle,), (outgoing,), conflicts)
         return handle
 
     def _enqueue_with_hooks(self, call: Call[T]) -> JobHandle[T]:
@@ -103,7 +103,7 @@ class App(Resources):
         outgoing, handle = self._envelopes.made(call, stamp)
         conflicts = self._delivery.deliver((stamp,), [outgoing])
         if conflicts:
-            note_duplicates((handle,), (outgoing,), conflicts)
+            self._delivery.note_duplicates((handle,), (outgoing,), conflicts)
         return handle
 
     def enqueue_many(self, calls: Iterable[Call[T]]) -> list[JobHandle[T]]:
@@ -134,7 +134,7 @@ class App(Resources):
             return []
         conflicts = self._delivery.deliver(stamps, outgoing)
         if conflicts:
-            note_duplicates(handles, outgoing, conflicts)
+            self._delivery.note_duplicates(handles, outgoing, conflicts)
         if any(one.chosen for one in outgoing):
             note_repeated(handles)
         return handles
@@ -171,7 +171,8 @@ class App(Resources):
         with self._delivery.around(**what):
             made = await self._delivery.in_thread(lambda: [self._envelopes.made(call, stamp_of(call.job)) for call in calls])
             outgoing, handles = [one for one, _ in made], [handle for _, handle in made]
-            note_duplicates(handles, outgoing, await enlisted.apush(outgoing, float(self.config.enqueue_timeout)))
+            if conflicts := await enlisted.apush(outgoing, float(self.config.enqueue_timeout)):
+                await self._delivery.in_thread(lambda: self._delivery.note_duplicates(handles, outgoing, conflicts))
         note_repeated(handles)
         return handles
 

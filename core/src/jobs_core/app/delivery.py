@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +10,7 @@ from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 from ..backends.base import Outgoing
-from ..errors import DuplicateJob, JobDefinitionError
+from ..errors import BackendError, DuplicateJob, JobDefinitionError
 from ..handle import JobHandle
 from ..plugins import Implementation, around, obeyed
 from ..stamp import Stamp
@@ -126,22 +127,36 @@ class Delivery:
     def _push_into(self, conflicts: dict[str, str], group: list[Outgoing]) -> None:
         conflicts.update(self._resources.push(group))
 
+    def note_duplicates(
+        self, handles: Sequence[JobHandle[Any]], sent: Sequence[Outgoing], conflicts: Mapping[str, str]
+    ) -> None:
+        """Point the handles of duplicates at the existing jobs; raise DuplicateJob for the first with `conflict="raise"`."""
+        refused: tuple[str, str, str] | None = None
+        for handle, message in zip(handles, sent, strict=True):
+            holder = conflicts.get(message.id)
+            if holder is None:
+                continue
+            handle.id, handle.created = holder, False
+            if holder != message.id and message.unique and message.unique.conflict == "raise" and refused is None:
+                refused = (handle.job.name, message.unique.key, holder)
+        if refused:
+            name, key, holder = refused
+            said = f"{name} with the unique key {key!r} is already enqueued, as {holder}{self.about_holder(holder)}"
+            raise DuplicateJob(said, existing_id=holder)
 
-def note_duplicates(handles: Sequence[JobHandle[Any]], sent: Sequence[Outgoing], conflicts: Mapping[str, str]) -> None:
-    """Point the handles of duplicates at the existing jobs; raise DuplicateJob for the first with `conflict="raise"`."""
-    refused: DuplicateJob | None = None
-    for handle, message in zip(handles, sent, strict=True):
-        holder = conflicts.get(message.id)
-        if holder is None:
-            continue
-        handle.id, handle.created = holder, False
-        if holder != message.id and message.unique and message.unique.conflict == "raise" and refused is None:
-            refused = DuplicateJob(
-                f"{handle.job.name} with the unique key {message.unique.key!r} is already enqueued, as {holder}",
-                existing_id=holder,
-            )
-    if refused:
-        raise refused
+    def about_holder(self, job_id: str) -> str:
+        """Say how to free the unique key of a job if it belongs to a flow that was sent in part; else return nothing."""
+        with contextlib.suppress(BackendError):
+            record = self._resources.operate_briefly(lambda backend: backend.get(job_id))
+            if record is not None and record.member is not None:
+                flow_id = record.member.flow
+                found = self._resources.operate_briefly(lambda backend: backend.flow(flow_id))
+                if found is not None and found.state == "open":
+                    return (
+                        f". It is in flow {flow_id}, which has not been sent completely: if its sender has died, "
+                        f"`jobsctl flow cancel {flow_id}` frees the key"
+                    )
+        return ""
 
 
 def note_repeated(handles: Sequence[JobHandle[Any]]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +15,7 @@ from .. import boundary
 from ..backends.base import Backend, Outgoing
 from ..backends.flows import Part
 from ..config import Config
-from ..errors import BackendError, DuplicateJob, FlowError, JobsError, PayloadError, SignatureError, elsewhere
+from ..errors import DuplicateJob, FlowError, JobsError, PayloadError, SignatureError, elsewhere
 from ..handle import JobHandle
 from ..job_function import Call, JobFunction
 from ..uninterrupted import let_in
@@ -126,7 +125,7 @@ class FlowSending:
             for message in outgoing:
                 if message.id in conflicts:
                     holder = conflicts[message.id]
-                    raise _refused_member(part, message, holder, self._about_holder(holder))
+                    raise _refused_member(part, message, holder, self._delivery.about_holder(holder))
 
     def _push_parts(self, parts: Sequence[tuple[Part, list[Outgoing]]]) -> None:
         try:
@@ -158,20 +157,6 @@ class FlowSending:
                 flow_id,
                 boundary.text_of(error),
             )
-
-    def _about_holder(self, job_id: str) -> str:
-        """Say how to free the unique key of a job if it belongs to a flow that was sent in part; else return nothing."""
-        with contextlib.suppress(BackendError):
-            record = self._resources.operate_briefly(lambda backend: backend.get(job_id))
-            if record is not None and record.member is not None:
-                flow_id = record.member.flow
-                found = self._resources.operate_briefly(lambda backend: backend.flow(flow_id))
-                if found is not None and found.state == "open":
-                    return (
-                        f". It is in flow {flow_id}, which has not been sent completely: if its sender has died, "
-                        f"`jobsctl flow cancel {flow_id}` frees the key"
-                    )
-        return ""
 
     def result(self, flow: str, job_id: str, stored: bytes) -> Any:
         """Return the value of a member's stored result as plain JSON; with signing keys, only if its signature is right.

@@ -7,12 +7,14 @@ from typing import Any
 import click
 import msgspec
 
+from .. import boundary
 from ..backends.base import Backend
 from ..backends.flows import MOST_LISTED, FlowStatus, MemberStatus
+from ..errors import BackendError
 from ..flows.handle import FlowHandle, described
 from ..operating.flow_tree import held_up, known, tree
 from ..operating.ids import MOST_FLOWS, MOST_SHOWN, SHORTEST, AmbiguousId
-from ..operating.in_outbox import explained
+from ..operating.in_outbox import explained, look, told
 from ..units import count, format_duration
 from . import output
 from .common import Context, fail, json_option, pass_context
@@ -31,6 +33,19 @@ def flows_command(context: Context, most: int, as_json: bool) -> None:
         return
     columns = ["id", "name", "state", "members", "waiting", "in work", "done", "dead", "cancelled", "age"]
     output.table(columns, map(_row, found), empty="no flows")
+    if context.app.config.outbox.url:
+        _tell_of_outbox(context)
+
+
+def _tell_of_outbox(context: Context) -> None:
+    """Say how many jobs the outbox holds: flows among them are not in the list."""
+    try:
+        state, _ = look(context.app)
+    except BackendError as error:
+        output.echo(f"jobs: flows that are still in the outbox cannot be counted: {boundary.text_of(error)}", err=True)
+        return
+    if state.waiting:
+        output.echo(f"jobs: {told(state)}: flows among them are not listed until they are carried", err=True)
 
 
 def _row(flow: FlowStatus) -> tuple[Any, ...]:
@@ -115,6 +130,9 @@ def _as_data(member: MemberStatus) -> dict[str, Any]:
 @pass_context
 def cancel_command(context: Context, job_id: str, finale: bool) -> None:
     """Cancel all members of a flow that have not ended. No member starts afterwards; running ones are told to stop."""
+    if context.operate(lambda backend: backend.flow(job_id)) is None and context.app.withdraw(job_id):
+        output.echo(f"{job_id} deleted from the outbox: nothing of it runs")
+        return
     flow = context.operate(lambda backend: find(backend, job_id))
     if not context.operate(lambda backend: backend.cancel_flow(flow.id, finale=finale)):
         fail(f"flow {flow.id} has ended: it is {flow.state}")

@@ -187,6 +187,11 @@ def cancel_command(context: Context, job_ids: tuple[str, ...], force: bool) -> N
     options = {"force": True} if force else {}
     job_ids = tuple(map(context.whole_id, job_ids))
     states = context.operate(lambda backend: [backend.cancel(job_id, **options) for job_id in job_ids])
+    if context.app.config.outbox.url:
+        states = [
+            context.app.cancel(job_id, force=force) if state is State.UNKNOWN and context.app.in_outbox(job_id) else state
+            for job_id, state in zip(job_ids, states, strict=True)
+        ]
     for job_id, state in zip(job_ids, states, strict=True):
         said = {
             State.CANCELLED: "cancelled",
@@ -199,12 +204,22 @@ def cancel_command(context: Context, job_ids: tuple[str, ...], force: bool) -> N
             State.DEAD: "is already dead",
             State.DONE: "is already done",
         }.get(state, "is unknown")
-        if state is State.UNKNOWN and (flow := context.operate(functools.partial(_flow_instead, job_id=job_id))):
+        if state is State.SCHEDULED:
+            said = f"cannot be cancelled now: {_in_outbox(context, job_id)}"
+        elif state is State.UNKNOWN and (flow := context.operate(functools.partial(_flow_instead, job_id=job_id))):
             said = flow.removeprefix(f"{job_id} ") + f"; `jobsctl flow cancel {job_id}` cancels it"
         missed = missed or state not in (State.CANCELLED, State.RESERVED)
         output.echo(f"{one_line(job_id)} {said}")
     if missed:
         raise click.exceptions.Exit(Exit.FAILED)
+
+
+def _in_outbox(context: Context, job_id: str) -> str:
+    """Say why a job that the outbox holds cannot be cancelled."""
+    item = context.app.in_outbox(job_id)
+    if item is not None and item.id != job_id:
+        return f"it is a member of flow {item.id} in the outbox; `jobsctl flow cancel {item.id}` cancels the flow"
+    return "it is on its way from the outbox to the backend: try again"
 
 
 def _flow_instead(backend: Backend, *, job_id: str) -> str:

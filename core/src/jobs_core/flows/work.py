@@ -101,7 +101,8 @@ class Group(Work["list[T_co]"], Generic[T_co]):
 def group(calls: Iterable[Call[T] | Work[T] | Step[Any, T]], *more: Call[T] | Work[T] | Step[Any, T]) -> Group[T]:
     """Return a group of calls, which may run at the same time; each may also be a chain.
 
-    Within a chain, the calls may be steps (`job.step(...)`), each of which gets the result of what precedes the group.
+    Within a chain, the calls may be steps (`job.step(...)`), or chains that begin with one: each gets the result of what
+    precedes the group.
     """
     first: Any = calls
     if isinstance(first, (Call, Step, Chain, Group)):
@@ -201,17 +202,47 @@ def chain(
 ) -> Chain[Any]: ...
 
 
-def chain(first: Any, /, *more: Any) -> Chain[Any]:
+@overload
+def chain(first: Step[A, B], b: Step[B, C] | Call[C] | Work[C], /) -> Step[A, C]: ...
+
+
+@overload
+def chain(first: Step[A, B], b: Step[B, C] | Call[C] | Work[C], c: Step[C, D] | Call[D] | Work[D], /) -> Step[A, D]: ...
+
+
+@overload
+def chain(
+    first: Step[A, B],
+    b: Step[B, C] | Call[C] | Work[C],
+    c: Step[C, D] | Call[D] | Work[D],
+    d: Step[D, E] | Call[E] | Work[E],
+    /,
+) -> Step[A, E]: ...
+
+
+@overload
+def chain(
+    first: Step[A, Any],
+    b: Step[Any, Any] | Call[Any] | Work[Any],
+    c: Step[Any, Any] | Call[Any] | Work[Any],
+    d: Step[Any, Any] | Call[Any] | Work[Any],
+    e: Step[Any, Any] | Call[Any] | Work[Any],
+    /,
+    *more: Step[Any, Any] | Call[Any] | Work[Any],
+) -> Step[A, Any]: ...
+
+
+def chain(first: Any, /, *more: Any) -> Any:
     """Return a chain: each job runs when the one before it is done.
 
     The first is `job.call(...)` with all arguments. `job.step(...)` has all arguments but the first, which is the result of
     the job before; `job.call(...)` gets nothing. A link may also be a group: what follows waits for all of it, and gets
     the list of its results. The types of up to 8 links are checked.
+
+    A chain that begins with `job.step(...)` can only stand in another chain, or in a group within one: it takes the result of
+    what precedes it there. So type checkers see it as a step.
     """
-    links = [_checked("chain", each, Call, Step, Chain, Group) for each in (first, *more)]
-    if isinstance(first, Step):
-        raise _first_step(first)
-    return Chain(links)
+    return Chain([_checked("chain", each, Call, Step, Chain, Group) for each in (first, *more)])
 
 
 def _checked(where: str, work: Any, *kinds: type) -> Any:
