@@ -11,7 +11,7 @@ from jobs_core.config import Pool
 from jobs_core.worker.main import Worker, prepare
 
 from .scenes import Rows, enqueue, latency, race
-from .support import application, run_python, supervised, workers
+from .support import application, run_python, supervised
 
 JOBS = 60_000
 
@@ -85,7 +85,7 @@ def _until_empty(queue: Path) -> float:
 
 def sqlite_latency() -> Rows:
     """Measure the time from enqueue to start, with one idle worker."""
-    with application("sqlite:///queue.db") as app, workers(app, 1):
+    with application("sqlite:///queue.db") as app, supervised(app, 1):
         return latency(app, "sqlite", 0.005)
 
 

@@ -21,8 +21,9 @@ PAGE, README = ROOT / "docs" / "benchmarks.md", ROOT / "README.md"
 
 def write() -> None:
     for path, text in written().items():
-        path.write_text(text, encoding="utf-8")
-        print(f"written: {path.relative_to(ROOT)}")
+        if text != path.read_text(encoding="utf-8"):
+            path.write_text(text, encoding="utf-8")
+            print(f"written: {path.relative_to(ROOT)}", flush=True)
 
 
 def written() -> dict[Path, str]:

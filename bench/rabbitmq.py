@@ -15,7 +15,7 @@ from jobs_core import App
 from jobs_core.testing.services.rabbitmq import RabbitMQNode
 
 from .scenes import Rows, enqueue, latency, race, seconds
-from .support import application, supervised, until_state, workers
+from .support import application, supervised, until_state
 
 JOBS = 40_000
 ONE_BY_ONE = 500
@@ -136,7 +136,7 @@ def one_by_one() -> Rows:
 
 def from_enqueue_to_start() -> Rows:
     """Measure the time from enqueue to start with two idle workers."""
-    with rabbitmq_application() as app, workers(app, 2):
+    with rabbitmq_application() as app, supervised(app, 2):
         return latency(app, "rabbitmq", 0.01)
 
 

@@ -16,7 +16,7 @@ from jobs_core.testing.services.redis import RedisServer, cluster, urls
 
 from .scenes import Rows, enqueue, latency, race, seconds
 from .sharing import Sharing
-from .support import application, supervised, workers
+from .support import application, supervised
 
 JOBS = 100_000
 ONE_BY_ONE = 4_000
@@ -157,7 +157,7 @@ def one_by_one() -> Rows:
 
 def from_enqueue_to_start() -> Rows:
     """Measure the time from enqueue to start with two idle workers."""
-    with redis_application() as (app, _), workers(app, 2):
+    with redis_application() as (app, _), supervised(app, 2):
         return latency(app, "redis", 0.01)
 
 
@@ -166,7 +166,7 @@ def from_enqueue_to_start_on_a_cluster() -> Rows:
     with tempfile.TemporaryDirectory(prefix="jobs-bench-") as directory:
         nodes = cluster(Path(directory))
         try:
-            with application(f"redis+cluster://{urls(nodes)}") as app, workers(app, 2):
+            with application(f"redis+cluster://{urls(nodes)}") as app, supervised(app, 2):
                 return latency(app, "redis cluster", 0.01)
         finally:
             for node in nodes:

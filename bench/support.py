@@ -1,4 +1,4 @@
-"""The helpers that scenarios share: an application in a temporary directory, workers beside it, medians."""
+"""The helpers that scenarios share: an application in a temporary directory, a supervisor beside it, medians."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,33 +35,10 @@ def application(backend: str, toml: str = "") -> Iterator[App]:
 
 
 @contextlib.contextmanager
-def workers(app: App, count: int, *options: str) -> Iterator[list[subprocess.Popen[str]]]:
-    """Run worker processes that are ready to serve; end them with the block."""
-    directory = app.config.base_dir
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "BENCH_LEDGER": str(directory / "ledger")}
-    command = [sys.executable, "-m", "jobs_core", "-c", str(directory / "jobs.toml"), "worker", *options]
-    started = [
-        subprocess.Popen(command, cwd=directory, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(count)
-    ]
-    try:
-        for process in started:
-            assert process.stderr
-            while " serves " not in process.stderr.readline():
-                assert process.poll() is None, "a worker did not start"
-            threading.Thread(target=process.stderr.read, daemon=True).start()  # a full pipe would stop it
-        yield started
-    finally:
-        for process in started:
-            process.terminate()
-        for process in started:
-            process.wait()
-
-
-@contextlib.contextmanager
 def supervised(app: App, count: int) -> Iterator[subprocess.Popen[bytes]]:
     """Run a supervisor with this many serving workers and defaults otherwise; stop it with the block.
 
-    Drains are measured like this, and not with bare workers: users pay for the defaults too, recycling for one.
+    Everything is measured like this, and not with bare workers: users pay for the defaults too, recycling for one.
     """
     directory = app.config.base_dir
     environment = {

@@ -17,7 +17,7 @@ from jobs_core.testing.services.broker import BrokerService
 from jobs_zeromq.backend import ZeromqBackend
 
 from .scenes import Rows, latency
-from .support import ROOT, application, workers
+from .support import ROOT, application, supervised
 from .zeromq_clients import PAYLOAD, TOPIC
 
 CLIENTS = "zeromq, 2 producers and 2 workers"
@@ -113,7 +113,7 @@ def _broker() -> Iterator[BrokerService]:
 
 def from_enqueue_to_start() -> Rows:
     """Measure the time from enqueue to start with one idle worker, which collects settlements for 10 ms."""
-    with _broker() as service, application(service.url) as app, workers(app, 1):
+    with _broker() as service, application(service.url) as app, supervised(app, 1):
         return latency(app, "zeromq", 0.02)
 
 

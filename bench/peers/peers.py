@@ -183,8 +183,8 @@ _REDIS = [
         environment={"KIND": "list"}, measures=_KILL, patience=15,
     ),
     Peer(
-        "saq", "saq_app", (_SAQ, _SAQ), "2 x saq, timeout=5, retries=5, sweep each 5 s", packages=SAQ,
-        environment={"JOB_TIMEOUT": "5"}, measures=_KILL, patience=60,
+        "saq", "saq_app", (_SAQ, _SAQ), "2 x saq, concurrency=2, timeout=5, retries=5; a sweep takes 5 s a job",
+        packages=SAQ, environment={"JOB_TIMEOUT": "5", "CONCURRENCY": "2"}, measures=_KILL, patience=130,
     ),
     Peer(
         "streaq", "streaq_app", (_STREAQ, _STREAQ), "2 x streaq run, idle_timeout=10", packages=STREAQ,
