@@ -10,7 +10,7 @@ TRANSPORT := $(addprefix plugins/rabbitmq_backend/tests/test_,transport.py frame
     $(addprefix plugins/redis_backend/tests/test_,transport.py protocol.py) tests/supervisor/test_probes.py tests/supervisor/test_metrics.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo announce test test-all test-python transport transport-all django-matrix check format lint types imports unit contract faults chaos torture redis-versions postgres-versions contract-rabbitmq contract-pgbouncer plans contract-zeromq bench bench-all bench-web bench-turns bench-peers docs site image-steps dist release-check pins clean
+.PHONY: help demo announce test test-all test-python transport transport-all django-matrix check format lint types imports unit contract faults chaos torture redis-versions postgres-versions contract-rabbitmq contract-pgbouncer plans contract-zeromq bench bench-all bench-web bench-turns bench-peers coming-from docs site image-steps dist release-check pins clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -115,6 +115,10 @@ bench-turns: $(VENV)/ready ## measure another checkout and this one in turn, on 
 
 bench-peers: $(VENV)/ready ## measure Celery, RQ, Procrastinate and others beside ours; writes their tables of docs/benchmarks.md
 	$(BIN)/python -m bench.peers
+
+coming-from: $(VENV)/ready ## run the "Coming from" pages beside the newest Celery, RQ, Dramatiq, Huey, arq, taskiq and django-tasks; takes minutes
+	@rm -rf bench/.peers/from-*
+	$(PYTEST) tests/docs/coming_from.py -q
 
 docs: $(VENV)/ready ## write the reference pages from the code
 	$(BIN)/python tools/write_docs.py

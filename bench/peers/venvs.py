@@ -24,30 +24,32 @@ PYTHONS = {"postgres": "3.12"}
 
 def environment(peer: Peer) -> Path:
     """Return the directory of the peer's programs."""
+    python = PYTHONS.get(peer.broker, "")
     if peer.packages:
-        return _made(peer, peer.packages[0].partition("[")[0], peer.packages)
+        return made(peer.packages[0].partition("[")[0], peer.packages, python)
     ours = (f"--editable={ROOT / 'core'}", f"--editable={ROOT / 'plugins' / f'{peer.broker}_backend'}")
-    return _made(peer, f"jobs-{peer.broker}", (*OURS_MORE.get(peer.broker, ()), *ours))
+    return made(f"jobs-{peer.broker}", (*OURS_MORE.get(peer.broker, ()), *ours), python)
 
 
-def _made(peer: Peer, name: str, packages: tuple[str, ...]) -> Path:
+def made(name: str, packages: tuple[str, ...], version: str = "") -> Path:
+    """Return the programs of an environment with these packages, on another Python if a version is given."""
     directory = CACHE / name
     ready, wanted = directory / "ready", "\n".join(packages)
     if not ready.exists() or ready.read_text() != wanted:
         print(f"making an environment for {', '.join(packages)}", flush=True)
-        subprocess.run([_python(peer.broker), "-m", "venv", directory], check=True)
+        subprocess.run([_python(version), "-m", "venv", directory], check=True)
         install = [directory / "bin" / "python", "-m", "pip", "install", "-qq", "--disable-pip-version-check", *packages]
         subprocess.run(install, check=True)
         ready.write_text(wanted)
     return directory / "bin"
 
 
-def _python(broker: str) -> str:
-    if broker not in PYTHONS:
+def _python(version: str) -> str:
+    if not version:
         return sys.executable
-    found = subprocess.run([ROOT / "tools" / "find-python.sh", PYTHONS[broker]], capture_output=True, text=True, check=False)
+    found = subprocess.run([ROOT / "tools" / "find-python.sh", version], capture_output=True, text=True, check=False)
     if found.returncode:
-        raise RuntimeError(f"the measurements on {broker} need Python {PYTHONS[broker]}")
+        raise RuntimeError(f"this needs Python {version}")
     return found.stdout.strip()
 
 

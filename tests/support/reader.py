@@ -37,7 +37,7 @@ def files_and_commands(page: str) -> Iterator[Shown | Command]:
         if language in ("console", "sh", "bash", "shell"):
             yield from commands_of(block)
         elif language == "py":
-            ast.parse(block)  # of another system, which is not installed
+            ast.parse(block)  # of another system: `make coming-from` runs it
         elif language == "yaml":
             list(yaml.safe_load_all(block))
         elif name or language == "python":

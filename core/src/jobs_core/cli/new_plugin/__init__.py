@@ -50,7 +50,8 @@ def _name(value: str) -> str | None:
     if value.startswith("jobs-"):
         return f"leave out the jobs- of {value[:80]!r}: the command adds it"
     if len(value) > LONGEST or not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", value):
-        return f"expected lower-case letters, digits and single hyphens, at most {LONGEST} characters, got {value[:80]!r}"
+        rule = f"lower-case letters, digits and single hyphens, a letter first, at most {LONGEST} characters"
+        return f"expected {rule}, got {value[:80]!r}"
     if value in OURS:
         return f"jobs-{value} is a distribution of this project: choose another name"
     return None

@@ -155,16 +155,16 @@ class RabbitMQNode:
 
     # -- rabbitmqctl ---------------------------------------------------------------------------------
 
-    def control(self, *arguments: str) -> str:
-        """Run `rabbitmqctl` on the node and return its output; takes a second or two, mostly the start of the program."""
+    def control(self, *arguments: str, program: str = "rabbitmqctl") -> str:
+        """Run `rabbitmqctl`, or another of its programs, on the node; return its output. Starting it takes a second or two."""
         done = subprocess.run(
-            [_program("rabbitmqctl"), "--node", self._name, "--quiet", *arguments],
+            [_program(program), "--node", self._name, "--quiet", *arguments],
             env=self._environment(),
             capture_output=True,
             text=True,
             timeout=PATIENCE,
         )
-        assert done.returncode == 0, f"rabbitmqctl {' '.join(arguments)}: {done.stdout}{done.stderr}"
+        assert done.returncode == 0, f"{program} {' '.join(arguments)}: {done.stdout}{done.stderr}"
         return done.stdout
 
     def evaluate(self, expression: str) -> str:
