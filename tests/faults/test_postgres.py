@@ -49,7 +49,7 @@ def test_a_failover_to_a_synchronous_standby_loses_nothing_and_check_reports_an_
 
 def test_a_jump_of_the_servers_clock_expires_no_live_lease_and_dead_workers_are_found(project):
     with started.readable_clock() as clock, PostgresServer(environment=clock.environment) as server:
-        project.configure('lease = "1s"', backend=f'backend = "{server.url}"')
+        project.configure('lease = "2s"', backend=f'backend = "{server.url}"')
         workers = [project.worker() for _ in range(2)]
         for jump in (HOUR, 0):
             names = [f"one-{jump}", f"two-{jump}"]

@@ -11,7 +11,7 @@ from jobs_core.testing.services.redis import RedisServer
 from ..support.clock import Clock
 
 HOUR = 3600
-LEASE = 1.0
+LEASE = 2.0
 
 
 def configured(project, server):
@@ -34,7 +34,7 @@ def test_a_wrong_clock_of_producer_and_worker_harms_nothing(project, tmp_path, e
             enqueue = f"import tasks; tasks.note.using(expires=60, delay={delay}).enqueue({text!r})"
             project.start_python("-c", enqueue, **clock.environment)
         project.until_noted("note at once", "note later")
-        project.push("nap", 3 * LEASE, "across")
+        project.push("nap", 2 * LEASE, "across")
         project.until(lambda: starts(project)["across"])
         clock.move(-error)  # while a job runs
         project.push("note", "after")
@@ -54,7 +54,7 @@ def test_a_jump_of_the_servers_clock_expires_no_live_lease_and_dead_workers_are_
         workers = [project.worker() for _ in range(2)]
         project.push("note", "in half an hour", delay=HOUR / 2)
         for text in ("one", "two"):
-            project.push("nap", 4 * LEASE, text)
+            project.push("nap", 2 * LEASE, text)
         project.until(lambda: len(starts(project)) == 2)
         clock.move(jump)
         project.until_noted("end one", "end two")
@@ -64,7 +64,7 @@ def test_a_jump_of_the_servers_clock_expires_no_live_lease_and_dead_workers_are_
         project.until_noted("note after")
         # The server's clock decides what is due.
         assert ("note in half an hour" in project.ledger()) == (jump > 0)
-        project.push("nap", 2 * LEASE, "again")
+        project.push("nap", LEASE, "again")
         project.until(lambda: starts(project)["again"])
         pid = next(line for line in project.ledger() if line.startswith("start again")).split()[2]
         (victim,) = (worker for worker in workers if str(worker.pid) == pid)

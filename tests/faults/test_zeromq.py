@@ -62,14 +62,14 @@ def test_nothing_is_lost_nor_run_twice_over_connections_that_break_again_and_aga
 
 def test_an_outage_of_ten_leases_runs_nothing_twice(broker_project, broker):
     project = broker_project
-    project.configure('lease = "500ms"', backend=f'backend = "{broker.url}"')
+    project.configure('lease = "2s"', backend=f'backend = "{broker.url}"')
     workers = [project.worker() for _ in range(2)]
-    project.push_many([("nap", (2.0, "before0"), {}), ("nap", (7.0, "through0"), {})])
+    project.push_many([("nap", (4.0, "before0"), {}), ("nap", (22.0, "through0"), {})])
     project.until(lambda: sum(line.startswith("start") for line in project.ledger()) == 2)
     broker.kill()
     for worker in workers:
         worker.until_said("cannot be reached")
-    time.sleep(5.0)  # the outage lasts for ten leases
+    time.sleep(20.0)  # the outage lasts for ten leases
     broker.start()
     assert_work_continues(project)
     assert_nothing_ran_twice(project, workers)

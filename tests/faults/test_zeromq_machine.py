@@ -180,10 +180,10 @@ def test_the_wall_clock_of_the_broker_s_machine_may_jump(project, tmp_path):
     broker = BrokerService(tmp_path / "broker")
     broker.start(**clock.environment)
     try:
-        project.configure('lease = "1s"', backend=f'backend = "{broker.url}"')
+        project.configure('lease = "2s"', backend=f'backend = "{broker.url}"')
         workers = [project.worker() for _ in range(3)]
         begin = time.monotonic()
-        project.push_many([("nap", (4.0, f"long{n}"), {}) for n in range(2)])
+        project.push_many([("nap", (5.0, f"long{n}"), {}) for n in range(2)])
         project.push("note", "late", delay=2.0)
         for hours in (1, -1, 0):
             clock.move(hours * 3600)

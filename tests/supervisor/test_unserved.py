@@ -115,7 +115,8 @@ def test_unconfigured_topics_are_counted_in_a_small_share_of_the_time(keeper_of,
         return asked()
 
     monkeypatch.setattr(keeper._backend, "topics", slow)
-    look(keeper, caplog)
+    for _ in range(2):  # one alone may be a standstill of the machine
+        look(keeper, caplog)
     assert keeper._next_survey == pytest.approx(clock[0] + 25.0)
     push(app, "mail")
     assert "mail" not in look(keeper, caplog)[0].topics

@@ -25,6 +25,8 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 CHUNK = 1 << 16
+PATIENCE = 60.0
+"""Longest time that one of the methods takes on a busy machine, seconds."""
 
 
 class Proxy:
@@ -92,7 +94,7 @@ class Proxy:
     # -- in the loop -----------------------------------------------------------------------------
 
     def _do(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE)
 
     async def _accept(self) -> None:
         if self._listener is None:

@@ -196,7 +196,7 @@ def failover(directory: Path, count: int) -> Iterator[tuple[Stage, Trouble]]:
         def fail_over(stage: Stage) -> None:
             stage.under_load()
             master.kill()
-            until(lambda: _is_master(replica))
+            until(lambda: _is_master(replica), 180.0)  # a sentinel that stood still for 2 s does nothing for 30 s
             # The new master has no replica: start the old one as its replica.
             master.start("--replicaof", "127.0.0.1", str(replica.port))
 

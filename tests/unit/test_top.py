@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from pathlib import Path
@@ -212,8 +213,8 @@ def reader_of(view, readings):
 
 def test_the_backend_spends_at_most_a_twentieth_of_the_time_on_a_view():
     view = Slow(0.02)
-    reader_of(view, 3).show(None)
-    pauses = [after - before for before, after in zip(view.begins, view.begins[1:], strict=False)]
+    reader_of(view, 4).show(None)
+    pauses = [after - before for before, after in itertools.pairwise(view.begins[1:])]  # a reading alone may be a standstill
     assert min(pauses) >= 0.02 / reading.SHARE * 0.99
 
 

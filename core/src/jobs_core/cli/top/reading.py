@@ -11,11 +11,12 @@ import click
 from msgspec import Struct
 
 from ...errors import JobsError
+from ...pauses import Pace
 from .. import output
 from ..common import Context
 
 SHARE = 0.05
-"""Largest share of time that the backend spends on a view: after a reading that took a second, the next is 19 s later."""
+"""Largest share of time that the backend spends on a view: if readings take a second, the next is 20 s later."""
 
 AGAIN = 1.0
 """Seconds until the next attempt after a reading that failed."""
@@ -49,6 +50,7 @@ class Reader:
         self._changed = threading.Condition()
         self._view: Readable | None = None
         self._due = 0.0
+        self._pace = Pace(SHARE)
         self._at_once = False  # read again when the present reading ends
 
     def start(self) -> None:
@@ -73,11 +75,13 @@ class Reader:
             view = self._next()
             begin = time.monotonic()
             self._read(view)
-            took = time.monotonic() - begin
-            pause = AGAIN if view.status.error else took * (1 / SHARE - 1)
+            now = time.monotonic()
+            pause = self._pace.pause(now - begin, view.interval)
+            if view.status.error:
+                pause = max(view.interval, AGAIN)
             with self._changed:
                 if view is self._view and not self._at_once:
-                    self._due = time.monotonic() + max(view.interval, pause)
+                    self._due = now + pause
             self._wake()
 
     def _next(self) -> Readable:

@@ -24,6 +24,7 @@ from ...errors import BackendError, BackendUnavailable, NotSupported
 from ...failpoints import failpoint
 from ...limiting import BOTH, define
 from ...machines import COMMAND, REPORT, SIZE
+from ...pauses import Pace
 from ...plugins import guarded
 from ...schedule import Ticker
 from ...schedule.stored import KIND as SCHEDULE_KIND
@@ -119,6 +120,7 @@ class Housekeeper:
         self._backlog = Backlog(at=time.time(), pid=os.getpid(), generation=generation, ops=before.ops if before else {})
         self._next_cleaning = time.monotonic() + CLEANING_INTERVAL
         self._next_kept = self._next_count = self._next_survey = self._next_limits = self._next_flows = 0.0
+        self._survey_pace, self._limits_pace, self._flows_pace = (Pace(SURVEY_SHARE) for _ in range(3))
         self._next_report = 0.0
         self._unwritten = ""  # why backlog.json could not be written last time
 
@@ -329,7 +331,7 @@ class Housekeeper:
         begin = time.monotonic()
         states = self._backend.limits(MOST_LIMITS)
         now = time.monotonic()
-        self._next_limits = now + max(LIMITS_INTERVAL, (now - begin) / SURVEY_SHARE)
+        self._next_limits = now + self._limits_pace.pause(now - begin, LIMITS_INTERVAL)
         self._backlog.limits = figures(states)
         self._limit_alerts.check(now, states)
         self._backlog.full = self._limit_alerts.active(now)
@@ -339,7 +341,7 @@ class Housekeeper:
         begin = time.monotonic()
         self._backlog.flows = members_by_state(self._backend.flows(MOST_FLOWS))
         now = time.monotonic()
-        self._next_flows = now + max(LIMITS_INTERVAL, (now - begin) / SURVEY_SHARE)
+        self._next_flows = now + self._flows_pace.pause(now - begin, LIMITS_INTERVAL)
 
     def _survey(self) -> None:
         """Count every other topic that the backend has, or that this application enqueues to."""
@@ -349,7 +351,7 @@ class Housekeeper:
         self._others = self._backend.counts(others) if others else {}
         now = time.monotonic()
         least = 0.0 if "browse" in self._backend.features else UNLISTED_INTERVAL
-        self._next_survey = now + max(least, (now - begin) / SURVEY_SHARE)
+        self._next_survey = now + self._survey_pace.pause(now - begin, least)
 
     def _listed(self) -> list[str]:
         """Return the backend's topics with valid names; invalid ones, of other programs, must not delay repairs."""

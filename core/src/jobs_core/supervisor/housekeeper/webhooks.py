@@ -24,6 +24,7 @@ from ...backends.flows import FlowStatus
 from ...errors import BackendError, BackendUnavailable
 from ...failpoints import failpoint
 from ...ids import new_token
+from ...pauses import Pace
 from ...webhooks.announcing import letter_facts, made, wanting
 from ...webhooks.job import TOPIC, register
 from .untold import Untold
@@ -75,6 +76,7 @@ class Webhooks:
         self._next_reminder = 0.0
         self._told: set[str] = set()  # ids of the jobs that tell about flows
         self._next = 0.0
+        self._pace = Pace(SHARE)
 
     def alert(self, alert: Alert) -> None:
         """Note an alert for the receivers that want to know of it; of a topic, only the newest is kept during an outage."""
@@ -93,7 +95,7 @@ class Webhooks:
             begin = time.monotonic()
             self._look(backend)
             now = time.monotonic()
-            self._next = now + max(INTERVAL, (now - begin) / SHARE)
+            self._next = now + self._pace.pause(now - begin, INTERVAL)
         if self._sending is None and any(self._pending.values()):
             self._sending = new_token(), [each for some in self._pending.values() for each in some]
             self._pending.clear()
