@@ -6,9 +6,13 @@ import stat
 import tarfile
 from pathlib import Path
 
+import pytest
+
 from jobs_core.cli import diagnose
+from jobs_core.cli.masking import mask
 
 from ..support.project import Project
+from ..support.stopwatch import Stopwatch
 from ..support.supervised import Supervised
 
 FILES = {"README.txt", "versions.txt", "log.txt", *diagnose.COMMANDS}
@@ -64,6 +68,67 @@ def test_secrets_of_the_configuration_are_in_no_file_not_even_in_log_lines(proje
     assert "plain line" in found["log.txt"]
     for each in (*secret.values(), "hidden99"):
         assert each not in everything
+
+
+def test_secrets_that_jobs_print_and_those_of_the_environment_and_of_files_are_replaced(project: Project):
+    (project.root / "hook").write_text("https://hooks.example/in-a-f1le\n")
+    project.configure(
+        '[logs]\nfile = "jobs.log"\n[alerts.channels.ops]\nkind = "webhook"\n'
+        f'url_file = "{project.root / "hook"}"\n'
+        '[schedule.night]\njob = "tasks.note"\nevery = "1h"\nargs = ["argument-of-the-schedule"]\n'
+    )
+    lines = [
+        "connecting with password=pr1nted-a and api_key: pr1nted-b",
+        'sent {"token": "pr1nted-c", "user": 7}',
+        "Authorization: Bearer pr1nted-d",
+        "a job repeats pr1nted-e of its environment, and pr1nted-f-1234 of a URL there",
+        "posting to https://hooks.example/in-a-f1le failed",
+        "-----BEGIN PRIVATE KEY-----",
+        "    | pr1nted-g",
+        "-----END PRIVATE KEY-----",
+        f"running in {project.root}, the token bucket is full",
+    ]
+    (project.root / ".jobs").mkdir(mode=0o700)
+    (project.root / ".jobs" / "state.json").write_bytes(_state(project.root / "jobs.log"))
+    (project.root / "jobs.log").write_text("\n".join(lines))
+    variables = {"SHOP_TOKEN": "pr1nted-e", "DATABASE_URL": "postgresql://me:pr1nted-f-1234@h/db", "PWD": str(project.root)}
+    assert project.run("diagnose", "-o", "report.tar.gz", **variables).returncode == 0
+    found = contents(project.root / "report.tar.gz")
+    everything = "".join(found.values())
+    for secret in ("pr1nted", "in-a-f1le", "argument-of-the-schedule"):
+        assert secret not in everything
+    assert f"running in {project.root}, the token bucket is full" in found["log.txt"], "only secrets are replaced"
+    assert '"user": 7' in found["log.txt"]
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("password=hunter2 x", "password=… x"),
+        ("PASSWORD: 'a b c'", "PASSWORD: '…'"),
+        ('{"api_key": "abc", "n": 5, "tokens": [12345, 6]}', '{"api_key": "…", "n": 5, "tokens": [12345, 6]}'),
+        ('{"token": null, "secret": true, "pwd": 12}', '{"token": null, "secret": true, "pwd": 12}'),
+        ("Authorization: Bearer abc.def.ghi", "Authorization: …"),
+        ("authorization='Basic dXNlcjpwYXNz'", "authorization='…'"),
+        ("AWS_SECRET_ACCESS_KEY=wJalrXUtnFEMI/K7MDENG", "AWS_SECRET_ACCESS_KEY=…"),
+        ("token ghp_abcdefghijklmnop0123456789 x", "token … x"),
+        ("got eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2ln end", "got … end"),
+        ("https://x/y?key=abc&sig=def&z=1", "https://x/y?key=…&sig=…&z=1"),
+        (r'{"error": "E: password=\"x y\" and more", "b": 1}', r'{"error": "E: password=\"…\" and more", "b": 1}'),
+        ("https://hooks.slack.com/services/T0/B0/xyz failed", "https://hooks.slack.com/… failed"),
+        ("the token bucket is full", "the token bucket is full"),
+        ("סיסמה 😀 secret: שלום", "סיסמה 😀 secret: …"),
+    ],
+)  # fmt: skip
+def test_what_looks_like_a_secret_is_masked(text, masked):
+    assert mask(text) == masked
+
+
+@pytest.mark.parametrize("text", ["password", "x", '"token": "', "-----BEGIN PRIVATE KEY-----", "eyJabcdefgh.", "secret\\"])
+def test_masking_takes_time_in_proportion_to_the_text(text):
+    watch = Stopwatch()
+    mask(text * (500_000 // len(text)))
+    assert watch.stop() < 20, "a pattern that backtracks would take hours"
 
 
 def _state(log: Path) -> bytes:

@@ -423,6 +423,35 @@ def test_a_context_around_an_enqueue_that_fails_is_logged_and_the_job_is_enqueue
     assert ran == [1]
 
 
+def test_hook_jobs_check(plug, app):
+    class Lacks:
+        @hookimpl
+        def jobs_check(self, config):
+            return ["plugins.lacks.key: the environment has none"]
+
+    class Fails:
+        @hookimpl
+        def jobs_check(self):
+            raise ZeroDivisionError("x")
+
+    class Wrong:
+        @hookimpl
+        def jobs_check(self):
+            return 5
+
+    class Fine:
+        @hookimpl
+        def jobs_check(self):
+            return None
+
+    for plugin in (Lacks(), Fails(), Wrong(), Fine()):
+        plug(plugin)
+    found = sorted(app.plugins.findings(app.config))
+    assert "plugins.lacks.key: the environment has none" in found
+    assert len(found) == 3
+    assert any("hook jobs_check" in text and "ZeroDivisionError: x" in text for text in found)
+
+
 def test_hook_jobs_configured_hooks():
     plugins, asked = Plugins(), []
 

@@ -517,6 +517,10 @@ def _fit_to_show(text: str) -> str:
     return text if len(text) <= 600 else f"{text[:400]} … {text[-160:]}"
 
 
+_ARGUMENTS = re.compile(r"schedule\..*\.(args|kwargs)")
+"""Keys that hold arguments of jobs, which are shown nowhere but to those who ask for a job."""
+
+
 def _without_secrets(path: str, value: Any) -> str:
     if isinstance(value, str):
         return redact(value)
@@ -527,7 +531,7 @@ def _flatten(value: Any, path: str) -> list[tuple[str, str]]:
     if isinstance(value, Section):
         names = [name for name in value.__struct_fields__ if name != "base_dir"]
         inner = {f"{path}.{name}" if path else name: getattr(value, name) for name in names}
-    elif isinstance(value, dict) and value and not config_types.secret(path):
+    elif isinstance(value, dict) and value and not config_types.secret(path) and not _ARGUMENTS.fullmatch(path):
         inner = {f"{path}.{key}": item for key, item in value.items()}
     else:
         return [(path, _as_text(value, path))]
@@ -535,7 +539,7 @@ def _flatten(value: Any, path: str) -> list[tuple[str, str]]:
 
 
 def _as_text(value: Any, path: str) -> str:
-    if config_types.secret(path) and value:
+    if (config_types.secret(path) or _ARGUMENTS.fullmatch(path)) and value:
         return _without_secrets(path, value)
     if isinstance(value, (Duration, Size)):
         return f'"{value}"'

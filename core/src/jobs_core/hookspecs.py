@@ -119,6 +119,18 @@ def jobs_configured_hooks(config: Config) -> object | None:
     """
 
 
+@hookspec
+def jobs_check(config: Config) -> Sequence[str]:  # type: ignore[empty-body]
+    """Return what this plugin lacks to do its work here, such as a missing key in the environment.
+
+    :param config: the configuration.
+    :return: sentences, each a warning of `jobsctl check` that names the key and the fix; empty if all is well.
+
+    Called in `jobsctl check`, in a process of its own that has imported the application, after the other checks. Fatal: no, an
+    exception is a warning, too.
+    """
+
+
 # -- Beside the workers ----------------------------------------------------------------------------
 
 

@@ -391,6 +391,17 @@ class Plugins:
             raise PluginError(f"http.dashboard: it is provided by {rivals}: disable one with JOBS_DISABLE_PLUGINS")
         return found[0][1]  # type: ignore[no-any-return]
 
+    def findings(self, config: Config) -> Iterator[str]:
+        """Yield what plugins lack to do their work here, for `jobsctl check`; a hook that fails is a finding, too."""
+        for implementation in self.implementations("jobs_check"):
+            try:
+                with guard.blaming(implementation.info, f"hook {implementation.hook}"):
+                    found = implementation(config=config)
+                    texts = [] if found is None else [boundary.text_of(text) for text in found]
+            except JobsError as error:
+                texts = [str(error)]
+            yield from texts
+
     def _fix(self, name: str, known: list[str]) -> str:
         distribution = DISTRIBUTIONS.get(name)
         broken = [info for info in self.infos if info.problems and distribution in (None, info.distribution)]

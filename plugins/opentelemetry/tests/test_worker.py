@@ -170,3 +170,33 @@ def test_metrics_of_the_supervisor_name_the_trace_of_a_run_that_the_receiver_was
     project.here("stop")
     ran = {(span["job"], span["trace"]) for span in spans.all() if span["name"].startswith("process ")}
     assert found <= ran
+
+
+@pytest.mark.parametrize(
+    ("setup", "told"),
+    [
+        ("from opentelemetry.sdk.trace import TracerProvider; from opentelemetry import trace; trace.set_tracer_provider("
+         "TracerProvider())", ""),
+        ("pass", "no spans are recorded: there is no tracer provider, telemetry:configure has set none"),
+        ("raise ValueError('no endpoint')", "telemetry:configure raised ValueError: no endpoint"),
+        (None, "plugins.opentelemetry.setup: module telemetry has no function 'configure'"),
+    ],
+    ids=["good", "sets nothing", "fails", "is missing"],
+)  # fmt: skip
+def test_check_calls_setup_and_says_if_nothing_would_be_recorded(project, setup, told):
+    made = project(TASKS)
+    (made.root / "telemetry.py").write_text(f"def configure():\n    {setup}\n" if setup else "")
+    made.configure('[plugins.opentelemetry]\nsetup = "telemetry:configure"\n')
+    done = made.run("check")
+    assert done.returncode == 0, "a warning is no failure"
+    assert told in done.stdout
+    assert ("! plugins" in done.stdout) is bool(told)
+
+
+def test_a_setup_that_ends_the_process_of_check_is_named(project):
+    made = project(TASKS)
+    (made.root / "telemetry.py").write_text("import os\ndef configure():\n    os._exit(3)\n")
+    made.configure('[plugins.opentelemetry]\nsetup = "telemetry:configure"\n')
+    done = made.run("check")
+    assert done.returncode == 2
+    assert "hook jobs_check ended the process (exit code 3)" in done.stdout

@@ -110,3 +110,24 @@ def test_a_sentry_that_hangs_delays_a_stop_by_no_more_than_flush_timeout(project
         assert supervisor.stop() == 0
         assert watch.stop() < 15, supervisor.output
     assert "killed" not in supervisor.output
+
+
+@pytest.mark.parametrize(
+    ("dsn", "code", "told"),
+    [
+        (None, "", "SENTRY_DSN is not set here, and the application has not called sentry_sdk.init"),
+        ("https://hidden-key@", "", "SENTRY_DSN is not an address of Sentry: Missing hostname"),
+        ("http://public@127.0.0.1:9/1", "", ""),
+        (None, "import sentry_sdk\nsentry_sdk.init('http://public@127.0.0.1:9/1')\n", ""),
+    ],
+    ids=["missing", "wrong", "in the environment", "in the code"],
+)
+def test_check_says_if_nothing_would_be_sent(project, dsn, code, told):
+    project.configure("[plugins.sentry]\n")
+    if code:
+        (project.root / "tasks.py").write_text(code + TASKS)
+    done = project.run("check", **({"SENTRY_DSN": dsn} if dsn else {}))
+    assert done.returncode == 0, "a warning is no failure"
+    assert told in done.stdout
+    assert ("nothing is sent to Sentry" in done.stdout) is bool(told)
+    assert "hidden-key" not in done.stdout + done.stderr

@@ -160,6 +160,7 @@ def _check_application(checks: _Checks, app: App, import_timeout: float) -> None
             inside.run("messages", lambda: _messages(app))
         if loaded:
             inside.run("schedule", lambda: _schedule(app, reachable))
+            inside.run("plugins", lambda: ((output.WARN, text) for text in app.plugins.findings(app.config)))
 
     def hear(said: dict[str, Any]) -> None:
         nonlocal module, called, loading
@@ -171,7 +172,7 @@ def _check_application(checks: _Checks, app: App, import_timeout: float) -> None
     def what() -> str:
         if loading:
             return f"module {module} to be imported" if module else "the application to be imported"
-        return f"{redact(app.backend_url)} to answer"
+        return f"{called} to return" if called else f"{redact(app.backend_url)} to answer"
 
     try:
         how = run_in_child(work, hear, what, lambda: import_timeout if loading else None)
@@ -181,7 +182,7 @@ def _check_application(checks: _Checks, app: App, import_timeout: float) -> None
         return
     if how:
         text = importing.ended_importing(module, how)
-        if called and not module:
+        if called and not (module and loading):  # a hook may import modules, too
             text = f"{called} ended the process ({how}), by os._exit or a crash in C code"
         checks.add(output.BAD, "application", text, Exit.USAGE)
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
@@ -29,9 +29,10 @@ from ..scoreboard.state import STATE, SupervisorState, read
 from ..supervisor.housekeeper.sender import hide, secrets
 from ..urls import cover
 from ..version import __version__
-from . import output
+from . import masking, output
 from .common import Context, fail, pass_context
 from .exits import Exit
+from .masking import mask
 from .types import FILE
 from .waiting import waiting
 
@@ -47,6 +48,9 @@ LONGEST_TAIL: Final = 2_000_000
 SHORTEST: Final = 6
 """Shortest secret that is replaced in all files; a shorter one would match half of the text."""
 
+SHORTEST_VARIABLE: Final = 8
+"""Shortest value of a variable with a secret name that is replaced: `TOKEN=simple` may be a word."""
+
 COMMANDS: Final = {  # file: the command, and what it shows
     "configuration.txt": (["check", "--show"], "every effective setting and its source, secrets hidden"),
     "check.txt": (["check"], "problems and advice"),
@@ -57,11 +61,15 @@ COMMANDS: Final = {  # file: the command, and what it shows
     "schedule.txt": (["schedule"], "the schedule"),
 }
 
+OURS: Final = ("versions.txt", "configuration.txt", "plugins.json")
+"""Files without a word of a job. There, a name such as `pypi-attestations` is that of a package, and no token."""
+
 HEAD: Final = """\
 A diagnosis of jobs {version}, made {at}.
 
 It contains names (of topics, jobs, pools, machines, users and paths), errors of recent crashes, and log lines, which hold
-whatever your jobs print. It contains no arguments, results or messages of jobs, and no secrets of the configuration.
+whatever your jobs print. It contains no arguments, results or messages of jobs, and no secrets of the configuration. In log
+lines, what looks like a password, a token or a private key is replaced by "…", but no program recognises all secrets.
 Look through it before you send it.
 
 """
@@ -76,7 +84,8 @@ def diagnose_command(context: Context, file: str | None) -> None:
     """Write one archive for a bug report, and list what is in it.
 
     It works even if the supervisor is not running, the backend does not answer, or the configuration is invalid. Secrets of
-    the configuration are replaced, in log lines too. Only you can read the file, and no existing file is overwritten.
+    the configuration and of the environment are replaced, in log lines too, and so is what looks like a password, a token or a
+    private key. Only you can read the file, and no existing file is overwritten.
     """
     at = time.strftime("%Y%m%d-%H%M%S")
     path = Path(file or f"jobs-diagnosis-{at}.tar.gz")
@@ -85,7 +94,8 @@ def diagnose_command(context: Context, file: str | None) -> None:
     parts: dict[str, tuple[str, str]] = {}
     try:
         for name, text, about in _parts(context):
-            parts[name] = hide(cover(text), known), about
+            text = hide(cover(text), known)
+            parts[name] = text if name in OURS else mask(text), about
             output.echo(f"{name:<20}{about}")
         listing = "".join(f"{name:<20}{about}\n" for name, (_, about) in parts.items())
         read_me = HEAD.format(version=__version__, at=at) + listing
@@ -182,18 +192,40 @@ def _log(context: Context) -> str:
 
 
 def _secrets(context: Context) -> list[str]:
-    """Return every secret string of the configuration; none if that cannot be read, since then no part shows its values."""
+    """Return every secret string of the configuration and of the environment, the longest first."""
+    found = {secret for name, value in os.environ.items() for secret in _of_variable(name, value)}
     try:
         config = context.effective.config
-    except JobsError:
-        return []
-    found: set[str] = set()
+    except JobsError:  # it cannot be read: no part shows its values
+        return _long(found)
     for path, value in _values(msgspec.to_builtins(config, enc_hook=str), ""):
+        if path.endswith("_file") and path.startswith(("alerts.channels.", "webhooks.")):
+            value = _content(value)
         if config_types.secret(path):
             found.update(_of_url(value) if "://" in value and not path.startswith("alerts.") else secrets({"value": value}))
         if path in ("signing_keys", "encryption_keys"):
             found.add(value.rpartition(":")[2])
+    return _long(found)
+
+
+def _long(found: Iterable[str]) -> list[str]:
     return sorted((text for text in found if len(text) >= SHORTEST), key=len, reverse=True)
+
+
+def _of_variable(name: str, value: str) -> Iterator[str]:
+    """Yield the secrets in a variable of the environment."""
+    if "://" in value:
+        yield from _of_url(value)
+    elif masking.names_secret(name) and len(value) >= SHORTEST_VARIABLE:
+        yield value
+
+
+def _content(path: str) -> str:
+    """Return the secret in a file that the configuration names; nothing if it cannot be read."""
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeError, ValueError):
+        return ""
 
 
 def _of_url(url: str) -> Iterator[str]:

@@ -16,9 +16,10 @@ from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanKind, Status, Stat
 
 from jobs_core import JobContext, Message, RunOutcome, WorkerInfo, hookimpl
 from jobs_core.backends.base import Outcome
+from jobs_core.errors import JobsError
 
 from . import __version__, names
-from .settings import Settings, setup_function
+from .settings import TABLE, Settings, setup_function
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
@@ -154,6 +155,21 @@ class Telemetry:
     def jobs_housekeeper_started(self) -> None:
         """Set up the SDK in the housekeeper, too: it enqueues the jobs of the schedule."""
         self._set_up()
+
+    @hookimpl
+    def jobs_check(self) -> list[str]:
+        """Call `setup`, as each worker will, and see whether anything records spans then."""
+        try:
+            self._set_up()
+        except JobsError as error:  # it cannot be imported
+            return [f"{error}: workers run jobs without traces"]
+        except Exception as error:
+            text = " ".join(str(error).split())
+            return [f"{TABLE}.setup: {self._settings.setup} raised {_type(error)}: {text}: workers run jobs without traces"]
+        if not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+            return []
+        how = f"{self._settings.setup} has set none" if self._settings.setup else "the application has set none at import"
+        return [f"{TABLE}: no spans are recorded: there is no tracer provider, {how}: call trace.set_tracer_provider in setup"]
 
     def _set_up(self) -> None:
         if self._settings.setup is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -13,12 +14,13 @@ from msgspec.structs import replace
 from sentry_sdk.integrations.logging import ignore_logger
 from sentry_sdk.scope import Scope, use_isolation_scope, use_scope
 from sentry_sdk.scrubber import EventScrubber
+from sentry_sdk.utils import BadDsn, Dsn
 
 from jobs_core import Config, Discard, JobContext, Message, Retry, RunOutcome, WorkerInfo, current_app, hookimpl
 from jobs_core.backends.base import Outcome
 
 from .monitors import Monitors
-from .settings import Settings
+from .settings import TABLE, Settings
 
 ORIGIN = "auto.queue.jobs"
 TRACE, BAGGAGE = "sentry-trace", "baggage"
@@ -78,6 +80,24 @@ class Reporting:
         if isinstance(others, str) and BAGGAGE in headers:  # of another tracer
             headers[BAGGAGE] = f"{others},{headers[BAGGAGE]}"
         return replace(message, headers={**message.headers, **headers}) if headers else None
+
+    # -- in `jobsctl check` ------------------------------------------------------------------------
+
+    @hookimpl
+    def jobs_check(self) -> list[str]:
+        if sentry_sdk.is_initialized():
+            return []
+        dsn = os.environ.get("SENTRY_DSN")
+        if not dsn:
+            return [
+                f"{TABLE}: nothing is sent to Sentry: SENTRY_DSN is not set here, and the application has not called "
+                "sentry_sdk.init: set it where workers start"
+            ]
+        try:
+            Dsn(dsn)
+        except BadDsn as error:  # whose text does not show the DSN
+            return [f"{TABLE}: nothing is sent to Sentry: SENTRY_DSN is not an address of Sentry: {error}: copy it from there"]
+        return []
 
     # -- in a worker -----------------------------------------------------------------------------
 
