@@ -23,8 +23,9 @@ from jobs_core.cli.top.screen import Screen
 from jobs_core.cli.top.terminal import END, names_of
 from jobs_core.cli.top.views import _wrapped
 from jobs_core.errors import BackendUnavailable
+from jobs_core.operating.overview import Overview
 from jobs_core.operating.searching import Search
-from jobs_core.scoreboard.state import TopicState
+from jobs_core.scoreboard.state import Backlog, Board, SupervisorState, TopicState
 
 from ..support.inprocess import as_it_was
 
@@ -236,3 +237,20 @@ def test_refresh_reads_at_once_even_during_a_reading():
         assert time.monotonic() < deadline
         time.sleep(0.01)
     made.show(None)
+
+
+@pytest.mark.parametrize(("topics", "lines"), [(5, 5), (6, 6), (7, 6), (300, 6)])
+def test_a_problem_of_many_topics_leaves_room_on_the_page(topics, lines):
+    backlog = Backlog(pid=1, at=0.0, answered_at=0.0)
+    backlog.topics = {f"t{n:03}": TopicState(ready=1, paused=True) for n in range(topics)}
+    backlog.unserved = {name: [] for name in backlog.topics}
+    now = time.time()
+    board = Board(supervisor=SupervisorState(pid=7, host="web1", version="1", started_at=now, generation=1, state="serving"))
+    board.supervisor.written_at, board.backlog = now, backlog
+    view = Overview(board)
+    told = [text for text in view.troubles() if "pool" in text]
+    assert len(told) == lines
+    assert sum("paused" in text for text in view.troubles()) == lines
+    if topics > 6:
+        assert told[-1] == f"{topics - 5} more topics have jobs and are served by no pool; `jobsctl topics` lists all"
+    assert len([text for text in view.troubles(most=None) if "no pool serves" in text]) == topics, "programs get all"

@@ -156,7 +156,7 @@ def document(view: Overview) -> dict[str, Any]:
     assert it is not None
     found: dict[str, Any] = msgspec.to_builtins(it)
     found["uptime"] = round(view.now - it.started_at, 3)
-    found["troubles"] = view.troubles()
+    found["troubles"] = view.troubles(most=None)
     found["notes"] = view.notes()
     found["jobs"] = dict(view.ended())
     found["workers"] = [_worker(line, view.monotonic) for line in view.workers]

@@ -23,6 +23,9 @@ STALE = 5.0
 MOST = 10
 """Most rows of a table that a page shows."""
 
+MOST_TOLD = 5
+"""Most topics of which a page tells the same problem: with hundreds of them, nothing else would be on it."""
+
 
 class Sheet(Struct):
     """A table with its title, and the text about the rows that are left out."""
@@ -122,9 +125,9 @@ class Overview:
             found.update(row.outcomes)
         return found
 
-    def troubles(self) -> list[str]:
-        """Return the problems that need an operator, the worst first."""
-        return [*self.of_processes(), *self._of_topics()]
+    def troubles(self, *, most: int | None = MOST_TOLD) -> list[str]:
+        """Return the problems that need an operator, the worst first; of those that many topics share, the first `most`."""
+        return [*self.of_processes(), *self._of_topics(most)]
 
     def of_processes(self) -> list[str]:
         """Return the problems of this machine: of its supervisor, pools and workers, and of their way to the backend."""
@@ -193,25 +196,27 @@ class Overview:
         if offline:
             yield f"{count(len(offline), 'worker')} cannot reach the backend"
 
-    def _of_topics(self) -> Iterable[str]:
+    def _of_topics(self, most: int | None) -> Iterable[str]:
         backlog = self.board.backlog
         if backlog is None:
             return
+        alerts = []
         for name in backlog.alerts:
             topic = backlog.topics.get(name, TopicState())
             oldest = f", the oldest for {age(topic.oldest_age)}" if topic.oldest_age is not None else ""
-            yield f"topic {name}: alert, {are(topic.ready, 'job')} ready{oldest}"
+            alerts.append(f"topic {name}: alert, {are(topic.ready, 'job')} ready{oldest}")
+        yield from _first(most, alerts, "has an alert", "have alerts")
         for name, seconds in backlog.full.items():
             waiting = sum(each.waiting for each in backlog.limits if each.limit.partition(":")[0] == name)
             shows = f"`jobsctl limits {word(name)}` shows it"
             yield f"limit {name}: full for {age(seconds)}, {are(waiting, 'job')} waiting; {shows}"
-        for name in backlog.unserved:
-            topic = backlog.topics.get(name, TopicState())
-            if topic.waiting:
-                yield str(TopicUnserved(name, topic.waiting, []))
-        for name, topic in backlog.topics.items():
-            if topic.paused:
-                yield f"topic {name} is paused until `jobsctl resume {word(name)}`"
+        waits = {name: backlog.topics.get(name, TopicState()).waiting for name in backlog.unserved}
+        unserved = [str(TopicUnserved(name, jobs, [])) for name, jobs in waits.items() if jobs]
+        yield from _first(most, unserved, "has jobs and is served by no pool", "have jobs and are served by no pool")
+        paused = [
+            f"topic {name} is paused until `jobsctl resume {word(name)}`" for name, it in backlog.topics.items() if it.paused
+        ]
+        yield from _first(most, paused, "is paused", "are paused")
 
     # -- tables ----------------------------------------------------------------------------------
 
@@ -355,6 +360,14 @@ def waiting_columns(topics: Collection[TopicState]) -> dict[str, str]:
     """Return the columns for jobs that a limit or their flow holds back, if there are any, and their fields."""
     columns = {"limited": "limited", "waiting": "members"}
     return {column: field for column, field in columns.items() if any(getattr(topic, field) for topic in topics)}
+
+
+def _first(most: int | None, told: Sequence[str], one: str, many: str) -> Iterable[str]:
+    """Yield the first sentences of those that tell the same of several topics, and of how many more topics they are true."""
+    cut = len(told) if most is None or len(told) == most + 1 else most
+    yield from told[:cut]
+    if more := len(told[cut:]):
+        yield f"{count(more, 'more topic')} {one if more == 1 else many}; `jobsctl topics` lists all"
 
 
 def _columns(backlog: Backlog) -> dict[str, str]:
