@@ -18,19 +18,20 @@ from pathlib import Path
 
 import pytest
 
+from jobs_core.testing.services import free_port
 from jobs_web.serving import listener
 from jobs_web.settings import Settings
 from jobs_web.tokens import hash_of, new_token
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as made:
-        return int(made.getsockname()[1])
-
-
 def jobsctl(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "jobs_core", *arguments]
     return subprocess.run(command, cwd=directory, text=True, capture_output=True, timeout=120)
+
+
+def first_line(process: subprocess.Popen[str]) -> str:
+    """Return the first line but for what the command waits for, which it tells on a slow machine."""
+    return next((line for line in iter(process.stdout.readline, "") if not line.startswith("jobs: waiting for ")), "")
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def test_the_printed_link_logs_in_and_term_ends_it(project):
     command = [sys.executable, "-m", "jobs_core", "web", "--listen", f"127.0.0.1:{free_port()}"]
     with subprocess.Popen(command, cwd=project, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         try:
-            line = process.stdout.readline()
+            line = first_line(process)
             link = re.search(r"http://\S+", line)
             assert link, line + process.stdout.read()
             opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar()))
@@ -63,7 +64,7 @@ def serving(directory: Path, *options: str) -> Iterator[tuple[str, subprocess.Po
     command = [sys.executable, "-m", "jobs_core", "web", *options]
     with subprocess.Popen(command, cwd=directory, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         try:
-            line = process.stdout.readline()
+            line = first_line(process)
             assert "the dashboard is at" in line, line + process.stdout.read()
             yield line, process
         finally:

@@ -7,12 +7,16 @@ build means that it has run. Each kind of server has a module in this package.
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import functools
+import itertools
 import os
 import secrets
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,9 +26,10 @@ from typing import NoReturn
 PATIENCE = 240.0
 """Longest time that a server or its command may take, in seconds; a machine with many other processes takes minutes."""
 
+PORTS = range(10_000, 22_768)
+"""Ports for the servers of tests: outside of those that Linux gives to connections, 32768 and more, also with 10,000 added."""
 
-_GIVEN = Path("/proc/sys/net/ipv4/ip_local_port_range")
-_FIRST = 10_000
+_numbers = itertools.count(secrets.randbelow(len(PORTS)))
 
 
 def program(name: str, package: str) -> str:
@@ -41,20 +46,25 @@ def program(name: str, package: str) -> str:
 
 
 def free_port() -> int:
-    """Return a port of loopback on which no process is listening at the moment.
+    """Return a port of loopback on which no process is listening, and which no other test takes as long as this process lives.
 
-    Where the system tells which ports it gives to connections, it is none of those: one of these may be gone before a server
-    has started.
+    The kernel gives no such port to a connection by itself, as it does with port 0: a server that is killed finds its port free
+    when it starts again. The next 10,000 ports above may be used as well, as the bus of a Redis cluster does.
     """
-    try:
-        end = int(_GIVEN.read_text().split()[0])
-    except OSError:
-        end = 0
-    while True:
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", _FIRST + secrets.randbelow(end - _FIRST) if end > 2 * _FIRST else 0))
-            port: int = probe.getsockname()[1]
+    for number in _numbers:
+        port = PORTS[number % len(PORTS)]
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            fcntl.lockf(_reserved(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+            probe.bind(("127.0.0.1", port))
             return port
+    raise AssertionError("numbers do not end")
+
+
+@functools.cache
+def _reserved() -> int:
+    """Return the descriptor of the file in which processes lock the bytes of their ports; the locks end with the process."""
+    path = Path(tempfile.gettempdir()) / f"jobs-test-ports-{os.getuid()}"
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
 def until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:

@@ -97,14 +97,14 @@ class BrokerService:
         return self._process.wait(timeout)
 
     def stop(self) -> int:
-        """Stop the broker, or kill it if it does not end within 10 s; return its exit code."""
+        """Stop the broker, or kill it if it does not end within 60 s, as on a busy machine; return its exit code."""
         with self._turn:  # not while it is being restarted
             self._closing = True
         if self._process is None:
             return 0
         self.signal(signal.SIGTERM)
         try:
-            code = self.wait(10)
+            code = self.wait(60)
         except subprocess.TimeoutExpired:
             self.signal(signal.SIGKILL)
             code = self.wait()
