@@ -69,43 +69,62 @@ class Window:
         """Press a button or a link by what is written on it, in the row or card that contains a text."""
         inside = f"[ancestor::*[self::tr or self::section][1][contains(., {quoted(row)})]]" if row else ""
         xpath = f"//*[self::button or self::a][starts-with(normalize-space(.), {quoted(label)})]{inside}"
+
+        def act() -> None:
+            element = self.find(xpath)
+            if self.keyboard:
+                self.reach(element)
+                self.keys(Keys.ENTER)
+            else:
+                element.click()
+
+        self._acting(act, label)
+
+    def _acting(self, act: Callable[[], None], what: str) -> None:
+        """Do what a user does with an element of this page; an open page may replace it by a newer one meanwhile."""
         for _ in range(100):
             try:
-                self._press(xpath)
+                act()
                 return
-            except StaleElementReferenceException:  # the page was replaced by a newer one, as open pages are
+            except StaleElementReferenceException:
                 continue
-        raise AssertionError(f"{label!r} is replaced all the time")
-
-    def _press(self, xpath: str) -> None:
-        element = self.find(xpath)
-        if self.keyboard:
-            self.reach(element)
-            self.keys(Keys.ENTER)
-        else:
-            element.click()
+        raise AssertionError(f"{what!r} is replaced all the time")
 
     def fill(self, field: str, text: str) -> None:
         """Replace what is in a field, which is named by its label."""
         label = f"@id=//label[starts-with(normalize-space(.), {quoted(field)})]/@for"
-        element = self.find(f"//*[self::input or self::textarea][{label} or starts-with(@aria-label, {quoted(field)})]")
-        if self.keyboard:
-            self.reach(element)
-            ActionChains(self.driver).key_down(Keys.CONTROL).send_keys("a").key_up(Keys.CONTROL).perform()
-            self.keys(Keys.DELETE, text)
-        else:
-            element.clear()
-            element.send_keys(text)
+        xpath = f"//*[self::input or self::textarea][{label} or starts-with(@aria-label, {quoted(field)})]"
+
+        def act() -> None:
+            element = self.find(xpath)
+            if self.keyboard:
+                self.reach(element)
+                ActionChains(self.driver).key_down(Keys.CONTROL).send_keys("a").key_up(Keys.CONTROL).perform()
+                self.keys(Keys.DELETE, text)
+            else:
+                element.clear()
+                element.send_keys(text)
+
+        self._acting(act, field)
 
     def tick(self, label: str) -> None:
         """Tick a box by what its label says."""
-        box = self.until(lambda window: window.driver.find_elements("xpath", f"//label[contains(., {quoted(label)})]/input"))[0]
-        if self.keyboard:
-            self.reach(box)
-            self.keys(Keys.SPACE)
-        else:
-            box.click()
-        assert box.is_selected()
+        xpath = f"//label[contains(., {quoted(label)})]/input"
+
+        def act() -> None:
+            box = self.until(lambda window: window.driver.find_elements("xpath", xpath), label)[0]
+            if self.keyboard:
+                self.reach(box)
+                self.keys(Keys.SPACE)
+            else:
+                box.click()
+            assert box.is_selected()
+
+        self._acting(act, label)
+
+    def has_title(self, text: str) -> None:
+        """Wait until the page is the one with this heading: what is on the last page, too, could be found there."""
+        self.find(f"//h1[starts-with(normalize-space(.), {quoted(text)})]")
 
     def reach(self, element: Any) -> None:
         """Go to an element by the Tab key."""

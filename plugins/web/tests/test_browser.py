@@ -126,7 +126,9 @@ def test_an_operator_finds_what_is_wrong_and_mends_it_in_three_clicks_without_ja
     with draw.served(shop.app) as (address, login), without_script(browser):
         window = Window(browser, address).go(login)
         window.find("//li[contains(., 'dead letters: ConnectionError')]//a").click()
+        window.has_title("ConnectionError")
         window.find("//td[@class='name']/a").click()
+        window.has_title("shop.billing.charge")
         window.press("Run again")
         window.says("The job is ready to run.")
     assert shop.app.status(shop.dead) is State.READY
@@ -145,7 +147,7 @@ def test_the_keyboard_reaches_the_content_first(draw, browser, shop):
 
 def test_a_page_follows_what_happens_until_it_is_paused(draw, browser, shop):
     def ready(window: Window) -> str:
-        return str(window.find("//dt[text()='ready']/following-sibling::dd").text)
+        return window.until(lambda window: str(window.find("//dt[text()='ready']/following-sibling::dd").text), "ready")
 
     draw.look(browser, "wide", "light")
     with draw.served(shop.app) as (address, login):

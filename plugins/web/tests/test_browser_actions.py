@@ -101,6 +101,7 @@ def cancels_a_job_that_waits_and_one_that_runs(window, shop):
 def runs_a_dead_job_again_and_a_scheduled_one_now(window, shop):
     dead = shop.dead("charge", "Żółć")
     window.go("/jobs?topic=mail&state=dead").press("tasks.charge")
+    window.has_title("tasks.charge")
     window.press("Run again")
     window.says("The job is ready to run.")
     shop.project.until(lambda: shop.charged("Żółć") == 2)

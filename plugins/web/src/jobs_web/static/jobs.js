@@ -43,16 +43,20 @@ function follow(part, pause, told) {
     tell("This page follows what happens again.", "good");
     later = setTimeout(() => tell("", ""), 10000);
   };
-  const swap = async () => {
+  const inUse = () => { // a new page would empty a form, or take away a button between press and release
     const typing = part.contains(document.activeElement) && document.activeElement.matches("input, textarea, select, summary");
-    if (paused || typing || changed(part)) return;
+    return paused || typing || changed(part) || part.matches(":active");
+  };
+  const swap = async () => {
+    if (part.matches(":active")) { setTimeout(swap, 500); return; }
+    if (inUse()) return;
     if (busy) { missed = true; return; }
     busy = true;
     try {
       const response = await fetch(location.href, { cache: "no-store", redirect: "manual" });
-      if (response.type === "opaqueredirect") return location.reload(); // logged out
       const page = new DOMParser().parseFromString(await response.text(), "text/html");
-      if (paused) return;
+      if (inUse()) { missed = true; return; } // since the request
+      if (response.type === "opaqueredirect") return location.reload(); // logged out
       if (!response.ok) {
         if (page.title !== document.title) behind(`${page.querySelector("h1")?.textContent || response.status}.`);
         return;
