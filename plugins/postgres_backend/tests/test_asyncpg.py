@@ -34,7 +34,7 @@ def alone() -> None: ...
 
 @pytest.fixture
 def app(postgres_url):
-    app = App(Config(backend=postgres_url, enqueue_timeout=5), registry=registry)
+    app = App(Config(backend=postgres_url, enqueue_timeout=60), registry=registry)
     set_current_app(app)
     yield app
     set_current_app(None)

@@ -12,6 +12,7 @@ import os
 import re
 import signal
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -145,7 +146,8 @@ def carry_in_child(url, outbox, base_dir, faults):
         with contextlib.suppress(BaseException):
             failpoints.arm(faults)
             app = App(Config(backend=url, outbox=Outbox(url=outbox), base_dir=base_dir), registry=registry)
-            Carrier(app, lambda state: None).carry_all()
+            while Carrier(app, lambda state: None).carry_all() is None:
+                time.sleep(0.005)  # the server has not noticed yet that the one before was killed
             code = 0
         os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

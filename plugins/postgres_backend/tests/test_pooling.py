@@ -146,7 +146,8 @@ def opened(url):
     return made
 
 
-def test_one_carrier_works_at_a_time_on_both_sides_of_the_proxy(pooled_url, postgres_url):
+def test_one_carrier_works_at_a_time_on_both_sides_of_the_proxy(pooled_url, postgres_url, monkeypatch):
+    monkeypatch.setattr(outbox, "LEASE", 600.0)
     one, other, direct = opened(pooled_url), opened(pooled_url), opened(postgres_url)
     assert one.lead()
     assert one.lead()
@@ -164,6 +165,7 @@ def test_a_carrier_without_a_session_that_was_killed_is_replaced_when_its_lease_
     monkeypatch.setattr(outbox, "LEASE", 0.5)
     killed, other = opened(pooled_url), opened(pooled_url)
     assert killed.lead()
+    monkeypatch.setattr(outbox, "LEASE", 600.0)
     until(other.lead)
     assert not killed.lead()
     for each in (killed, other):

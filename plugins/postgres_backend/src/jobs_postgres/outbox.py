@@ -118,6 +118,7 @@ class PostgresOutbox(Enlisting, Outbox):
         self._listener = listener_for(target, "outbox")
         self._holder = new_id()
         self._renew_at = 0.0
+        self._asked_for_lock = False
 
     # -- producers ---------------------------------------------------------------------------------
 
@@ -169,10 +170,13 @@ class PostgresOutbox(Enlisting, Outbox):
         self._make(self._connection)
 
     def close(self) -> None:
-        if self._renew_at and self._connection.connected:
+        if self._connection.connected:
             with contextlib.suppress(BackendError):
-                self._connection.rows(self._connection.sql(_RETURN), (self._holder,))
-        self._renew_at = 0.0
+                if self._renew_at:
+                    self._connection.rows(self._connection.sql(_RETURN), (self._holder,))
+                if self._asked_for_lock:  # the server notices only some time later that a connection has ended
+                    self._connection.rows("SELECT pg_advisory_unlock_all()")
+        self._renew_at, self._asked_for_lock = 0.0, False
         self._listener.close()
         self._connection.disconnect()
 
@@ -181,6 +185,7 @@ class PostgresOutbox(Enlisting, Outbox):
         if self._target.pooling:
             return self._renew(key)
         # The lock is the connection's, and ends with it. The server would grant it again to the one that has it.
+        self._asked_for_lock = True
         return bool(self._connection.value(self._connection.sql(_LOCK), {"key": key}))
 
     def _renew(self, key: str) -> bool:
