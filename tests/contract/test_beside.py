@@ -39,6 +39,8 @@ class PlainQueue(MemoryBackend):
 
 
 class TestSqliteBeside(BackendContract):
+    waits_for_minutes = False
+
     @pytest.fixture
     def backend_url(self):
         return f"memory://{new_token()}"

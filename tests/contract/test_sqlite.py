@@ -14,6 +14,8 @@ class TestSqlite(BackendContract):
 
 
 class TestSqliteOnItsOwnClock(BackendContract):
+    waits_for_minutes = False
+
     @pytest.fixture
     def backend_url(self, tmp_path):
         return f"sqlite:///{tmp_path / 'queue.db'}?durability=process"

@@ -12,6 +12,7 @@ from jobs_core.testing import BackendContract
 from jobs_core.testing.contract.fairness import Fairness
 from jobs_core.testing.contract.limits import LimitCases
 from jobs_core.testing.contract.rig import ManualClock, Outage, Rig
+from jobs_core.testing.contract.statistics import StatisticsCases
 from jobs_core.testing.contract.together import Togetherness
 from jobs_core.testing.services import free_port
 from jobs_postgres.backend import PostgresBackend
@@ -19,6 +20,8 @@ from jobs_postgres.url import parse
 
 
 class TestPostgres(BackendContract):
+    waits_for_minutes = False
+
     @pytest.fixture
     def backend_url(self, postgres_url):
         return postgres_url
@@ -65,8 +68,8 @@ class ServerClock(ManualClock):
         self._connection.close()
 
 
-class TestPostgresByAMovableClock(LimitCases, Fairness, Togetherness):
-    """What limits and turns promise about times that are too long to wait for."""
+class TestPostgresByAMovableClock(LimitCases, Fairness, Togetherness, StatisticsCases):
+    """What limits, turns and statistics promise about times that are too long to wait for."""
 
     takes_clock = True
 

@@ -7,10 +7,13 @@ from jobs_core.ids import new_token
 from jobs_core.testing import BackendContract
 from jobs_core.testing.contract import stores
 from jobs_core.testing.contract.rig import Outage, Rig, T
+from jobs_core.testing.contract.statistics import StatisticsCases
 from jobs_core.testing.services import free_port
 
 
 class TestRedis(BackendContract):
+    waits_for_minutes = False
+
     @pytest.fixture
     def backend_url(self, redis_url):
         return redis_url
@@ -29,9 +32,28 @@ class TestRedis(BackendContract):
         return f"redis://127.0.0.1:{free_port()}/0"
 
 
+class TestRedisByAMovableClock(StatisticsCases):
+    """What statistics promise about times that are too long to wait for."""
+
+    takes_clock = True
+
+    @pytest.fixture
+    def backend_url(self, redis_url):
+        return redis_url
+
+
+class TestRedisClusterByAMovableClock(StatisticsCases):
+    takes_clock = hands_out_at_once = True
+
+    @pytest.fixture
+    def backend_url(self, redis_cluster_url):
+        return redis_cluster_url
+
+
 class TestRedisCluster(BackendContract):
     """On three masters, without the features that a cluster lacks."""
 
+    waits_for_minutes = False
     hands_out_at_once = True
 
     @pytest.fixture

@@ -27,7 +27,7 @@ class Crashes(RigCase):
         operation, _, moment = boundary.partition(".")
         second = rig.results_url and operation in ("push", "settle")  # the results store is the first to reach it
         child = start_child(rig, "victim", "the-victim", failpoint=f"{boundary}={'kill@2' if second else 'kill'}")
-        output, _ = child.communicate(timeout=PATIENCE)
+        output, _ = child.communicate(timeout=3 * PATIENCE)
         assert child.returncode == -9, f"the backend does not pass the fail point {boundary}: {output}"
         assert output.split()[-1] == operation
         survivor.release_owner("the-victim", {waiting}, b"")

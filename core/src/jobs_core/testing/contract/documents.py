@@ -127,12 +127,13 @@ class DocumentCases(RigCase):
         if not rig.has("documents"):
             return
         backend = rig.producer()
-        version = backend.put_document(KIND, "a", b"1", rig.request(), ttl=rig.lease)
-        _put(rig, backend, "b", b"stays")
-        found = backend.document(KIND, "a")
+        assert backend.put_document(KIND, "b", b"stays", rig.request(), ttl=600.0) is not None
+        found = backend.document(KIND, "b")
         assert found is not None
         assert found.expires_in is not None
-        assert 0 < found.expires_in <= rig.lease
+        assert 0 < found.expires_in <= 600.0
+        version = backend.put_document(KIND, "a", b"1", rig.request(), ttl=rig.lease)
+        _put(rig, backend, "b", b"stays")
         rig.advance(rig.lease * 1.05)
         assert backend.document(KIND, "a") is None
         assert [each.name for each in backend.documents(KIND, 9)] == ["b"]
@@ -147,6 +148,13 @@ class DocumentCases(RigCase):
         if not rig.has("documents"):
             return
         backend = rig.producer()
+        if not rig.clock:  # a busy machine may stand still for longer than a short time to live
+            backend.put_document(KIND, "a", b"1", rig.request(), ttl=rig.lease)
+            backend.put_document(KIND, "a", b"1", rig.request(), ttl=600.0)
+            rig.advance(rig.lease * 1.05)
+            backend.housekeep(100)
+            assert backend.document(KIND, "a") is not None
+            return
         for _ in range(4):
             backend.put_document(KIND, "a", b"1", rig.request(), ttl=rig.lease)
             rig.advance(rig.lease / 2)
