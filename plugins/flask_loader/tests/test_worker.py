@@ -62,7 +62,7 @@ def bad():
     begin("bad")
     raise ValueError
 
-@job(timeout=0.3, retries=0)
+@job(timeout=1.5, retries=0)
 def slow():
     begin("slow")
     while True:
@@ -80,7 +80,7 @@ async def abad():
     await asyncio.sleep(0.01)
     raise ValueError
 
-@job(timeout=0.3, retries=0)
+@job(timeout=1.5, retries=0)
 async def aslow():
     begin("aslow")
     await asyncio.sleep(60)

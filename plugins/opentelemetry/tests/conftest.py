@@ -47,7 +47,7 @@ class Rig:
         worker = Worker(self.app, "mail", pool, None, owner="web1-1", drain=True)
         thread = threading.Thread(target=worker.run)
         thread.start()
-        thread.join(30)
+        thread.join(120)
         assert not thread.is_alive()
 
     def spans(self, name: str = "") -> list[ReadableSpan]:

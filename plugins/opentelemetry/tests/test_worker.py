@@ -21,7 +21,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 def configure():
     provider = TracerProvider()
     exporter = OTLPSpanExporter(f"http://127.0.0.1:{os.environ['RECEIVER']}/v1/traces")
-    provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=60_000))
+    provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=3_600_000))
     trace.set_tracer_provider(provider)
 """
 TASKS = """

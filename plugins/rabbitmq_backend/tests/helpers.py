@@ -40,12 +40,12 @@ def jobs(count=1, **options):
     return [Outgoing(new_id(), TOPIC, b"{}", **options) for _ in range(count)]
 
 
-def drained(backend):
-    """Return ids in the order of delivery, until a short wait finds no more."""
+def drained(backend, expected):
+    """Return ids in the order of delivery, until a short wait finds no more than those that are expected."""
     ids = []
     while True:
         deliveries = backend.reserve([TOPIC], 100, new_token())
-        if not deliveries and not backend.wait([TOPIC], 0.5):
+        if not deliveries and not backend.wait([TOPIC], 0.5 if len(ids) >= expected else 60.0):
             return ids
         ids += [delivery.id for delivery in deliveries]
         backend.settle([Settlement(delivery.id, delivery.token, Outcome.DONE) for delivery in deliveries], new_token())

@@ -69,7 +69,7 @@ def test_the_proposed_user_may_do_all_that_jobs_does_on_a_cluster(redis_cluster)
 def do_all_that_jobs_does(backend, feed):
     """Do everything that jobs does; `feed` pushes as a program in another language does."""
     backend.push([Outgoing(name, "t", b"{}") for name in ("a", "b", "c", "d")], new_token())
-    assert backend.wait(["t"], 1.0)
+    assert backend.wait(["t"], 60.0)
     done, retried, dead, _ = backend.reserve(["t"], 4, new_token())
     backend.note([Note(done.id, done.token, b"half", (b"begins",))])
     settlements = [
@@ -94,7 +94,7 @@ def do_all_that_jobs_does(backend, feed):
     backend.wait(["t"], 0.01)
     assert backend.counts(["t"])["t"].reserved == 1
     feed()
-    assert backend.wait(["t"], 1.0)
+    assert backend.wait(["t"], 60.0)
     assert backend.release_owner("worker", ["d"], b"") == 1
     assert backend.advice() == []
 

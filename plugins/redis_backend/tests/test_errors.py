@@ -74,7 +74,7 @@ def speaking(answer):
         with contextlib.suppress(OSError):
             while True:
                 client, _ = listener.accept()
-                with client:
+                with client, contextlib.suppress(ConnectionError):  # it may have left after the first bytes
                     client.recv(1 << 16)
                     client.sendall(answer)
 

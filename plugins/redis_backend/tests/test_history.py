@@ -6,12 +6,12 @@ import contextlib
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.support.project import until
 
 from jobs_core.backends.base import Backend, BackendOptions, Delivery, Outcome, Outgoing, Retention, Settlement, State
 from jobs_core.backends.notes import Note, Notes
@@ -419,20 +419,25 @@ def test_a_cluster_drops_the_done_jobs_of_all_topics_and_finds_them_by_the_begin
     backend = opened(redis_cluster_url, BackendOptions())
     topics = [f"topic-{n}" for n in range(4)]
     for topic in topics:
-        backend.push([Outgoing(f"0000-{topic}", topic, b"")], new_token())
-        (held,) = backend.reserve([topic], 1, new_token())
-        backend.note([Note(held.id, held.token, b"half", (b"line",))])
-        done = Settlement(held.id, held.token, Outcome.DONE, result_ttl=2.0, timeline=b"run")
-        backend.settle([done], new_token())
-        (record,) = backend.browse(topic, State.DONE, 10)
+        for begin, ttl in (("0000", KEPT), ("1111", 0.5)):
+            backend.push([Outgoing(f"{begin}-{topic}", topic, b"")], new_token())
+            (held,) = backend.reserve([topic], 1, new_token())
+            backend.note([Note(held.id, held.token, b"half", (b"line",))])
+            done = Settlement(held.id, held.token, Outcome.DONE, result_ttl=ttl, timeline=b"run")
+            backend.settle([done], new_token())
+        found = {record.id: record for record in backend.browse(topic, State.DONE, 10)}
+        record = found[f"0000-{topic}"]
         assert (record.topic, record.notes.progress, record.timeline) == (topic, b"half", (b"run",))
     assert sorted(backend.find_ids("0000", 10)) == [f"0000-{topic}" for topic in topics]
     assert len(backend.find_ids("0000", 3)) == 3
-    deadline = time.monotonic() + 30.0
-    while backend.find_ids("0000", 10):  # the lists, without looking at the jobs
+
+    def dropped():
         backend.housekeep(100)
-        assert time.monotonic() < deadline
-    assert [backend.get(f"0000-{topic}") for topic in topics] == [None] * 4
+        return not backend.find_ids("1111", 10)  # the lists, without looking at the jobs
+
+    until(dropped)
+    assert [backend.get(f"1111-{topic}") for topic in topics] == [None] * 4
+    assert len(backend.find_ids("0000", 10)) == 4
     backend.close()
 
 

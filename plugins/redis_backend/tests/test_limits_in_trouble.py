@@ -37,7 +37,7 @@ def again(call):
         try:
             return call()
         except OwnerLost:
-            backend.open(owner)
+            again(lambda: backend.open(owner))
             raise
         except BackendError:
             time.sleep(0.05)  # the server is down; a real worker waits in the same way

@@ -16,6 +16,9 @@ from jobs_core.testing.services.redis import RedisServer, sentinels, server_prog
 from jobs_core.urls import scheme
 from jobs_redis.url import parse
 
+PATIENT = "sentinel down-after-milliseconds jobs 600000"
+"""A setting of a sentinel that takes no server of a slow machine for failed."""
+
 
 def made(url):
     return Plugins.discover().choose("jobs_queue_backends", scheme(url), "backend")(url, BackendOptions())
@@ -28,7 +31,7 @@ def pass_a_job(url):
         producer.open(None)
         worker.open("worker")
         producer.push([Outgoing("one", "t", b"{}")], new_token())
-        assert worker.wait(["t"], 5.0)
+        assert worker.wait(["t"], 60.0)
         assert [delivery.id for delivery in worker.reserve(["t"], 10, new_token())] == ["one"]
     finally:
         producer.close()
@@ -95,7 +98,7 @@ def test_jobs_pass_with_a_password_and_not_without(tmp_path):
 
 
 def test_jobs_pass_through_sentinels_that_have_a_password_of_their_own(tmp_path):
-    settings = ["requirepass of-sentinels", "sentinel auth-pass jobs of-redis"]
+    settings = ["requirepass of-sentinels", "sentinel auth-pass jobs of-redis", PATIENT]
     with (
         RedisServer(tmp_path / "redis", "--requirepass", "of-redis") as master,
         sentinels(tmp_path, master, 1, settings=settings)[0] as watcher,
@@ -194,6 +197,7 @@ def test_jobs_pass_through_sentinels_and_their_master_over_tls(tmp_path, certifi
     watched = SimpleNamespace(port=int(options["tls-port"]))
     port = free_port()
     settings = [f"{name} {value}" for name, value in {**options, "tls-port": port, "tls-replication": "yes"}.items()]
+    settings.append(PATIENT)
     with (
         RedisServer(tmp_path / "redis", *(word for name, value in options.items() for word in (f"--{name}", value))),
         sentinels(tmp_path, watched, 1, settings=settings)[0],
