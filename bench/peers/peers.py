@@ -33,7 +33,7 @@ class Peer:
 
 CELERY = ("celery[redis]", "hiredis", "gevent", "amqp")
 RQ = ("rq", "hiredis")
-DRAMATIQ = ("dramatiq[redis,rabbitmq]", "hiredis", "pika")
+DRAMATIQ = ("dramatiq[redis,rabbitmq]", "hiredis", "pika", "gevent")
 HUEY = ("huey", "redis", "hiredis")
 ARQ = ("arq", "hiredis")
 TASKIQ = ("taskiq", "taskiq-redis", "hiredis", "taskiq-aio-pika", "aio-pika")

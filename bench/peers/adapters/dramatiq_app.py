@@ -1,6 +1,7 @@
 """Dramatiq, on Redis or RabbitMQ."""
 
 import os
+import time
 
 import common
 import dramatiq
@@ -22,7 +23,15 @@ dramatiq.set_broker(broker)
 noop = dramatiq.actor(actor_name="noop")(common.noop)
 stamp = dramatiq.actor(actor_name="stamp")(common.stamp)
 work = dramatiq.actor(actor_name="work")(common.work)
-JOBS = {"noop": noop, "stamp": stamp, "work": work}
+
+
+@dramatiq.actor(actor_name="nap")
+def nap(n):
+    time.sleep(1.0)  # gevent patches it
+    common.record(n)
+
+
+JOBS = {"noop": noop, "stamp": stamp, "work": work, "nap": nap}
 
 if not amqp:  # the limiter and the callbacks need Redis
     counters = RedisBackend(url=common.BROKER)
