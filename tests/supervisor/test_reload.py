@@ -34,30 +34,19 @@ def test_twenty_reloads_under_load_run_every_job_once(project: Project):
     supervised.stop()
 
 
-HELD = """
-@job
-def held():
-    record("start held")
-    while not (Path(__file__).parent / "go on").exists():
-        time.sleep(0.01)
-    record("end held")
-"""
-
-
 def test_new_code_serves_and_the_old_finishes_its_running_jobs(project: Project):
-    (project.root / "tasks.py").write_text(TASKS + HELD)
     supervised = Supervised(project)
-    project.push("held")
-    project.until_noted("start held")
-    (project.root / "tasks.py").write_text(TASKS.replace('record("note", text)', 'record("new note", text)') + HELD)
+    project.push("held", "long")
+    project.until(lambda: any(line.startswith("start long") for line in project.ledger()))
+    (project.root / "tasks.py").write_text(TASKS.replace('record("note", text)', 'record("new note", text)'))
     supervised.process.signal(signal.SIGHUP)
     supervised.process.until_said("generation 2 is serving")
     project.push("note", "x")
     project.until_noted("new note x")
-    assert project.times("end held") == 0, "new code serves beside the old"
-    (project.root / "go on").touch()
-    project.until_noted("end held")
-    assert project.times("start held") == 1
+    assert project.times("end long") == 0, "new code serves beside the old"
+    (project.root / "go").touch()
+    project.until_noted("end long")
+    assert sum(line.startswith("start long") for line in project.ledger()) == 1
     supervised.stop()
 
 

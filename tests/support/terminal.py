@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from jobs_core.testing.services import free_port
 
-from .project import Process, until
+from .project import LONGEST_RUN, Process, until
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -190,7 +190,7 @@ class Terminal:
         self._typed += 1
         mark = f"<{self._typed}> "
         self._shell.type(f"{{ {command} {background}\n}} </dev/null; printf '\\n%s%d\\n' '{mark}' $?\n")
-        code = int(self._shell.until_said(mark).removeprefix(mark))
+        code = int(self._shell.until_said(mark, patience=LONGEST_RUN).removeprefix(mark))
         if sign:
             self._shell.until_said(sign, said_before + 1)
         output = self._shell.lines[begin:]
