@@ -141,6 +141,17 @@ def test_what_a_flow_refused_is_told_and_not_retried(shop, project):
     assert shop.backend.get(needs.id).state is State.CANCELLED
 
 
+def test_a_member_that_has_expired_is_not_said_to_run_again(shop, project):
+    shop.end(Outcome.EXPIRED, reason="expired", error=b"{}")
+    advice = "it would expire again at once: enqueue the job anew, and drop the dead letter"
+    said = project.here("flow", "show", shop.flow.id)
+    assert f"{advice}, which cancels what needs it: `jobsctl dead drop {shop.paid.id}`" in said
+    assert "flow retry" not in said
+    said = project.here("why", shop.paid.id)
+    assert f"{advice} (`jobsctl dead drop {shop.paid.id}`)" in said
+    assert "runs it again" not in said
+
+
 def test_flow_retry_runs_the_dead_again_and_flow_cancel_ends_the_rest(shop, project):
     shop.end(Outcome.DEAD, reason="failed", error=b"{}")
     assert project.here("flow", "retry", shop.flow.id) == "1 member requeued\n"

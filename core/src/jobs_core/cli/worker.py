@@ -27,7 +27,7 @@ from .waiting import importing_application
 @click.option("--topics", metavar="A,B", type=TOPICS, help="Serve these topics instead of the pool's, in this order.")
 @click.option("--mode", type=click.Choice(["sync", "threads", "async"]), help="How to run jobs, instead of the pool's mode.")
 @click.option("--concurrency", type=click.IntRange(1, 100_000), help="Jobs at a time, instead of the pool's concurrency.")
-@click.option("--drain", is_flag=True, help="Exit when the topics are empty: nothing ready, scheduled or reserved.")
+@click.option("--drain", is_flag=True, help="Exit when nothing is left to run: ready, limited, scheduled or reserved.")
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), help=("The log level, instead of logs.level.")
 )

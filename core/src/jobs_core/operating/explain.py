@@ -22,6 +22,7 @@ from ..placeholders import parameter_of
 from ..registry import AnyJob
 from ..unfinished import NOWHERE, Here, before, held_up, jobs, reserved, waits, when
 from ..units import count, format_duration, times
+from .expiry import EXPIRED, GIVE_UP_EXPIRED
 from .ids import missing
 from .in_outbox import explained
 
@@ -62,6 +63,8 @@ def _state(app: App, backend: Backend, record: JobRecord, here: Here) -> Iterato
         again = f"`jobsctl dead retry {word(record.id)}` runs it again"
         if was_refused(record.id, record.reason):
             again = GIVE_UP_REFUSED
+        elif record.reason == EXPIRED:
+            again = f"{GIVE_UP_EXPIRED} (`jobsctl dead drop {word(record.id)}`)"
         elif record.member is not None and _is_cancelled(backend, record.member.flow):
             again = f"its flow was cancelled, so it cannot run again: `jobsctl dead drop {word(record.id)}` deletes it"
         yield f"it has been dead since {when(record.since)}: {record.reason}; {again}"

@@ -11,6 +11,7 @@ from ..backends.base import State
 from ..backends.flows import ALL, GIVE_UP_REFUSED, MOST_LISTED, After, FlowStatus, MemberStatus, was_refused
 from ..escapes import in_one_line, word
 from ..units import count
+from .expiry import EXPIRED, GIVE_UP_EXPIRED
 
 MOST_BESIDE = 20
 """Most members under one node that are shown, those that have not ended first."""
@@ -56,6 +57,8 @@ def held_up(flow: FlowStatus, members: Sequence[MemberStatus]) -> Iterator[str]:
         what = f"`jobsctl show {word(member.id)}` has its errors"
         if was_refused(member.id, member.reason):
             what = f"{GIVE_UP_REFUSED}: `jobsctl dead drop {word(member.id)}`"
+        elif member.reason == EXPIRED:
+            what = f"{GIVE_UP_EXPIRED}, which cancels what needs it: `jobsctl dead drop {word(member.id)}`"
         yield f"{_name(member)} {member.id} is dead{reason}: {what}"
     if (unnamed := flow.dead - len(dead)) > 0:
         yield f"{count(unnamed, 'more member' if dead else 'member')} {'is' if unnamed == 1 else 'are'} dead"
@@ -72,8 +75,11 @@ def held_up(flow: FlowStatus, members: Sequence[MemberStatus]) -> Iterator[str]:
 
 
 def _again(flow: FlowStatus, members: Sequence[MemberStatus]) -> str:
-    """Say how to retry the dead members; nothing if the flow refused all of them."""
-    refused = sum(member.state == State.DEAD.value and was_refused(member.id, member.reason) for member in members)
+    """Say how to retry the dead members; nothing if the flow refused all of them, or they have expired."""
+    refused = sum(
+        member.state == State.DEAD.value and (was_refused(member.id, member.reason) or member.reason == EXPIRED)
+        for member in members
+    )
     if refused == flow.dead:
         return ""
     return f"`jobsctl flow retry {flow.id}` runs the {'other dead' if refused else 'dead'} again, "

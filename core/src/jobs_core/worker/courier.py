@@ -7,6 +7,7 @@ interrupts runs, and it sends each unanswered request again under the same reque
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
 import threading
@@ -29,6 +30,7 @@ from ..scoreboard.layout import Phase
 from ..scoreboard.writer import NOWHERE, Scoreboard
 from ..soundness import is_sound, require_soundness
 from .decoder import Decoder
+from .draining import Draining
 from .executors.base import Executor
 from .interruptions import Interruptions
 from .isolation import Isolation
@@ -535,9 +537,12 @@ class Courier:
             self._due_at = -1
             self._listener.due("max_jobs")
 
+    @functools.cached_property
+    def _draining(self) -> Draining:
+        return Draining()
+
     def _stop_if_drained(self) -> None:
-        counts = self._backend.counts(self._topics).values()
-        if not any(count.ready or count.limited or count.scheduled or count.reserved for count in counts):
+        if self._draining.is_over(self._backend, self._topics):
             self._stopping = True
             self._stop_at = time.monotonic() + self._settings.stop_timeout
 
