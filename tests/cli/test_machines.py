@@ -165,3 +165,21 @@ def test_a_pool_that_no_machine_has_is_named(project, backend):
     done = project.run("machines", "quiet", "--all", "--pool", "nope")
     assert done.returncode == 1
     assert "no machine with a pool nope" in done.stderr
+
+
+@pytest.mark.parametrize(("keys", "fix"), [("", True), ('signing_keys = ["a:0123456789012345678901234567890123"]\n', False)])
+def test_a_command_that_a_machine_refuses_says_why_and_where_to_give_it(project, backend, monkeypatch, keys, fix):
+    project.configure(keys)
+    refused = "refused: the document is not signed, but signing_keys are configured"
+
+    def refuses(backend, waited):
+        for name, command in waited.items():
+            report(backend, name, commands={command: refused})
+        return ended(backend, waited)
+
+    ended = machines.ended_on
+    monkeypatch.setattr(machines, "ended_on", refuses)
+    report(backend, "web1.aaaaaa")
+    output = project.here("machines", "quiet", "web1", code=1)
+    assert f"web1.aaaaaa: not carried out: {refused}" in output
+    assert ("this configuration has none: give the command where they are configured" in output) is fix

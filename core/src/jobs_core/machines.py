@@ -45,6 +45,9 @@ MOST_WORKERS: Final = 10_000
 REPORT: Final = 5.0
 """Seconds between two reports of a machine."""
 
+REFUSED: Final = "refused: "
+"""What the report of a refused command begins with."""
+
 GONE: Final = 30.0
 """Seconds without a report after which a machine is gone."""
 

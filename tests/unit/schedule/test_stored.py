@@ -398,3 +398,20 @@ def test_a_change_by_a_machine_whose_clock_is_behind_counts(signed, monkeypatch)
     signed.now += 60
     signed.look()
     assert signed.pushed() == [("minute", 60)]
+
+
+@pytest.mark.parametrize("name", ["", "n" * 201, "a\nb", "a\0b"])
+def test_a_name_that_no_entry_can_have_is_refused_with_what_names_may_be(shop, name):
+    for change in (
+        lambda: shop.schedule.add(name, shop.tell.call(), every=60),
+        lambda: shop.schedule.remove(name),
+        lambda: shop.schedule.pause(name),
+    ):
+        with pytest.raises(ScheduleError, match="invalid name of a schedule entry .*: use 1 to 200 characters"):
+            change()
+
+
+def test_an_entry_whose_arguments_are_too_large_is_refused_with_what_to_do(shop):
+    with pytest.raises(ScheduleError, match="schedule entry big takes 70,.* the most is 65,536: pass a reference"):
+        shop.schedule.add("big", shop.tell.call("x" * 70_000), every=60)
+    assert shop.schedule.stored() == []

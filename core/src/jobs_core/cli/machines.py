@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from ..backends.base import Backend
-from ..machines import REPORT, MachineReport, Order, reports
+from ..machines import REFUSED, REPORT, MachineReport, Order, reports
 from ..operating.commanding import ended as ended_on
 from ..operating.commanding import give, meant, with_pool
 from ..operating.formatting import size
@@ -209,7 +209,9 @@ def _give(
     waited = context.operate(lambda backend: give(context.app, backend, order, chosen, everywhere=everywhere, stored=stored))
     ended = context.operate(lambda backend: _await(backend, waited), what="the machines to report")
     for name in sorted(waited):
-        output.echo(f"{name}: {_outcome(ended.get(name))}")
+        unsigned = not context.app.signer and (ended.get(name) or "").startswith(REFUSED)
+        fix = "; this configuration has none: give the command where they are configured" if unsigned else ""
+        output.echo(f"{name}: {_outcome(ended.get(name))}{fix}")
     if any(ended.get(name) != "" for name in waited):
         raise click.exceptions.Exit(Exit.FAILED)
 

@@ -17,7 +17,7 @@ from msgspec import UNSET, Struct
 from .. import boundary, events
 from ..app import current_app
 from ..backends.base import Backend
-from ..backends.documents import ABSENT, Document, all_of, check
+from ..backends.documents import ABSENT, LARGEST, NAME, Document, all_of
 from ..errors import NotSupported, ScheduleError, SignatureError
 from ..ids import new_token
 from ..job import Call
@@ -206,6 +206,7 @@ class Schedule:
             return backend.delete_document(KIND, name, new_token(), expected=document.version)
 
         app = self.app
+        _refuse_name(name)
         if not self._operate(remove):
             static = name in self._static_names()
             hint = (
@@ -259,9 +260,14 @@ class Schedule:
             said = msgspec.structs.replace(change(before.said if before is not None else None), by=who())
             version, issued_at = (before.version, before.issued_at) if before is not None else (ABSENT, 0)
             data = seal(app.signer, KIND, name, said, replaces=version, after=issued_at)
+            if len(data) > LARGEST:
+                raise ScheduleError(
+                    f"schedule entry {name} takes {len(data):,} bytes with its arguments, the most is {LARGEST:,}: "
+                    "pass a reference (a path, a key) instead of the data"
+                )
             return backend.put_document(KIND, name, data, new_token(), expected=version) is not None
 
-        check(KIND, name)
+        _refuse_name(name)
         while not self._operate(attempt):
             pass
 
@@ -309,6 +315,13 @@ class Schedule:
         plain = decode(encode(message, limit=int(app.config.max_message)), topic=message.topic)
         topic = message.topic if "topic" in given else None
         return StoredEntry(job.name, cron, seconds, tz or "UTC", list(plain.args), dict(plain.kwargs), topic, missed)
+
+
+def _refuse_name(name: str) -> None:
+    if not NAME.fullmatch(name):
+        raise ScheduleError(
+            f"invalid name of a schedule entry {shown(name)}: use 1 to 200 characters, none of them a control character"
+        )
 
 
 def call_of(app: App, entry: Entry, headers: Mapping[str, Any]) -> Call[Any]:

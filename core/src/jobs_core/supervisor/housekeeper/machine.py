@@ -23,6 +23,7 @@ from ...machines import (
     MACHINE,
     MOST_RUNNING,
     MOST_WORKERS,
+    REFUSED,
     MachineReport,
     Order,
     PoolReport,
@@ -216,7 +217,7 @@ class Machine:
 
         For whom it was meant is unknown, if it cannot be trusted: each machine reports it, and its giver reads some reports.
         """
-        self._refused[name] = time.time(), f"refused: {why}"[:_LONGEST]
+        self._refused[name] = time.time(), f"{REFUSED}{why}"[:_LONGEST]
         while len(self._refused) > MOST_REPORTED:  # anyone who can write to the backend can have many refused
             del self._refused[next(iter(self._refused))]
         self._untold = True
