@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from ..support.project import PATIENCE, TASKS, Project, until
@@ -49,8 +51,9 @@ def test_max_jobs_of_one_is_a_process_for_every_job(project: Project):
 def test_a_pool_of_one_never_runs_two_jobs_at_once_while_its_worker_is_replaced(project: Project):
     project.configure('pools.default.max_age = "400ms"')
     supervised = Supervised(project)
+    project.push("nap", 4.0, "long")  # longer than the lives of several successors, which are looked at once a second
     project.push_many([("nap", (0.3, f"n{number}"), {}) for number in range(10)])
-    project.until_noted(*[f"end n{number}" for number in range(10)])
+    project.until_noted("end long", *[f"end n{number}" for number in range(10)])
     running = 0
     for line in project.ledger():
         running += 1 if line.startswith("start") else -1
@@ -86,11 +89,14 @@ def test_a_worker_that_grew_too_large_is_replaced_between_jobs(project: Project)
 
 
 def test_a_job_that_makes_its_worker_too_large_runs_once_to_its_end(project: Project):
-    grow = "\n@job\ndef grow(seconds, text):\n    held = bytearray(80_000_000)\n    doze.function(seconds, text)\n"
+    grow = "\n@job\ndef grow(text):\n    large = bytearray(80_000_000)\n    held.function(text)\n"
     (project.root / "tasks.py").write_text(TASKS + grow)
     project.configure('pools.default.max_memory = "100MB"\npools.default.stop_timeout = "100ms"')
     supervised = Supervised(project)
-    project.push("grow", 6.0, "large")  # its size is read every five seconds
+    project.push("grow", "large")
+    until(lambda: any(worker.reason == "max_memory" for worker in supervised.board().supervisor.workers))  # read every 5 s
+    time.sleep(0.5)  # longer than stop_timeout
+    (project.root / "go").touch()
     project.until_noted("end large")
     until(lambda: supervised.board().supervisor.pools[0].restarts == {"max_memory": 1})
     assert [line.split()[:2] for line in project.ledger()] == [["start", "large"], ["end", "large"]]

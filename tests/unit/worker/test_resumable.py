@@ -445,7 +445,7 @@ def test_a_timeout_may_be_one_of_each_step(app, registry, mode, is_async, monkey
 
     def pause(row: int) -> float:
         seen.append(row)
-        return 10.0 if row == 12 and len(seen) <= 13 else 0.02
+        return 10.0 if row == 12 and len(seen) <= 13 else 0.07  # 15 of which take longer than one may
 
     def until_over(seconds: float) -> None:
         ends = time.monotonic() + seconds
@@ -462,7 +462,7 @@ def test_a_timeout_may_be_one_of_each_step(app, registry, mode, is_async, monkey
         for row in current_job().steps(range(15)):
             await asyncio.sleep(pause(row))
 
-    made = job(registry=registry, name="walk", resumable=True, step_timeout=0.2, retries=1, backoff=0)(
+    made = job(registry=registry, name="walk", resumable=True, step_timeout=1.0, retries=1, backoff=0)(
         awalk if is_async else walk
     )
     handle = made.enqueue()
@@ -471,7 +471,7 @@ def test_a_timeout_may_be_one_of_each_step(app, registry, mode, is_async, monkey
     if found is not None:  # a plain function on a thread: the worker is replaced
         assert (mode, is_async) != ("sync", False)
         assert found.attempt == 1
-        assert b"step_timeout of 0.2 s" in found.errors[0]
+        assert b"step_timeout of 1 s" in found.errors[0]
         serve(app, mode)
     late = mode != "sync" and not is_async  # such a step cannot be interrupted: it ends late, and the run with it
     assert seen == [*range(13), *range(13 if late else 12, 15)]

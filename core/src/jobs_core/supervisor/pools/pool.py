@@ -270,6 +270,7 @@ class WorkerPool:
 
     def _serve(self, worker: WorkerRecord) -> None:
         worker.successor_of = None
+        worker.ready_at = time.monotonic()  # its age counts from here
         worker.enter("serving")
         if worker.spec.standby and not self.quiet:
             worker.send(Serve())

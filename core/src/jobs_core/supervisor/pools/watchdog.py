@@ -133,8 +133,11 @@ class Watchdog:
         return None
 
     def _replace_if_due(self, pool: WorkerPool, worker: WorkerRecord, now: float) -> None:
-        """Replace a worker that is too old or too large, once its running jobs have ended."""
-        if worker.leaving or worker.ready_at is None:
+        """Replace a worker that is too old or too large, once its running jobs have ended.
+
+        One that waits for its predecessor's end is not replaced: its own successor would not wait for that any more.
+        """
+        if worker.leaving or worker.ready_at is None or worker.state == "standby":
             return
         settings = worker.settings
         if settings.max_age and now - worker.ready_at > worker.max_age:
