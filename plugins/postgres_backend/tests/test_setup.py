@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -214,13 +215,22 @@ def test_wrong_use_of_setup_is_explained(project):
     assert "is not set up by SQL" in project.here("setup", "--sql", code=2)
 
 
-def test_psql_takes_the_printed_sql(project, postgres_server):
+def test_psql_takes_the_printed_sql(project, postgres_server, schema):
     """In the form in which people review and run it."""
     text = project.here("setup", "--sql")
     from jobs_core.testing.services.postgres import programs
 
     psql = programs() / "psql"
+    with psycopg.connect(
+        postgres_server.url, autocommit=True
+    ) as connection:  # a function of somebody else, which it does not call
+        connection.execute(f'CREATE SCHEMA "{schema}_trap"'.encode())
+        trap = "(text, regprocedure, text) RETURNS text LANGUAGE plpgsql AS 'BEGIN RAISE ''caught''; END'"
+        connection.execute(f'CREATE FUNCTION "{schema}_trap".format{trap}'.encode())
     done = subprocess.run(
-        [psql, "-X", "-q", "-v", "ON_ERROR_STOP=1", postgres_server.url], input=text, text=True, capture_output=True, timeout=60
-    )
+        [psql, "-X", "-q", "-v", "ON_ERROR_STOP=1", postgres_server.url], input=text, text=True, capture_output=True,
+        timeout=60, env={**os.environ, "PGOPTIONS": f"-c search_path={schema}_trap"},
+    )  # fmt: skip
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        connection.execute(f'DROP SCHEMA "{schema}_trap" CASCADE'.encode())
     assert done.returncode == 0, done.stderr

@@ -9,7 +9,7 @@ import pytest
 from tests.support.project import Project, until
 from tests.support.supervised import Supervised
 
-from jobs_core.backends.base import Answer, BackendOptions, Outcome, Outgoing, Settlement
+from jobs_core.backends.base import Answer, BackendOptions, Outcome, Outgoing, Settlement, State
 from jobs_core.errors import BackendError, BackendUnavailable
 from jobs_core.ids import new_id, new_token
 from jobs_core.testing.services.postgres import PostgresServer
@@ -40,6 +40,54 @@ def test_setup_may_be_repeated_and_keeps_the_jobs(postgres_url):
     backend.setup()
     assert backend.counts(["t"])["t"].ready == 1
     backend.close()
+
+
+@pytest.fixture
+def database(postgres_server, schema):
+    """Return what creates a database with these options and settings, and returns its URL."""
+
+    def create(options="", *settings):
+        for statement in (f"CREATE DATABASE {schema} {options}", *(f"ALTER DATABASE {schema} SET {each}" for each in settings)):
+            connection.execute(statement.encode())
+        return postgres_server.url_of("jobs", schema)
+
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        yield create
+        connection.execute(f"DROP DATABASE {schema} WITH (FORCE)".encode())
+
+
+def test_functions_of_others_and_settings_of_the_database_change_nothing(database):
+    """What others create in a schema on the search_path would run with the permissions of jobs, and in setups of its owner."""
+    url = database(
+        "",
+        "search_path = trap, public", "standard_conforming_strings = off", "bytea_output = escape", "array_nulls = off",
+        "transform_null_equals = on", "default_transaction_isolation = serializable", "client_encoding = latin1",
+        "statement_timeout = '1ms'", "idle_in_transaction_session_timeout = '1ms'", "plan_cache_mode = force_custom_plan",
+    )  # fmt: skip
+    traps = (
+        "cardinality(text[]) RETURNS integer",
+        "cardinality(bigint[]) RETURNS integer",
+        "format(text, regprocedure, text) RETURNS text",
+    )
+    with psycopg.connect(url, autocommit=True, options="-c statement_timeout=0") as connection:
+        connection.execute("CREATE SCHEMA trap")
+        for trap in traps:
+            connection.execute(f"CREATE FUNCTION trap.{trap} LANGUAGE plpgsql AS 'BEGIN RAISE ''caught''; END'".encode())
+    payloads = [b"\0\\x61", b'{"a": "\\u0000"}', b"{}"]
+    backend = opened(url, "worker")
+    backend.push([Outgoing(new_id(), "t", payload, key="schlüssel 日本") for payload in payloads], new_token())
+    taken = backend.reserve(["t"], 10, new_token())
+    assert [each.payload for each in taken] == payloads
+    dead = [Settlement(each.id, each.token, Outcome.DEAD, error=each.payload, reason="日本") for each in taken]
+    assert backend.settle(dead, new_token()) == [Answer.SETTLED] * 3
+    assert sorted(letter.errors for letter in backend.browse("t", State.DEAD, 10)) == sorted((each,) for each in payloads)
+    backend.close()
+
+
+def test_a_database_of_another_encoding_is_refused_with_the_fix(database):
+    url = database("ENCODING 'LATIN1' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'")
+    with pytest.raises(BackendError, match=r"the encoding of this database is LATIN1, .* ENCODING 'UTF8'"):
+        opened(url)
 
 
 def test_tables_of_a_newer_release_are_refused_with_the_fix(postgres_url, postgres_server, schema):

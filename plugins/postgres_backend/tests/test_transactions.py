@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy
 from psycopg.rows import dict_row
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
-from sqlalchemy.orm import Session, scoped_session, sessionmaker
+from sqlalchemy.orm import DeclarativeBase, Session, scoped_session, sessionmaker
 
 from jobs_core import (
     App,
@@ -396,6 +396,80 @@ def test_a_failed_transaction_is_refused(app, postgres_server):
         with pytest.raises(psycopg.errors.DivisionByZero):
             connection.execute("SELECT 1 / 0")
         refused(app, connection, "an earlier statement in it has failed")
+
+
+def test_a_read_only_transaction_is_refused_and_goes_on(app, postgres_server, alchemy_url):
+    with contextlib.closing(psycopg.connect(postgres_server.url)) as connection:
+        connection.read_only = True
+        refused(app, connection, "it is read-only, or on a standby")
+        set_current_app(app)
+        try:
+            with pytest.raises(TransactionError, match="it is read-only, or on a standby"):
+                flow_of(connection, work.call())
+        finally:
+            set_current_app(None)
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+    engine = sqlalchemy.create_engine(alchemy_url, execution_options={"postgresql_readonly": True})
+    with Session(engine) as session:
+        refused(app, session, "it is read-only, or on a standby")
+        assert session.execute(sqlalchemy.text("SELECT 1")).scalar() == 1
+    engine.dispose()
+
+
+def test_what_sqlalchemy_refuses_to_use_is_explained(app, alchemy_url):
+    engine = sqlalchemy.create_engine(alchemy_url)
+    connection = engine.connect()
+    connection.close()
+    refused(app, connection, "SQLAlchemy has no connection for it: This Connection is closed")
+    refused(app, Session(), "SQLAlchemy has no connection for it: This session is not bound")
+    with Session(engine) as session:
+        numbers = sqlalchemy.table("numbers", sqlalchemy.column("n"))
+        session.execute(sqlalchemy.text("CREATE TEMPORARY TABLE numbers (n integer PRIMARY KEY)"))
+        with pytest.raises(sqlalchemy.exc.IntegrityError), session.begin_nested():
+            session.execute(sqlalchemy.insert(numbers), [{"n": 1}, {"n": 1}])
+        handle = app.enqueue(work.using(transaction=session).call())  # the savepoint alone has failed
+        session.commit()
+    assert handle.status() is State.READY
+    engine.dispose()
+
+    async def main():
+        engine = create_async_engine(alchemy_url)
+        with pytest.raises(TransactionError, match="SQLAlchemy has no connection for it"):
+            await app.aenqueue(work.using(transaction=engine.connect()).call())  # it is not awaited
+        await engine.dispose()
+
+    asyncio.run(main())
+
+
+def test_a_session_whose_flush_has_failed_is_refused(app, alchemy_url):
+    class Base(DeclarativeBase): ...
+
+    class Row(Base):
+        __tablename__ = "rows_that_collide"
+        __table_args__ = {"prefixes": ["TEMPORARY"]}  # noqa: RUF012  # as SQLAlchemy documents it
+        id = sqlalchemy.Column(sqlalchemy.Integer, primary_key=True)
+
+    engine = sqlalchemy.create_engine(alchemy_url)
+    with engine.connect() as connection, Session(connection) as session:
+        Base.metadata.create_all(connection)
+        session.add(Row(id=1))
+        session.flush()
+        session.expunge_all()
+        session.add(Row(id=1))
+        with pytest.raises(sqlalchemy.exc.IntegrityError):
+            session.flush()
+        refused(app, session, "an earlier statement in it has failed")
+    engine.dispose()
+
+
+def test_a_client_encoding_or_setting_that_would_change_jobs_is_refused_and_the_transaction_goes_on(app, postgres_server):
+    with psycopg.connect(postgres_server.url, client_encoding="latin1") as connection:
+        with pytest.raises(TransactionError, match="the client_encoding of its connection is latin-1"):
+            app.enqueue(work.using(transaction=connection, unique=Unique(key="日本")).call())
+        kept = app.enqueue(work.using(transaction=connection).call())
+        connection.execute("SET LOCAL standard_conforming_strings = off")
+        refused(app, connection, "standard_conforming_strings is off on its connection")
+    assert kept.status() is State.READY
 
 
 def test_a_transaction_on_another_database_is_refused(app, postgres_server, postgres_url, schema):

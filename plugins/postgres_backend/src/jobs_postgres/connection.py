@@ -32,6 +32,8 @@ SETTINGS = (
     (140000, "idle_session_timeout", "0"),
     (170000, "transaction_timeout", "0"),
     (0, "default_transaction_isolation", "'read committed'"),
+    (0, "search_path", "pg_catalog, pg_temp"),
+    (0, "standard_conforming_strings", "on"),
     (0, "enable_seqscan", "off"),
     (0, "enable_bitmapscan", "off"),
     (0, "jit", "off"),
@@ -40,7 +42,9 @@ SETTINGS = (
 
 The server ends a statement shortly before we give it up. Without that, one that waits for a lock would go on to wait after its
 connection was closed, and each repetition would leave another. The server also ends a transaction whose process hangs, since it
-holds locks. The functions need to see what others have committed since they began. Plans are as said in sql/plans.sql."""
+holds locks. The functions need to see what others have committed since they began. They find names in no schema in which other
+roles may create functions, which would run with the permissions of this role. psycopg escapes lists of bytes wrongly without
+standard_conforming_strings. Plans are as said in sql/plans.sql."""
 
 SCHEMA_VERSION = 2
 """The version of the tables and functions, that of the first release. Stores of version 1, the state before limits, flows and
@@ -136,6 +140,12 @@ class ServerConnection:
             )
             if not self.target.pooling:  # else it would set them for other clients of the proxy
                 self._connection.execute(_settings(self._connection.info.server_version).encode())
+        if self._connection.info.parameter_status("standard_conforming_strings") == "off":
+            self._close()
+            raise BackendError(
+                f"{self.target.shown}: standard_conforming_strings is off, and cannot be changed through a proxy that pools "
+                "transactions: set it to on for this role"
+            )
         self._opened = True
 
     def disconnect(self) -> None:
@@ -219,6 +229,12 @@ class ServerConnection:
 
     def prepare_store(self) -> None:
         """Make the tables and functions if they are missing. Raises BackendError if they are of another release."""
+        encoding = self._alive().info.parameter_status("server_encoding")
+        if encoding not in ("UTF8", None):
+            raise BackendError(
+                f"{self.target.shown}: the encoding of this database is {encoding}, which cannot store every key and error: "
+                "keep the jobs in one that was created with ENCODING 'UTF8' (TEMPLATE template0)"
+            )
         version = self.version()
         if version == SCHEMA_VERSION:
             return

@@ -15,6 +15,7 @@ from jobs_core.backends.transactions import Enlisted
 from jobs_core.errors import BackendUnavailable, TransactionError
 
 from .connection import ServerConnection
+from .errors import READ_ONLY
 from .flows import part_rows
 from .joining import ids_of, labels_of
 from .rows import facts
@@ -37,6 +38,10 @@ _MISSING = {
     "42501": "its role may not enqueue: grant it USAGE of the schema {schema}, and EXECUTE of the functions that it needs "
     '(see "Enqueue inside your own transaction" in the documentation)',
 }
+
+_READ_ONLY = (
+    "transaction: it is read-only, or on a standby: enqueue in one that may write to the primary, or without transaction="
+)
 
 
 class Enlisting(abc.ABC):
@@ -83,10 +88,17 @@ class Enlisting(abc.ABC):
         """Yield the statements that store a part of a flow, in the form of `enqueuing`; return the conflicts."""
 
     def explained(self, error: Exception) -> TransactionError | None:
-        """Return the error for a transaction on a database without these tables; or one that has failed; else None."""
+        """Return the error for a transaction in which nothing can be enqueued, such as a failed one; else None."""
+        if isinstance(error, UnicodeEncodeError):
+            return TransactionError(
+                f"transaction: the client_encoding of its connection is {error.encoding}, which cannot encode these jobs: set "
+                "it to UTF8"
+            )
         code = _sqlstate(error)
         if code == "25P02":
             return TransactionError(FAILED)
+        if code == READ_ONLY:
+            return TransactionError(_READ_ONLY)
         why = _MISSING.get(code)
         if why is None:
             return None
@@ -227,6 +239,8 @@ class PostgresTransaction(Enlisted):
                 f"gave up after {patience:g} s (enqueue_timeout): another transaction, which has not ended, holds a unique key "
                 "or id of these jobs; the job was not enqueued, and your transaction may go on"
             )
+        if refused == "read-only":
+            raise TransactionError(_READ_ONLY)
         if refused:
             raise self._calls.elsewhere()
         return answer

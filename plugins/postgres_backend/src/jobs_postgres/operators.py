@@ -198,7 +198,8 @@ class PostgresOperatorCalls(PostgresFlowCalls, PostgresNoteCalls, PostgresLetter
     def setup_sql(self, producer: str = "", worker: str = "") -> str:
         roles = [("producer.sql", producer), ("worker.sql", worker)]
         grants = [self._connection.script(name, role) for name, role in roles if role]
-        return "\n".join(["BEGIN;\n", *self._connection.scripts(), *grants, "COMMIT;"])
+        begin = "BEGIN;\nSET LOCAL search_path = pg_catalog, pg_temp;\n"  # whatever schemas the role has before these
+        return "\n".join([begin, *self._connection.scripts(), *grants, "COMMIT;"])
 
     def setup(self) -> None:
         if self._connection.connected:

@@ -232,12 +232,18 @@ class PostgresOutbox(Enlisting, Outbox):
         facts = {
             "load": load.request,
             "ids": list(refused),
-            "reasons": [reason.replace("\0", "") for reason in refused.values()],
+            "reasons": [self._storable(reason) for reason in refused.values()],
             "flows": flows,
             "first": FIRST_RETRY,
             "longest": LONGEST_RETRY,
         }
         self._connection.rows(self._connection.sql(_FINISH), facts)
+
+    def _storable(self, reason: str) -> str:
+        """Return a reason as the database of the application, of whatever encoding, can store it."""
+        encoding = self._connection.raw.info.parameter_status("server_encoding")
+        kept = reason if encoding == "UTF8" else reason.encode("ascii", "backslashreplace").decode()
+        return kept.replace("\0", "")
 
     def wait(self, timeout: float) -> None:
         if isinstance(self._listener, Poller):

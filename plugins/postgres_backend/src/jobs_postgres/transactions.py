@@ -7,10 +7,11 @@ them.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import psycopg
@@ -49,8 +50,9 @@ def execute(transaction: Any, statement: str, parameters: Sequence[Any]) -> Any:
         return _execute_in_django(wrapper, statement, parameters)
     if _is_alchemy(transaction):
         # A Session and a scoped_session have the method `connection`; a Connection has an attribute of this name.
-        connection = transaction.connection() if callable(transaction.connection) else transaction
-        statement = _checked(connection.dialect, connection.connection, statement)
+        with _usable():
+            connection = transaction.connection() if callable(transaction.connection) else transaction
+            statement = _checked(connection.dialect, connection.connection, statement)
         return _value(connection.exec_driver_sql(statement, tuple(parameters)))
     _check(transaction)
     # Not transaction.cursor(), which may be of a class with other placeholders.
@@ -74,8 +76,9 @@ async def execute_async(transaction: Any, statement: str, parameters: Sequence[A
             await transaction.execute(statement)
             return None
         return await transaction.fetchval(_numbered(statement), *parameters)
-    connection = transaction if _is(transaction, _ASYNC, "AsyncConnection") else await transaction.connection()
-    statement = _checked(connection.dialect, await connection.get_raw_connection(), statement)
+    with _usable():
+        connection = transaction if _is(transaction, _ASYNC, "AsyncConnection") else await transaction.connection()
+        statement = _checked(connection.dialect, await connection.get_raw_connection(), statement)
     return _value(await connection.exec_driver_sql(statement, tuple(parameters)))
 
 
@@ -88,8 +91,20 @@ def _execute_in_django(wrapper: Any, statement: str, parameters: Sequence[Any]) 
             "transaction.atomic(), or without transaction="
         )
     with wrapper.cursor() as cursor:
+        _check_strings(cursor.connection)
         cursor.execute(statement, parameters)
         return cursor.fetchone()[0] if cursor.description else None
+
+
+@contextlib.contextmanager
+def _usable() -> Iterator[None]:
+    """Raise TransactionError where SQLAlchemy says that there is no connection to use, such as that of a closed session."""
+    try:
+        yield
+    except sys.modules["sqlalchemy.exc"].InvalidRequestError as error:
+        if _is(error, "sqlalchemy.exc", "PendingRollbackError"):
+            raise TransactionError(FAILED) from error
+        raise TransactionError(f"transaction: SQLAlchemy has no connection for it: {error}") from error
 
 
 def _answers(statement: str) -> bool:
@@ -156,6 +171,16 @@ def _check(connection: Any) -> None:
         raise TransactionError(
             "transaction: the connection is in autocommit mode, so that there is no transaction: open one (with "
             "connection.transaction():), or enqueue without transaction="
+        )
+    _check_strings(connection)
+
+
+def _check_strings(connection: Any) -> None:
+    """Raise TransactionError if psycopg would escape the bytes of jobs wrongly."""
+    if connection.info.parameter_status("standard_conforming_strings") == "off":
+        raise TransactionError(
+            "transaction: standard_conforming_strings is off on its connection, which would change the bytes of jobs: set it "
+            "to on for this role, or with SET"
         )
 
 

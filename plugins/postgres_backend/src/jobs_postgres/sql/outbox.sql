@@ -57,8 +57,8 @@ CREATE OR REPLACE FUNCTION {s}.outbox_place() RETURNS text LANGUAGE sql STABLE A
       FROM pg_control_system()
 $$;
 
--- Insert jobs in the transaction of the caller. Returns {"conflicts": {}}, or {"refused": "place"} with nothing inserted if this is
--- not the database that the caller is configured for.
+-- Insert jobs in the transaction of the caller. Returns {"conflicts": {}}, or {"refused": why} with nothing inserted:
+-- "place" if this is not the database that the caller is configured for, "read-only" if the transaction is.
 CREATE OR REPLACE FUNCTION {s}.put_out(
     version integer, place_ text, ids text[], topics text[], messages bytea[], wakes boolean)
 RETURNS jsonb LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -68,6 +68,9 @@ BEGIN
     END IF;
     IF place_ <> {s}.outbox_place() THEN
         RETURN '{"refused": "place"}';
+    END IF;
+    IF current_setting('transaction_read_only')::boolean THEN
+        RETURN '{"refused": "read-only"}';
     END IF;
     INSERT INTO {s}.outbox (id, topic, at, message)
         SELECT i, t, {s}.outbox_now(), m FROM unnest(ids, topics, messages) WITH ORDINALITY AS new (i, t, m, n) ORDER BY n;
@@ -88,6 +91,9 @@ BEGIN
     END IF;
     IF place_ <> {s}.outbox_place() THEN
         RETURN '{"refused": "place"}';
+    END IF;
+    IF current_setting('transaction_read_only')::boolean THEN
+        RETURN '{"refused": "read-only"}';
     END IF;
     IF number_ = 0 THEN
         INSERT INTO {s}.outbox (id, topic, at, message, members)

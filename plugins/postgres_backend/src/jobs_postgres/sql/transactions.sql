@@ -16,7 +16,7 @@ CREATE OR REPLACE FUNCTION {s}.place() RETURNS text LANGUAGE sql STABLE AS $$
 $$;
 
 -- Store messages as `push` does, in the transaction of the caller. Returns {"conflicts": …}, or {"refused": why}: "place" if
--- this is not the database that the caller is configured for, "busy" if another transaction that has not ended holds a unique key
+-- this is not the database that the caller is configured for, "read-only" if the transaction is, "busy" if another transaction that has not ended holds a unique key
 -- or id for longer than `patience` seconds. Nothing is stored then, and the transaction goes on.
 CREATE OR REPLACE FUNCTION {s}.enqueue(
     version integer, place_ text, messages jsonb, payloads bytea[], plain boolean, lined boolean,
@@ -31,6 +31,9 @@ BEGIN
     END IF;
     IF place_ <> {s}.place() THEN
         RETURN '{"refused": "place"}';
+    END IF;
+    IF current_setting('transaction_read_only')::boolean THEN
+        RETURN '{"refused": "read-only"}';
     END IF;
     IF plain THEN -- waits for nobody, so it needs no savepoint
         conflicts := {s}.push(NULL, messages, payloads, true, lined, false, cancelled_ttl);
@@ -65,6 +68,9 @@ BEGIN
     IF place_ <> {s}.place() THEN
         RETURN '{"refused": "place"}';
     END IF;
+    IF current_setting('transaction_read_only')::boolean THEN
+        RETURN '{"refused": "read-only"}';
+    END IF;
     BEGIN
         PERFORM set_config('lock_timeout', greatest(1, patience * 1000)::integer::text, true);
         begun := {s}.begin_part(request_, id_, number, messages, ids, labels);
@@ -88,6 +94,9 @@ BEGIN
     END IF;
     IF place_ <> {s}.place() THEN
         RETURN '{"refused": "place"}';
+    END IF;
+    IF current_setting('transaction_read_only')::boolean THEN
+        RETURN '{"refused": "read-only"}';
     END IF;
     woken := {s}.end_part(flow_, new_, part, keyed, members, payloads, groups, edges, takers, at_once, ttl);
     IF wakes THEN
