@@ -191,6 +191,60 @@ with transaction.atomic(using="default"):
     ]
 
 
+def test_aliases_that_only_a_service_file_tells_apart_are_told_apart(tell_there):
+    aliases = """
+import os
+here = DATABASES["default"]
+os.environ["PGSERVICEFILE"] = str(BASE_DIR / "services")
+place = f"host={here['HOST']}\\nport={here['PORT']}\\nuser={here['USER']}\\n"
+(BASE_DIR / "services").write_text(f"[jobs]\\n{place}dbname={here['NAME']}\\n[elsewhere]\\n{place}dbname=postgres\\n")
+for name in ("jobs", "elsewhere"):
+    DATABASES[name] = {"ENGINE": here["ENGINE"], "OPTIONS": {"service": name}}
+"""
+    assert tell_there(
+        """
+for name in ("elsewhere", "jobs"):
+    with transaction.atomic(using=name):
+        note.enqueue(name)
+        transaction.set_rollback(True, using=name)
+    seen.append(waiting())
+""",
+        aliases,
+    ) == [1, 1]
+
+
+def test_a_failed_and_a_closed_transaction_are_refused(tell_there):
+    assert tell_there(
+        """
+from django.db import connection
+from jobs_core import TransactionError
+
+def refused(spoil):
+    try:
+        with transaction.atomic():
+            spoil()
+            note.enqueue("never")
+    except TransactionError as error:
+        seen.append(str(error).split(":")[1].split(",")[0].strip())
+
+def fail(savepoint):
+    try:
+        with transaction.atomic(savepoint=savepoint):
+            connection.cursor().execute("SELECT 1 / 0")
+    except Exception as error:
+        seen.append(type(error).__name__)
+
+note.enqueue("at once")
+refused(lambda: fail(False))
+refused(connection.close)
+with transaction.atomic():
+    fail(True)
+    note.enqueue("the savepoint alone has failed")
+seen.append(waiting())
+"""
+    ) == ["DataError", "an earlier statement in it has failed", "its connection is closed", "DataError", 2]
+
+
 def test_a_setting_turns_the_transactional_enqueue_off(tell_there):
     assert tell_there(
         """

@@ -6,8 +6,8 @@ import psycopg
 import pytest
 from tests.support.proxy import Proxy
 
-from jobs_core.backends.base import BackendOptions
-from jobs_core.ids import new_token
+from jobs_core.backends.base import BackendOptions, Outgoing
+from jobs_core.ids import new_id, new_token
 from jobs_core.testing import BackendContract
 from jobs_core.testing.contract.fairness import Fairness
 from jobs_core.testing.contract.limits import LimitCases
@@ -87,3 +87,8 @@ class TestPostgresByAMovableClock(LimitCases, Fairness, Togetherness, Statistics
         yield rig
         rig.close()
         clock.close()
+
+    def test_a_single_job_follows_the_clock_like_others(self, rig):
+        rig.producer().push([Outgoing(new_id(), "t", b"{}", delay=5.0)], rig.request())
+        counts = rig.producer().counts(["t"])["t"]
+        assert (counts.ready, counts.scheduled) == (0, 1)

@@ -15,6 +15,7 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -24,12 +25,13 @@ from tests.support.proxy import Proxy
 from jobs_core import App, Config, Flow, failpoints, job, set_current_app
 from jobs_core.backends.base import Outcome, Settlement
 from jobs_core.config import Outbox
-from jobs_core.errors import BackendError
+from jobs_core.errors import BackendError, QueueFull
 from jobs_core.ids import new_token
 from jobs_core.registry import Registry
 from jobs_core.supervisor.housekeeper import carrier
 from jobs_core.supervisor.housekeeper.carrier import POINTS, Carrier
 from jobs_core.testing.services.redis import RedisServer
+from jobs_redis.store import LARGEST_LINED_PUSH, Store
 
 registry = Registry()
 LOAD, PART = 7, 3
@@ -208,6 +210,40 @@ def test_on_rabbitmq_a_killed_carrier_loses_nothing_and_repeats_the_load_under_w
     assert sum(found.values()) - len(ids) <= (kills * LOAD if point == "carry.pushed" else 0)
 
 
+@pytest.mark.parametrize("lost", ["the database", "the backend"])
+@pytest.mark.parametrize("point", ["carry.taken", "carry.pushed", "carry.finished"])
+def test_on_rabbitmq_a_carrier_that_is_cut_off_loses_nothing_and_repeats_the_load_under_way_at_most(
+    application, rabbitmq_url, lost, point, postgres_server, postgres_url, schema, reader_of, monkeypatch
+):
+    parts = urlsplit(rabbitmq_url)
+    with Proxy(postgres_server.port) as database, Proxy(parts.port) as queue:
+        through = f"postgresql://jobs@127.0.0.1:{database.port}/postgres?schema={schema}"
+        beside = application(rabbitmq_url, postgres_url)
+        app = application(rabbitmq_url.replace(f":{parts.port}", f":{queue.port}"), through)
+        ids, _ = leave(app, postgres_server, flows=False)
+        cuts = cut_at(point, database if lost == "the database" else queue, monkeypatch)
+        reader = reader_of(beside)
+        with running(app):
+            until(lambda: len(reader.read()) == len(ids) and waiting(postgres_server, schema) == 0)
+        found = reader.read()
+        assert set(found) == set(ids)
+        assert len(cuts) == 2
+        assert sum(found.values()) - len(ids) <= len(cuts) * LOAD
+
+
+def cut_at(point, proxy, monkeypatch):
+    """Cut connections at a fail point, twice; return where it is noted."""
+    cuts = []
+
+    def cut(name):
+        if name == point and len(cuts) < 2:
+            cuts.append(name)
+            proxy.cut()
+
+    monkeypatch.setattr(carrier, "failpoint", cut)
+    return cuts
+
+
 CUTS = 3
 """Times that a connection is cut: always at one boundary, there would be no progress."""
 
@@ -301,6 +337,76 @@ def test_a_job_that_cannot_be_read_waits_with_the_reason_and_others_pass(
     assert refused.id == ids[0]
     assert "this release cannot read it" in refused.reason
     assert reader_of(app).read() == Counter(ids[1:])
+
+
+def test_a_backend_that_becomes_full_in_the_middle_of_a_load_gets_no_job_twice(
+    application, backend_of, postgres_server, postgres_url, reader_of, monkeypatch
+):
+    """Redis stores jobs with keys in parts of 250; it refuses one after the first."""
+    monkeypatch.setattr(carrier, "MOST_LOADED", 1000)
+    app = application(backend_of("redis"), postgres_url)
+    count = LARGEST_LINED_PUSH + 5
+    with psycopg.connect(postgres_server.url) as connection:
+        calls = [note.using(transaction=connection, key=f"{n % 3}").call() for n in range(count)]
+        ids = [handle.id for handle in app.enqueue_many(calls)]
+    store_part, full = Store._push, []
+
+    def push(store, messages, request):
+        if any(message.id in ids[LARGEST_LINED_PUSH:] for message in messages):
+            full.append(request)
+            raise QueueFull("full")
+        return store_part(store, messages, request)
+
+    monkeypatch.setattr(Store, "_push", push)
+    Carrier(app, lambda state: None).carry_all()
+    assert full
+    reader = reader_of(app)
+    reader.read()
+    monkeypatch.undo()
+    with contextlib.closing(app.new_outbox()) as outbox:
+        outbox.open()
+        assert outbox.retry(ids) == count - LARGEST_LINED_PUSH
+    Carrier(app, lambda state: None).carry_all()
+    assert reader.read() == Counter(ids)
+
+
+def test_two_carriers_that_both_believe_to_lead_do_not_take_the_same_jobs(
+    application, backend_of, postgres_server, postgres_url
+):
+    """One may stand still after it was told to lead, until its lease is another one's."""
+    app = application(backend_of("sqlite"), postgres_url)
+    ids, _ = leave(app, postgres_server, flows=False)
+    with contextlib.closing(app.new_outbox()) as one, contextlib.closing(app.new_outbox()) as other:
+        for outbox in (one, other):
+            outbox.open()
+        connection = one._connection
+        with connection.raw.transaction():
+            first = one.take(1000)
+            taking = threading.Thread(target=lambda: second.append(other.take(1000)))
+            second: list[object] = []
+            taking.start()
+            blocked = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"
+            with psycopg.connect(postgres_server.url, autocommit=True) as looking:
+                until(lambda: looking.execute(blocked).fetchone() == (1,))
+        taking.join(60)
+        second.append(other.take(1000))
+    assert first is not None
+    assert [message.id for message in first.items] == ids
+    assert [load and load.request for load in second] == [None, first.request]
+
+
+def test_an_outage_of_its_database_is_told_as_one_of_the_outbox(
+    application, backend_of, postgres_server, postgres_url, schema, caplog
+):
+    with Proxy(postgres_server.port) as database:
+        through = f"postgresql://jobs@127.0.0.1:{database.port}/postgres?schema={schema}"
+        app = application(backend_of("sqlite"), through)
+        database.refuse()
+        with caplog.at_level("INFO", logger="jobs"), running(app):
+            until(lambda: "jobs wait in the outbox until its database and the backend answer" in caplog.text)
+            database.accept()
+            until(lambda: "the jobs in the outbox are carried again after" in caplog.text)
+    assert "the backend cannot be reached" not in caplog.text
 
 
 def test_a_carrier_outlives_an_unexpected_error(

@@ -15,6 +15,7 @@ from jobs_core.ids import new_id, new_token
 from jobs_core.testing.services.postgres import PostgresServer
 from jobs_postgres.backend import PostgresBackend
 from jobs_postgres.rows import token
+from jobs_postgres.settling import _item as item
 from jobs_postgres.url import parse
 
 
@@ -227,3 +228,29 @@ def test_a_settlement_reads_no_rows_that_vacuum_could_not_remove(postgres_url, p
     assert pages[1] < 40 * jobs
     assert backend.counts(["t"])["t"].reserved == 0
     backend.close()
+
+
+def test_a_batch_with_results_and_failures_settles_all_that_is_done_in_one_step(postgres_url, monkeypatch):
+    backend = opened(postgres_url, "worker")
+    backend.push([Outgoing(new_id(), "t", b"%d" % n) for n in range(7)], new_token())
+    taken = backend.reserve(["t"], 10, new_token())
+    other = opened(postgres_url, "other")
+    batch = [Settlement(each.id, each.token, Outcome.DONE) for each in taken]
+    batch[1] = Settlement(taken[1].id, taken[1].token, Outcome.RETRY, after=3600.0, error=b"{}")
+    batch[2] = Settlement(taken[2].id, taken[2].token, Outcome.DONE, result=b"2", result_ttl=60.0)
+    batch[3] = Settlement(taken[3].id, taken[3].token, Outcome.DEAD, reason="no", error=b"{}")
+    batch[4] = Settlement(taken[4].id, "12345:theirs", Outcome.DONE, result=b"4", result_ttl=60.0)
+    by_itself = []
+    monkeypatch.setattr(
+        "jobs_postgres.settling._item", lambda s, *args, **rest: by_itself.append(s.id) or item(s, *args, **rest)
+    )
+    request = new_token()
+    assert backend.settle(batch, request) == [Answer.SETTLED] * 4 + [Answer.STALE] + [Answer.SETTLED] * 2
+    assert backend.settle(batch, request) == [Answer.ALREADY] * 4 + [Answer.STALE] + [Answer.ALREADY] * 2
+    assert set(by_itself) == {taken[1].id, taken[3].id}
+    counts = backend.counts(["t"])["t"]
+    assert (counts.ready, counts.scheduled, counts.reserved, counts.dead) == (0, 1, 1, 1)
+    stored = [other.fetch_result(each.id, 0.0) for each in (taken[2], taken[4])]
+    assert [record and record.result for record in stored] == [b"2", None]
+    for each in (backend, other):
+        each.close()

@@ -49,22 +49,28 @@ class WorkerStopped(Event, frozen=True):
 
 
 class BackendLost(Event, frozen=True):
-    """The backend cannot be reached; the worker keeps retrying."""
+    """The backend cannot be reached; the worker keeps retrying. For the carrier of the outbox, its database counts, too."""
 
     level: ClassVar[int] = logging.ERROR
 
     error: str
+    of_outbox: bool = False
 
     def __str__(self) -> str:
+        if self.of_outbox:
+            return f"jobs wait in the outbox until its database and the backend answer; retrying: {self.error}"
         return f"the backend cannot be reached; retrying until it answers: {self.error}"
 
 
 class BackendBack(Event, frozen=True):
-    """The backend answers again."""
+    """The backend answers again; for the carrier of the outbox, its database, too."""
 
     seconds: float
+    of_outbox: bool = False
 
     def __str__(self) -> str:
+        if self.of_outbox:
+            return f"the jobs in the outbox are carried again after {format_duration(round(self.seconds, 1))}"
         return f"the backend answers again after {format_duration(round(self.seconds, 1))}"
 
 

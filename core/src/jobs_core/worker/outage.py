@@ -17,10 +17,11 @@ class Outage:
     """The state of the connection to the backend, and the time of the next try. Only the courier uses it.
 
     The first worker to reconnect does the housekeeping, which extends all other workers' leases by one lease: they have
-    that long to reconnect.
+    that long to reconnect. That of the carrier of the outbox is told as one of the outbox.
     """
 
-    def __init__(self, lease: float = 30.0) -> None:
+    def __init__(self, lease: float = 30.0, *, of_outbox: bool = False) -> None:
+        self._of_outbox = of_outbox
         self._longest = min(LONGEST_PAUSE, lease / 4)
         self.lasts = False  # the last call failed
         self.next_try = 0.0  # monotonic; before, no call is made
@@ -36,7 +37,7 @@ class Outage:
         reason = str(error)
         if reason not in self._told and len(self._told) < MOST_REASONS:
             self._told.add(reason)
-            events.emit(events.BackendLost(reason))
+            events.emit(events.BackendLost(reason, self._of_outbox))
         ceiling = doubled(FIRST_PAUSE, self._tries, self._longest)
         self._tries += 1
         self.next_try = now + random.uniform(FIRST_PAUSE / 2, ceiling)
@@ -44,7 +45,7 @@ class Outage:
     def over(self) -> None:
         """Note a successful call, which ends the outage."""
         if self.lasts:
-            events.emit(events.BackendBack(time.monotonic() - self._since))
+            events.emit(events.BackendBack(time.monotonic() - self._since, self._of_outbox))
             self.lasts, self._tries, self.next_try = False, 0, 0.0
             self._told.clear()
 

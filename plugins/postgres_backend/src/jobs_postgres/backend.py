@@ -19,7 +19,6 @@ from jobs_core.backends.base import (
     Delivery,
     Heartbeat,
     Housekept,
-    Outcome,
     Outgoing,
     Settlement,
 )
@@ -37,7 +36,7 @@ from .listener import CANCEL, LONGEST_SLEEP, Listener
 from .operators import PostgresOperatorCalls
 from .polling import Poller, listener_for
 from .rows import delivery, facts, holds, is_simple, stored, token
-from .settling import PostgresSettleCalls
+from .settling import PostgresSettleCalls, are_plain, plain_facts
 from .statistics import PostgresStatisticsCalls
 from .url import Target
 
@@ -358,13 +357,8 @@ class PostgresBackend(
             return []
         again, self._settling = request in (self._settling, self._settled), request
         limited = any(holds(s.token) or s.close_limits for s in settlements)
-        if all(
-            s.outcome is Outcome.DONE and s.result is None and not (s.followups or s.timeline or s.close_limits)
-            for s in settlements
-        ):
-            tokens = [token(s.token) for s in settlements]
-            seqs, requests = [seq for seq, _ in tokens], [asked for _, asked in tokens]
-            ran = [s.ran for s in settlements] if limited else None
+        if are_plain(settlements):
+            seqs, requests, ran = plain_facts(settlements, limited=limited)
             if min(seqs) < -1:
                 answers = self._settle_members(request, again, seqs, requests, ran)
             else:

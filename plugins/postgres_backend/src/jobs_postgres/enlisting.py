@@ -40,7 +40,8 @@ _MISSING = {
 }
 
 _READ_ONLY = (
-    "transaction: it is read-only, or on a standby: enqueue in one that may write to the primary, or without transaction="
+    "transaction: it is read-only, or on a standby: enqueue in one that may write to the primary, or without transaction= "
+    "(inside Django's atomic, with on_commit=False)"
 )
 
 

@@ -49,7 +49,7 @@ _NEW = """
         SELECT seq, sum(bytes) OVER (ORDER BY seq) - bytes AS before, row_number() OVER (ORDER BY seq) AS n
           FROM (SELECT * FROM oldest UNION ALL SELECT * FROM due) AS both_)
     UPDATE {s}.outbox SET load = %(load)s
-     WHERE seq IN (SELECT seq FROM summed WHERE before < %(bytes)s AND n <= %(most)s) RETURNING 1"""
+     WHERE seq IN (SELECT seq FROM summed WHERE before < %(bytes)s AND n <= %(most)s) AND load IS NULL RETURNING 1"""
 _LOADED = """
     SELECT load, id, members IS NOT NULL, {s}.outbox_now() - at, message FROM {s}.outbox
      WHERE load = (SELECT load FROM {s}.outbox WHERE load IS NOT NULL LIMIT 1) ORDER BY seq"""

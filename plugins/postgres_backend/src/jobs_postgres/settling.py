@@ -1,4 +1,4 @@
-"""Settle batches with other outcomes than plain acknowledgements; sql/settling.sql has the other half."""
+"""Settle batches in which not all are plain acknowledgements; sql/settling.sql has the other half."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jobs_core.backends.base import ENDS, BackendOptions, Outcome, Outgoing, Set
 from jobs_core.backends.flows import SLICE
 
 from .flows import PostgresFlowCalls
-from .rows import facts, token
+from .rows import facts, holds, token
 
 _AGAIN = frozenset({Outcome.RELEASE, Outcome.RETRY, Outcome.DEFER})
 _DYING = frozenset({Outcome.DEAD, Outcome.EXPIRED})
@@ -31,13 +31,22 @@ class PostgresSettleCalls(PostgresFlowCalls):
         """Settle a batch; return a letter for each settlement."""
         if any(message.member is not None for settlement in settlements for message in settlement.followups):
             return self._settle_adding(settlements, request, again)
-        items, blobs = _items(settlements)
+        first = _places_of_done(settlements)
+        others = [n for n in range(len(settlements)) if n not in first]
+        done = [settlements[n] for n in first]
+        limited, with_results = any(holds(s.token) for s in done), any(s.result is not None for s in done)
+        results = ([s.result for s in done], [s.result_ttl for s in done]) if with_results else (None, None)
+        items, blobs = _items([settlements[n] for n in others])
         known = (self._owner, request, self._settled, again)
-        statement = self._connection.call("settle_batch", 8)
-        parameters = (*known, items, blobs, self._retention(settlements), self._options.cancelled_ttl)
+        statement = self._connection.call("settle_batch", 13)
+        parameters = (
+            *known, *plain_facts(done, limited=limited), *results, items, blobs, self._retention(settlements),
+            self._options.cancelled_ttl,
+        )  # fmt: skip
         ((answers, woken),) = self._connection.rows(statement, parameters)
         self._wake(woken)
-        return str(answers)
+        by_place = dict(zip([*first, *others], answers, strict=True))
+        return "".join(by_place[n] for n in range(len(settlements)))
 
     def _retention(self, settlements: Iterable[Settlement]) -> str:
         """Return how many dead and done jobs topics keep, if a settlement may exceed that."""
@@ -58,7 +67,7 @@ class PostgresSettleCalls(PostgresFlowCalls):
             if known is not None:
                 return str(known)
             items, _ = _items(settlements, is_open=True)
-            flows = self._connection.function("lock_flows_of", items)
+            flows = self._connection.function("lock_flows_of", items, [])
             answers = "".join(self._settle_and_add(settlement, retention, woken) for settlement in settlements)
             insert = "WITH new AS (INSERT INTO {s}.settled VALUES (%s, %s, %s)) SELECT 1"
             self._connection.value(self._connection.sql(insert), (self._owner, request, answers))
@@ -98,6 +107,36 @@ class PostgresSettleCalls(PostgresFlowCalls):
             else:
                 self._connection.function("push", None, *facts(group), False, self._options.cancelled_ttl)
                 woken += [message.topic for message in group]
+
+
+def are_plain(settlements: Sequence[Settlement]) -> bool:
+    """Return whether settlements say that jobs are done, and nothing else; without a call for each."""
+    return all(
+        s.outcome is Outcome.DONE and s.result is None and not (s.followups or s.timeline or s.close_limits)
+        for s in settlements
+    )
+
+
+def plain_facts(settlements: Sequence[Settlement], *, limited: bool) -> tuple[list[int], list[str], list[bool] | None]:
+    """Return the numbers and requests of plain settlements; and whether they ran, if one of them may have slots."""
+    tokens = [token(s.token) for s in settlements]
+    return [seq for seq, _ in tokens], [request for _, request in tokens], [s.ran for s in settlements] if limited else None
+
+
+def _places_of_done(settlements: Sequence[Settlement]) -> dict[int, None]:
+    """Return the places of done jobs, of which no more than a result is stored; they are settled first, in one step.
+
+    There are none if the order may make a difference: where a job that is pushed in the batch may have the unique key or id of
+    one that ends in it, and where a reservation is settled twice.
+    """
+    pushed = (message for settlement in settlements for message in settlement.followups)
+    if any(message.unique or message.chosen for message in pushed) or len({s.token for s in settlements}) < len(settlements):
+        return {}
+    return {
+        n: None
+        for n, s in enumerate(settlements)
+        if s.outcome is Outcome.DONE and not (s.followups or s.timeline or s.close_limits)
+    }
 
 
 def _items(settlements: Iterable[Settlement], *, is_open: bool = False) -> tuple[str, list[bytes]]:

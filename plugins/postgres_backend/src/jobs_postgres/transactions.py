@@ -28,6 +28,7 @@ FAILED = (
     "transaction: an earlier statement in it has failed, so that it can only be rolled back: roll it back, or work inside a "
     "savepoint"
 )
+CLOSED = "transaction: its connection is closed: enqueue while the transaction is open"
 _ALCHEMY = "sqlalchemy"
 _ASYNC = "sqlalchemy.ext.asyncio"
 
@@ -90,6 +91,10 @@ def _execute_in_django(wrapper: Any, statement: str, parameters: Sequence[Any]) 
             f"transaction: no transaction is open on the database {wrapper.alias!r} of Django: enqueue inside "
             "transaction.atomic(), or without transaction="
         )
+    if wrapper.closed_in_transaction:
+        raise TransactionError(CLOSED)
+    if wrapper.needs_rollback:
+        raise TransactionError(FAILED)
     with wrapper.cursor() as cursor:
         _check_strings(cursor.connection)
         cursor.execute(statement, parameters)
@@ -152,7 +157,7 @@ def _checked(dialect: Any, raw: Any, statement: str) -> str:
 def _check_asyncpg(connection: Any, *, begun: bool) -> None:
     """Raise TransactionError as `_check` does; that a statement has failed, the next one says: see `FAILED`."""
     if connection.is_closed():
-        raise TransactionError("transaction: its connection is closed: enqueue while the transaction is open")
+        raise TransactionError(CLOSED)
     if not begun:
         raise TransactionError(
             "transaction: the connection is in autocommit mode, so that there is no transaction: open one (with asyncpg, async "
@@ -163,7 +168,7 @@ def _check_asyncpg(connection: Any, *, begun: bool) -> None:
 def _check(connection: Any) -> None:
     """Raise TransactionError if what is done on a connection would not belong to a transaction, or cannot be committed."""
     if connection.closed:
-        raise TransactionError("transaction: its connection is closed: enqueue while the transaction is open")
+        raise TransactionError(CLOSED)
     status = connection.info.transaction_status
     if status == TransactionStatus.INERROR:
         raise TransactionError(FAILED)
@@ -202,5 +207,5 @@ def same_settings(transaction: object) -> Any:
     wrapper = _django(transaction)
     if wrapper is None:
         return id(transaction)
-    settings = wrapper.settings_dict
-    return wrapper.vendor, *(settings.get(name) for name in ("HOST", "PORT", "NAME"))
+    settings = wrapper.settings_dict  # of a service file, only the options say which database it is, so the alias counts, too
+    return wrapper.vendor, wrapper.alias, *(settings.get(name) for name in ("HOST", "PORT", "NAME"))

@@ -32,6 +32,10 @@ OPEN_FOR = 7 * 86400.0
 """Seconds for which the backend keeps the parts of a flow without the next one, at least: carrying may be cut off in between,
 and what the backend drops then can never be carried."""
 
+LINED_AT_ONCE = 250
+"""Most jobs with limits or keys in one push. A backend that splits a larger one may refuse a later part of it: then the jobs
+before that part would be pushed again, one by one."""
+
 POINTS = (
     "carry.taken",  # a load is marked as taken
     "carry.part",  # the backend has a part of a flow
@@ -54,7 +58,7 @@ class Carrier:
         self._outbox = app.new_outbox()
         self._queue: Backend = app.new_backend()
         self._told = told
-        self._outage = Outage()
+        self._outage = Outage(of_outbox=True)
         self._stopping = self._open = False
         self._next_state = 0.0
 
@@ -150,7 +154,9 @@ class _Pushing:
                 for n, item in enumerate(items, place):
                     self._push_flow(item, f"{self._load.request}/{n}")  # type: ignore[arg-type]  # groupby has told
             else:
-                self._push_jobs(items, place)  # type: ignore[arg-type]
+                size = LINED_AT_ONCE if any(job.limits or job.key for job in items) else len(items)  # type: ignore[union-attr]
+                for first in range(0, len(items), size):
+                    self._push_jobs(items[first : first + size], place + first)  # type: ignore[arg-type]
             place += len(items)
 
     def _push_jobs(self, messages: Sequence[Outgoing], place: int) -> None:

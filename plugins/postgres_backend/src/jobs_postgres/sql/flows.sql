@@ -446,17 +446,27 @@ LANGUAGE plpgsql AS $$
 DECLARE
     now_ double precision := {s}.now_();
     flows bigint[];
-    ended_ bigint[];
 BEGIN
     woken := '{}';
     PERFORM FROM {s}.owner WHERE id = owner_ FOR KEY SHARE;
     flows := {s}.lock_flows({s}.members_of(seqs));
     answers := {s}.settle_done(owner_, request_, before, again, seqs, requests);
-    ended_ := ARRAY(SELECT seq FROM unnest(seqs) WITH ORDINALITY AS t (seq, n) WHERE seq < 0 AND substr(answers, n::integer, 1) = 's');
-    IF ended_ <> '{}' THEN
-        PERFORM {s}.enter(ended_, 3, NULL, now_);
+    IF {s}.enter_done(seqs, answers, now_) THEN
         woken := {s}.proceed(flows, 1000, ttl, now_);
     END IF;
+END $$;
+
+-- Note the ends of the members among done jobs that were settled; return whether there are any.
+CREATE OR REPLACE FUNCTION {s}.enter_done(seqs bigint[], answers text, now_ double precision) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    ended_ bigint[] := ARRAY(
+        SELECT seq FROM unnest(seqs) WITH ORDINALITY AS t (seq, n) WHERE seq < 0 AND substr(answers, n::integer, 1) = 's');
+BEGIN
+    IF ended_ = '{}' THEN
+        RETURN false;
+    END IF;
+    PERFORM {s}.enter(ended_, 3, NULL, now_);
+    RETURN true;
 END $$;
 
 -- The same of members with slots.

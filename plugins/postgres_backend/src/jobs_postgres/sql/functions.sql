@@ -268,7 +268,7 @@ CREATE OR REPLACE FUNCTION {s}.push_one(
     request_ text, id_ text, topic_ text, rank_ smallint, delay double precision, payload_ bytea, counts jsonb)
 RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET enable_seqscan = off AS $$
 DECLARE
-    now_ double precision := extract(epoch FROM clock_timestamp());
+    now_ double precision := {s}.now_();
     seq_ bigint;
 BEGIN
     INSERT INTO {s}.push_request VALUES (request_, now_, '{}') ON CONFLICT DO NOTHING;
@@ -616,19 +616,29 @@ BEGIN
     RETURN NULL;
 END $$;
 
--- Delete done jobs; return for each whether it was reserved by this owner with this request.
+-- Settle done jobs, as one settle request; return for each whether it was reserved by this owner with this request.
 CREATE OR REPLACE FUNCTION {s}.settle_done(
     owner_ text, request_ text, before text, again boolean, seqs bigint[], requests text[])
 RETURNS text LANGUAGE plpgsql SET enable_seqscan = off AS $$
 DECLARE
     answer text := {s}.settling(owner_, request_, before, again, cardinality(seqs));
-    gone bigint[];
-    ids text[];
-    keys text[];
 BEGIN
     IF answer IS NOT NULL THEN
         RETURN answer;
     END IF;
+    answer := {s}.delete_done(owner_, seqs, requests);
+    INSERT INTO {s}.settled VALUES (owner_, request_, answer);
+    RETURN answer;
+END $$;
+
+-- Delete done jobs; return the answers.
+CREATE OR REPLACE FUNCTION {s}.delete_done(owner_ text, seqs bigint[], requests text[]) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    answer text;
+    gone bigint[];
+    ids text[];
+    keys text[];
+BEGIN
     WITH gone AS ( -- no join: its plan follows the statistics, and may read all that vacuum could not remove
         DELETE FROM {s}.reserved AS r
          WHERE r.seq = ANY (seqs) AND r.owner = owner_ AND ((r.seq, r.request) IN (SELECT * FROM unnest(seqs, requests))) IS TRUE
@@ -645,7 +655,6 @@ BEGIN
         SELECT string_agg(CASE WHEN t.seq = ANY (coalesce(gone, '{}')) THEN 's' ELSE '-' END, '' ORDER BY n) INTO answer
           FROM unnest(seqs) WITH ORDINALITY AS t (seq, n);
     END IF;
-    INSERT INTO {s}.settled VALUES (owner_, request_, answer);
     RETURN answer;
 END $$;
 

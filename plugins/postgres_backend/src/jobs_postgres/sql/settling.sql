@@ -1,4 +1,4 @@
--- Settle a batch with other outcomes than plain acknowledgements, as one statement. settling.py makes the items: a JSON array of
+-- Settle a batch in which not all are plain acknowledgements, as one statement. settling.py makes the items: a JSON array of
 -- objects, which name their bytes by their places in `blobs`.
 
 -- Settle reservations, whose flows are locked. Returns a letter for each: d if the job is done, x if it is dead, c if it was
@@ -63,32 +63,70 @@ CREATE OR REPLACE FUNCTION {s}.end_settled(seq_ bigint, became text, reason text
         CASE became WHEN 'done' THEN result END, {s}.now_())
 $$;
 
--- Settle a batch; return the answers, and the topics of jobs that are ready now.
+-- Store the results of done jobs that are about to be deleted; one that is not reserved by this owner with its request has none.
+CREATE OR REPLACE FUNCTION {s}.keep_results(owner_ text, seqs bigint[], requests text[], results bytea[], ttls double precision[])
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    now_ double precision := {s}.now_();
+    ours bigint[];
+BEGIN
+    SELECT array_agg(seq) INTO ours FROM (
+        SELECT r.seq FROM {s}.reserved AS r JOIN unnest(seqs, requests) AS t (seq, request) ON r.seq = t.seq AND r.request = t.request
+         WHERE r.owner = owner_ FOR UPDATE OF r) AS held;
+    INSERT INTO {s}.ended
+    SELECT DISTINCT ON (j.id) j.id, j.topic, 'done', now_, now_ + t.ttl, t.result
+      FROM unnest(seqs, results, ttls) AS t (seq, result, ttl) JOIN {s}.job AS j ON j.seq = t.seq
+     WHERE t.seq = ANY (ours) AND t.result IS NOT NULL AND t.ttl > 0
+        ON CONFLICT (id) DO UPDATE SET topic = excluded.topic, state = excluded.state, at = excluded.at, until = excluded.until,
+                                       result = excluded.result;
+    IF EXISTS (SELECT FROM unnest(ours) AS seq WHERE seq < 0) THEN
+        UPDATE {s}.flow_result AS r SET result = t.result
+          FROM unnest(seqs, results) AS t (seq, result) JOIN {s}.flow_member AS m ON m.seq = t.seq
+         WHERE t.seq = ANY (ours) AND t.result IS NOT NULL AND r.flow = m.flow AND r.id = m.id;
+    END IF;
+END $$;
+
+-- Settle a batch: done jobs, of which no more than a result is to be stored, in one step, and then the items, one by one. `ran` is
+-- NULL if none of the done jobs has slots, `results` if none has a result. Returns the answers in this order, and the topics of jobs
+-- that are ready now.
 CREATE OR REPLACE FUNCTION {s}.settle_batch(
-    owner_ text, request_ text, before text, again boolean, items jsonb, blobs bytea[], retention jsonb,
-    cancelled_ttl double precision, OUT answers text, OUT woken text[])
+    owner_ text, request_ text, before text, again boolean, seqs bigint[], requests text[], ran boolean[], results bytea[],
+    ttls double precision[], items jsonb, blobs bytea[], retention jsonb, cancelled_ttl double precision,
+    OUT answers text, OUT woken text[])
 LANGUAGE plpgsql AS $$
 DECLARE
     flows bigint[];
+    letters text;
 BEGIN
-    answers := {s}.settling(owner_, request_, before, again, jsonb_array_length(items));
+    answers := {s}.settling(owner_, request_, before, again, cardinality(seqs) + jsonb_array_length(items));
     woken := '{}';
     IF answers IS NOT NULL THEN
         RETURN;
     END IF;
-    flows := {s}.lock_flows_of(items);
-    SELECT i.letters, i.woken INTO answers, woken FROM {s}.settle_items(owner_, items, blobs, retention, cancelled_ttl) AS i;
-    answers := translate(answers, 'dxcq', 'ssss');
+    flows := {s}.lock_flows_of(items, seqs);
+    answers := '';
+    IF seqs <> '{}' THEN
+        IF ran IS NOT NULL THEN
+            PERFORM {s}.free_held(owner_, seqs, requests, ran);
+        END IF;
+        IF results IS NOT NULL THEN
+            PERFORM {s}.keep_results(owner_, seqs, requests, results, ttls);
+        END IF;
+        answers := {s}.delete_done(owner_, seqs, requests);
+        PERFORM {s}.enter_done(seqs, answers, {s}.now_());
+    END IF;
+    SELECT i.letters, i.woken INTO letters, woken FROM {s}.settle_items(owner_, items, blobs, retention, cancelled_ttl) AS i;
+    answers := answers || translate(letters, 'dxcq', 'ssss');
     INSERT INTO {s}.settled VALUES (owner_, request_, answers);
     IF flows IS NOT NULL THEN
         woken := woken || {s}.proceed(flows, 1000, cancelled_ttl, {s}.now_());
     END IF;
 END $$;
 
--- Lock the flows of the members among the items; NULL if there are none. The transaction may be one of several statements.
-CREATE OR REPLACE FUNCTION {s}.lock_flows_of(items jsonb) RETURNS bigint[] LANGUAGE plpgsql AS $$
+-- Lock the flows of the members among the items and others; NULL if there are none. The transaction may be one of several statements.
+CREATE OR REPLACE FUNCTION {s}.lock_flows_of(items jsonb, others bigint[]) RETURNS bigint[] LANGUAGE plpgsql AS $$
 DECLARE
-    members bigint[] := {s}.members_of(ARRAY(SELECT (value ->> 'seq')::bigint FROM jsonb_array_elements(items)));
+    members bigint[] := {s}.members_of(others || ARRAY(SELECT (value ->> 'seq')::bigint FROM jsonb_array_elements(items)));
 BEGIN
     PERFORM {s}.limit_idleness();
     RETURN CASE WHEN members IS NULL THEN NULL ELSE {s}.lock_flows(members) END;
