@@ -9,6 +9,8 @@ import argparse
 import datetime
 import json
 import os
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ Figures = dict[str, dict[str, list[float]]]
 """By part and name, a figure a round."""
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=f"of {', '.join(SCENARIOS)} (default: all)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each, interleaved (default 5)")
@@ -39,20 +41,30 @@ def main() -> None:
         parser.error(f"--keep replaces whole parts of the page; add {', '.join(missing)}")
     machine = kept.machine()
     figures: Figures = {part: {} for part in PARTS}
-    for _ in range(options.rounds):
+    failed = set()
+    for number in range(options.rounds):
         for name in names:
-            for what, value in SCENARIOS[name]().items():
+            begin = time.monotonic()
+            try:
+                found = SCENARIOS[name]()
+            except Exception as error:  # one failure does not end a long run
+                print(f"{name}: FAILED: {error}", file=sys.stderr, flush=True)
+                failed.add(name)
+                continue
+            for what, value in found.items():
                 figures[PART_OF[name]].setdefault(what, []).append(value)
+            print(f"round {number + 1}, {name}: {time.monotonic() - begin:.0f} s", file=sys.stderr, flush=True)
     rows = [_row(what, values) for part in figures.values() for what, values in part.items()]
     output.table(["what", "median", "min", "max", "goal", ""], rows, plain=False)
     machine["load after"] = os.getloadavg()[0]
-    found = {part: {"machine": machine, "figures": values} for part, values in figures.items() if values}
+    measured = {part: {"machine": machine, "figures": values} for part, values in figures.items() if values}
     if options.keep:
-        all_parts = kept.load("ours") | found
+        all_parts = kept.load("ours") | measured
         kept.save("ours", {part: all_parts[part] for part in PARTS if part in all_parts})
         page.write()
     else:
-        _note(found)
+        _note(measured)
+    return len(failed)
 
 
 def _row(what: str, values: list[float]) -> tuple[str, ...]:
@@ -77,4 +89,4 @@ def _note(record: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -377,7 +377,7 @@ _POSTGRESQL = [
     ),
     Peer(
         "django-tasks-db", "django_app", (_DJANGO, _DJANGO), "2 x manage.py db_worker; it has no redelivery", packages=DJANGO,
-        broker="postgres", environment=_SETTINGS, setup=_MIGRATE, measures=_KILL, patience=15,
+        broker="postgres", environment=_SETTINGS, setup=_MIGRATE, measures=_KILL, patience=40,
     ),
 ]  # fmt: skip
 
