@@ -182,8 +182,12 @@ def test_limits_set_refuses_what_limits_nothing(stand, project, arguments):
 
 def test_limits_reset_ends_an_override_and_may_remove_a_definition(stand, project):
     assert "stripe: 5 at once, 10/m" in project.here("limits", "reset", "stripe")
-    assert "old: not limited" in project.here("limits", "reset", "old", "--definition")
+    said = project.here("limits", "reset", "old", "--definition")
+    assert "old: not limited" in said
+    assert "not in use" not in said
     assert stand.overrides == [("stripe", None), ("old", None), {"old": Limit()}]
+    said = project.here("limits", "reset", "strpe")
+    assert "jobs: limit strpe is not defined here, and not in use; did you mean stripe?" in said
     project.here("limits", "reset", "stripe", "--definition", code=2)
     project.here("limits", "reset", "old:value", "--definition", code=2)
 

@@ -516,6 +516,14 @@ def test_a_job_outside_the_flow_cannot_take_its_result(recorder):
 
 MISTAKES: dict[str, tuple[Any, str]] = {
     "no call": (lambda flow: flow.add(tell), r"tell\.call\(\.\.\.\)"),
+    "a job that is called": (
+        lambda flow: flow.add(tell("x")),
+        r"got None: write job.call\(...\); job\(...\) calls the function here",
+    ),
+    "the id of a member": (
+        lambda flow: flow.add(tell.call(), after=flow.add(tell.call()).id),
+        "is the id of a member, and a text names a stage",
+    ),
     "no job": (lambda flow: flow.add(len), "expected a call, a chain or a group"),
     "called": (lambda flow: flow.add(tell(1)), "expected a call"),
     "when": (lambda flow: flow.add(tell.call(), when="never"), 'when: expected "done", "ended" or "failed"'),

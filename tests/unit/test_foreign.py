@@ -52,6 +52,7 @@ CODE = {
     "HANDLE": foreign.HANDLE,
     "FLOW_HANDLE": foreign.FLOW_HANDLE,
     "WORK_HANDLE": foreign.WORK_HANDLE,
+    "WORK": foreign.WORK,
     "CONTEXT": foreign.CONTEXT,
     "PACKAGE": foreign.PACKAGE,
     "SIGNALS": foreign.SIGNALS,
@@ -209,6 +210,7 @@ def test_a_function_that_takes_such_a_word_is_called_with_it(jobs):
         (JobHandle, foreign.HANDLE),
         (FlowHandle, foreign.FLOW_HANDLE),
         (WorkHandle, foreign.WORK_HANDLE),
+        (jobs_core.Group, foreign.WORK),
         (JobContext, foreign.CONTEXT),
         (App, foreign.APP),
     ],
@@ -222,6 +224,7 @@ def test_attributes_of_other_systems_are_answered_with_ours(kind, words, job_fun
         JobHandle: job_function.enqueue(),
         FlowHandle: FlowHandle(jobs.app, "f"),
         WorkHandle: WorkHandle(jobs.app, "f"),
+        jobs_core.Group: jobs_core.group([job_function.call()]),
         JobContext: contexts[0],
         App: jobs.app,
     }[kind]

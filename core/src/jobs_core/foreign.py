@@ -227,6 +227,12 @@ FLOW_HANDLE: Final = _table(
 WORK_HANDLE: Final = _table(("get join get_result collect", _HANDLE_RESULT), *_OF_A_FLOW)
 """Attributes of the handle of a chain or group."""
 
+WORK: Final = _table(
+    ("delay apply_async apply send run", Word("a chain or group is sent by enqueue", code="chain(job.call(...)).enqueue()")),
+    ("get join result", Word("enqueue returns a handle, which waits for the result", code="chain(job.call(...)).enqueue()")),
+)
+"""Attributes of a chain or group that was not sent."""
+
 CONTEXT: Final = _table(
     ("retry", _RETRY),
     ("request job task", Word("current_job() is the run", code="current_job().id")),

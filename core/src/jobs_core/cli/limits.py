@@ -155,9 +155,12 @@ def reset_command(context: Context, limit: str, definition: bool) -> None:
         if definition:
             backend.define_limits({limit: Limit()}, {})
 
+    states, _ = context.operate(lambda backend: applies(context.app, backend, limit))
     context.operate(reset)
     _, now = context.operate(lambda backend: applies(context.app, backend, limit))
     output.echo(f"{limit}: {described(now)}")
+    if not definition and limit not in states and (doubt := _doubt(context, limit, states)):
+        output.echo(f"jobs: {doubt}", err=True)
 
 
 def _doubt(context: Context, limit: str, states: Mapping[str, LimitState]) -> str:

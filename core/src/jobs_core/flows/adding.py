@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar, overload
 
@@ -245,11 +246,15 @@ def _foreign(where: str, what: str) -> FlowError:
 def _name(work: object) -> str:
     if isinstance(work, JobFunction):
         return work.name
-    return work.job.name if isinstance(work, Call) else type(work).__name__.lower()
+    if isinstance(work, Call):
+        return work.job.name
+    return type(work).__name__.lower() if isinstance(work, (Chain, Group)) else "..."
 
 
 def _no_work(where: str, work: object) -> JobDefinitionError:
     fix = (
         f"write flow.add({work.name.rpartition('.')[2]}.call(...))" if isinstance(work, JobFunction) else "write job.call(...)"
     )
+    if work is None or inspect.iscoroutine(work):
+        fix += "; job(...) calls the function here and now"
     return FlowError(f"{where}: expected a call, a chain or a group, got {shown(work)}: {fix}")

@@ -150,6 +150,10 @@ class Flow(Adder):
     def _check(self, where: str, target: FlowMember[Any] | All | str) -> None:
         if not isinstance(target, str):
             refuse_foreign(where, self.id, target)
+        elif target in self._ids:
+            raise FlowError(
+                f"{where}: after: {shown(target)} is the id of a member, and a text names a stage: pass what flow.add returned"
+            )
         elif target not in self._stages and target not in self._empty:
             known = ", ".join(map(repr, [*self._stages, *self._empty][:10])) or "none"
             raise FlowError(

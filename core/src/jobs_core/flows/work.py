@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, overload
 
+from .. import foreign
 from ..backends.flows import After, When
 from ..errors import FlowError
 from ..job_function import Call, JobFunction, Step, no_pipe
@@ -96,6 +97,9 @@ class Group(Work["list[T_co]"], Generic[T_co]):
 
     def __repr__(self) -> str:
         return f"<Group of {len(self.items)}>"
+
+
+foreign.teach(Work, foreign.WORK)
 
 
 def group(calls: Iterable[Call[T] | Work[T] | Step[Any, T]], *more: Call[T] | Work[T] | Step[Any, T]) -> Group[T]:
