@@ -94,16 +94,16 @@ def in_process(tmp_path: Path, borrowed_clock: BorrowedClock) -> Iterator[InProc
 
 
 @pytest.fixture
-def dies_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let in-process brokers die after every tenth commit, before they confirm it.
+def dies_often(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let in-process brokers die after every tenth commit, before they confirm it; every 500th where there are 10,000.
 
     Two things are left out: the grace that a restart gives to leases, because the model knows of no restart; and the pauses
     with which clients spare a new broker, because 430 deaths would spend half of the test's time in them.
     """
-    commits = itertools.count(1)
+    commits, often = itertools.count(1), 500 if "bounded_number" in request.node.name else 10
 
     def visit(name: str) -> None:
-        if name == "broker.after_commit" and next(commits) % 10 == 0:
+        if name == "broker.after_commit" and next(commits) % often == 0:
             raise Died
 
     monkeypatch.setattr(transactions, "failpoint", visit)
