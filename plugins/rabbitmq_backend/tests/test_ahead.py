@@ -31,7 +31,7 @@ def test_a_worker_that_waits_for_one_job_is_delivered_one(connect):
     for _ in range(5):  # it depends on which messages arrive in one piece
         first, second = connect("first"), connect("second")
         connect().push(jobs(2), new_token())
-        assert first.wait([TOPIC], 20.0)
+        assert first.wait([TOPIC], 60.0)
         ran_here = first.reserve([TOPIC], 1, new_token())
         ran_there = drained(second, 1)
         assert [len(ran_here), len(ran_there)] == [1, 1]

@@ -95,7 +95,7 @@ def test_installations_with_prefixes_of_their_own_share_a_virtual_host(rabbitmq_
     office.open("w")
     shop.push([Outgoing(new_id(), "a", b"theirs"), Outgoing(new_id(), "a", b"theirs, later", delay=0.05)], new_token())
     office.push([Outgoing(new_id(), "a", b"ours", delay=0.2)], new_token())
-    assert office.wait(["a"], 20.0)
+    assert office.wait(["a"], 60.0)
     assert [delivery.payload for delivery in office.reserve(["a"], 10, new_token())] == [b"ours"]
     shop.close()
     office.close()

@@ -17,7 +17,7 @@ from jobs_rabbitmq.consumer import Consumer
 from .helpers import TOPIC, jobs
 
 KINDS = ["quorum", "classic"]
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds that a broker on a busy machine may take."""
 
 STANDSTILL = 1.5
