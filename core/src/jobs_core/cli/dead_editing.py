@@ -95,7 +95,12 @@ def change_options(command: F) -> F:
 
 
 def prepare_for(context: Context, change: Change) -> None:
-    """Import the application if arguments change: they are checked against the job's signature."""
+    """Import the application if arguments change, which are checked against the job's signature; warn of an unserved target."""
+    if change.to and context.app.config.is_unserved(change.to):
+        output.echo(
+            f"jobs: no pool of this configuration serves topic {change.to}: the jobs wait there for workers elsewhere",
+            err=True,
+        )
     if change.changes_arguments:
         with importing_application():
             prepare(context.app, uses_backend=False)
