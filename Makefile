@@ -10,7 +10,7 @@ TRANSPORT := $(addprefix plugins/rabbitmq_backend/tests/test_,transport.py frame
     $(addprefix plugins/redis_backend/tests/test_,transport.py protocol.py) tests/supervisor/test_probes.py tests/supervisor/test_metrics.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo announce test test-all test-python transport transport-all django-matrix check format lint types imports unit contract faults chaos torture redis-versions postgres-versions contract-rabbitmq contract-pgbouncer plans contract-zeromq bench bench-all bench-web bench-turns bench-peers coming-from docs site image-steps dist release-check pins clean
+.PHONY: help demo announce test test-all test-python transport transport-all django-matrix check format lint types imports unit contract faults chaos torture redis-versions postgres-versions contract-rabbitmq contract-pgbouncer plans contract-zeromq bench bench-all bench-web bench-turns bench-peers coming-from docs site image-steps vm-steps dist release-check pins clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-17s %s\n", $$1, $$2}'
@@ -129,6 +129,9 @@ site: $(VENV)/ready ## build the documentation site into site/, without the netw
 image-steps: $(VENV)/ready ## build the container image and run it read-only, as root on Debian; what is missing is installed
 	@tools/image-steps.sh
 	@$(BIN)/python tools/release.py --stamp image || echo "Not noted for a release: the tree has changes that are not committed."
+
+vm-steps: $(VENV)/ready ## type the commands of the VM guide in a Debian with systemd, in namespaces of its own; as root on Debian
+	@tools/vm-steps.sh $(BIN)/python
 
 .venv-release/ready: requirements-release.txt constraints.txt
 	$(PYTHON) -m venv .venv-release
