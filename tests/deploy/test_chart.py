@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import re
+import sys
 from pathlib import Path
 
 import helm_python
@@ -13,6 +15,9 @@ import yaml
 
 from jobs_core import config_sources
 from jobs_core.cli.systemd import STOP_RESERVE
+
+from ..support.http import fetch
+from ..support.project import Project, until
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy" / "helm" / "jobs"
@@ -70,6 +75,25 @@ def test_kubernetes_accepts_every_object(values, version):
     for kind, each in objects.items():
         if kind not in WITHOUT_SCHEMA:
             kubernetes_validate.validate(each, version, strict=True)
+
+
+def test_every_combination_of_switches_is_accepted():
+    """Rendered once each; the schema of one version is enough, as VALUES are compared with all of them."""
+    switches = {
+        "autoscaling": [{"kind": kind} for kind in ("none", "keda", "hpa")],
+        "metrics": [{"annotations": True}, {"annotations": False}],
+        "networkPolicy": [{"enabled": False}, {"enabled": True}, {"from": [{"podSelector": {}}]}],
+        "pools": [{}, {"mail": {"workers": 1, "stop_timeout": 5}}],
+    }
+    for chosen in itertools.product(*switches.values()):
+        objects = rendered(dict(zip(switches, chosen, strict=True)))
+        autoscaling, _, policy, _ = chosen
+        assert ("ScaledObject" in objects) == (autoscaling["kind"] == "keda")
+        assert ("HorizontalPodAutoscaler" in objects) == (autoscaling["kind"] == "hpa")
+        assert ("NetworkPolicy" in objects) == policy.get("enabled", True)
+        for kind, each in objects.items():
+            if kind not in WITHOUT_SCHEMA:
+                kubernetes_validate.validate(each, KUBERNETES[1], strict=True)
 
 
 @pytest.mark.parametrize(
@@ -138,6 +162,44 @@ def test_the_probes_ask_the_port_on_which_the_supervisor_listens(tmp_path, monke
         "readinessProbe": "/readyz",
     }
     assert {probe["port"] for probe in probes.values()} == {port["name"]}
+
+
+def test_a_supervisor_started_as_in_a_pod_answers_the_probes_and_stops_in_time(tmp_path):
+    """With the command and the variables of the container; only the port and the places that a node mounts are other ones."""
+    (container,) = pod({})["containers"]
+    project = Project(tmp_path / "app", "from jobs_core import job\n\n@job\ndef work(): ...\n")
+    (tmp_path / "url").write_text(f"sqlite:///{tmp_path}/jobs.db")
+    places = {
+        "JOBS_BACKEND_FILE": str(tmp_path / "url"),
+        "JOBS_RUN_DIR": str(tmp_path / "run"),
+        "JOBS_HTTP__LISTEN": f"unix:{tmp_path}/http",
+    }
+    variables = {**{each["name"]: each["value"] for each in container["env"]}, **places}
+    project.configure(backend="")  # a jobs.toml as an image has it: modules alone
+    ours = [sys.executable, "-m", "jobs_core"]
+    name, *arguments = container["args"]
+    assert name == "jobsctl"
+    try:
+        supervisor = project.start_program(*ours, *arguments, **variables)
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+            path = container[probe]["httpGet"]["path"]
+            until(lambda path=path: (tmp_path / "http").exists() and answers(tmp_path / "http", path))
+        name, *quiet = container["lifecycle"]["preStop"]["exec"]["command"]
+        assert name == "jobsctl"
+        assert "take no new jobs" in project.here(*quiet, **variables)
+        assert not answers(tmp_path / "http", "/readyz")
+        assert answers(tmp_path / "http", "/livez")
+        assert supervisor.stop() == 0
+    finally:
+        project.close()
+
+
+def answers(socket: Path, path: str) -> bool:
+    """Return whether a probe of this path succeeds."""
+    try:
+        return "ok" in fetch(socket, path)
+    except (OSError, AssertionError, ValueError):
+        return False
 
 
 def test_a_pod_can_write_only_where_it_has_to():
