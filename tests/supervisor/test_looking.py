@@ -203,8 +203,11 @@ def test_counters_continue_when_the_supervisor_restarts(project, end):
     project.until_noted("note one")
     done = {"job": "tasks.note", "outcome": "done"}
     watched.until(lambda board: watched.metric("jobs_finished_total", **done) == 1)
+    http = watched.until(lambda board: board.supervisor.http_pid)
     assert project.run("reload").returncode == 0
     watched.until(lambda board: board.supervisor.reloads.get("done") == 1 and board.supervisor.crashed == 2)
+    watched.until(lambda board: board.supervisor.http_pid not in (0, http))  # the old one resets the connections that it has
+    watched.until_answers("/readyz", 200)
     names = ("jobs_worker_crashes_total", "jobs_redelivered_total", "jobs_worker_restarts_total")
     before = {name: watched.metric(name) for name in names}
     assert before["jobs_worker_crashes_total"] == 2
