@@ -156,11 +156,15 @@ def test_a_job_a_group_and_a_flow_open_or_the_page_says_why_not(rig):
         assert "no such customer" in opened(browser, f"/dead/group?id={group}")
 
 
-def test_a_dead_letter_runs_again_from_the_page(rig):
+def test_a_dead_letter_runs_again_from_its_page_which_leads_to_one_that_is_there(rig):
     found = filled(rig)
     browser = rig.browser("operate")
-    response = browser.submit("/job/retry", _page="/", id=found["dead"])
+    page = browser.text(f"/job?id={found['dead']}")
+    assert 'action="/job/retry"' in page
+    seen = html.unescape(re.findall(r'name="seen" value="([^"]+)"', page)[0])
+    response = browser.submit("/job/retry", _page="/", id=found["dead"], seen=seen)
     assert response.status_code == 303, response.text
+    assert "The job is ready to run." in opened(browser, response.headers["location"])
     deadline = time.monotonic() + PATIENCE
     while (counts := rig.app.operate(lambda backend: backend.counts(["mail"]))["mail"]) and (counts.ready, counts.dead) != (
         1,
@@ -168,3 +172,31 @@ def test_a_dead_letter_runs_again_from_the_page(rig):
     ):
         assert time.monotonic() < deadline, counts
         time.sleep(0.02)  # RabbitMQ counts a moment later
+
+
+def test_dead_letters_are_picked_from_the_list_to_run_again_and_to_be_deleted(rig):
+    found = filled(rig)
+    browser = rig.browser("admin")
+    for action in ("retry", "drop"):
+        page = browser.text("/jobs?topic=mail&state=dead")
+        assert f'formaction="/jobs/{action}"' in page
+        assert f'name="pick1" value="{found["dead"]}"' in page
+        told = browser.submit(f"/jobs/{action}", _page="/", pick1=found["dead"], sure="yes", back="/jobs?topic=mail&state=dead")
+        assert told.status_code == 303, told.text
+        assert {"retry": "1 job is ready to run.", "drop": "1 job is deleted."}[action] in opened(
+            browser, told.headers["location"]
+        )
+        rig.drain()
+
+
+def test_an_entry_of_the_code_is_enqueued_from_the_schedule(rig):
+    @job(name="shop.sweep", registry=rig.app.registry, cron="0 6 1 1 *")
+    def sweep() -> None: ...
+
+    browser = rig.browser("operate")
+    assert 'action="/schedule/run"' in browser.text("/schedule")
+    told = browser.submit("/schedule/run", _page="/", name="shop.sweep")
+    assert told.status_code == 303, told.text
+    assert "shop.sweep is enqueued." in opened(browser, told.headers["location"])
+    refused = browser.submit("/schedule/run", _page="/", name="shop.nothing")
+    assert "shop.nothing was not enqueued" in opened(browser, refused.headers["location"])

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import html
+import itertools
+import re
 import time
+from urllib.parse import parse_qsl
 
 import pytest
 from starlette.requests import Request
 
 from jobs_core import JobsError
+from jobs_core import job as define
 from jobs_core.backends.base import Counts, JobRecord, State
 from jobs_core.backends.flows import FlowStatus
 from jobs_core.backends.limits import LimitState
 from jobs_core.operating.snapshot import Snapshot
 from jobs_web import live
+from jobs_web.errors import Refused
 from jobs_web.live import Live, Subject, digest
 from jobs_web.pages import flows, job, limits
+from jobs_web.pages.watched import PAGES
 from jobs_web.visit import Visit
 
 CHANGE = b"event: change\ndata: \n\n"
@@ -36,6 +43,13 @@ class Backend:
 async def until(condition):
     while not condition():
         await asyncio.sleep(0.001)
+
+
+def job_of(rig):
+    @define(name="add", registry=rig.app.registry)
+    def add(number: int) -> None: ...
+
+    return add
 
 
 @pytest.fixture(autouse=True)
@@ -158,11 +172,59 @@ def test_times_that_go_on_are_no_change_of_a_job_a_limit_or_a_flow():
     assert limits.still([LimitState("a", used=1)]) != limits.still([LimitState("a", used=2)])
 
 
+def test_a_subject_that_takes_long_to_read_is_left_alone_for_four_times_as_long():
+    slow, quick, reads = Subject("jobs", "slow"), Subject("jobs", "quick"), []
+
+    def read(subject):
+        began = time.monotonic()
+        if subject == slow:
+            time.sleep(0.1)
+        reads.append((subject, began))
+        return 0
+
+    async def watched() -> None:
+        made = Live(Backend().snapshot, read)
+        streams = [made.events(slow), made.events(quick)]
+        for stream in streams:
+            await anext(stream)
+        await until(lambda: [subject for subject, _ in reads].count(slow) >= 3)
+        assert made.found(slow) == 0, "what was read stays good until it is read again"
+        for stream in streams:
+            await stream.aclose()
+
+    asyncio.run(asyncio.wait_for(watched(), 60))
+    begins = [at for subject, at in reads if subject == slow]
+    assert all(later - earlier >= 0.5 for earlier, later in itertools.pairwise(begins))
+    assert [subject for subject, _ in reads].count(quick) > 3
+
+
 def test_pages_that_are_watched_are_made_from_what_the_reader_has_found(rig, monkeypatch):
     subject = rig.site.subject("limits", "")
     monkeypatch.setattr(rig.site.live, "found", {subject: [LimitState("known:only-to-the-reader")]}.get)
     assert "known:only-to-the-reader" in rig.browser("read").text("/limits")
     assert rig.site.subject("nonsense", "x") == live.SNAPSHOT
+
+
+def test_a_list_of_jobs_is_followed_and_a_search_is_not(rig):
+    browser = rig.browser("read")
+    add = job_of(rig)
+    for number in range(3):
+        add.enqueue(number)
+    followed = re.search(r'data-live="/live\?([^"]+)"', browser.text("/jobs?topic=default"))
+    page, name = (value for _, value in parse_qsl(html.unescape(followed[1])))
+    assert (page, name) == ("jobs", "0 ready default")
+    seen = rig.site.read(page, name)
+    assert len(seen.found) == 3
+    add.enqueue(4)
+    assert PAGES[page].still(rig.site.read(page, name)) != PAGES[page].still(seen)
+    assert "data-live" not in browser.text("/jobs?topic=default&job=x")
+    assert 'data-live="/live?page=stats"' in browser.text("/stats")
+
+
+@pytest.mark.parametrize("name", ["", "0", "0 ready", "0 nonsense default", "x ready default", "99999999 ready default"])
+def test_a_name_that_no_list_has_is_refused(rig, name):
+    with pytest.raises(Refused):
+        rig.site.read("jobs", name)
 
 
 def test_a_stream_ends_after_a_while_so_that_its_user_is_looked_up_again(monkeypatch):

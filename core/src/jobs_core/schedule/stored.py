@@ -224,7 +224,10 @@ class Schedule:
 
     def run(self, name: str) -> JobHandle[Any]:
         """Enqueue the job of an entry now, whether it is paused or not; its ticks stay as they are."""
-        stored = {one.name: one for one in self.stored()}.get(name)
+        try:
+            stored = {one.name: one for one in self.stored()}.get(name)
+        except NotSupported:  # a backend without documents has the entries of code and configuration alone
+            stored = None
         entry = stored.entry if stored is not None else None
         entry = entry or next((one for one in entries(self.app) if one.name == name), None)
         if entry is None:

@@ -56,6 +56,9 @@ LONGEST_NAME = 300
 GOOD = 3.0
 """Seconds for which a page may be made from what the reader has found."""
 
+SHARE = 4
+"""How many times as long as it took to read a subject it is left alone, so that reading takes a fifth of the time at most."""
+
 
 class Subject(NamedTuple):
     """What a page is about: its path, and which one of several."""
@@ -92,7 +95,8 @@ class Live:
         self._closed = False
         self._places = Places("open stream")
         self._known: dict[Subject, bytes] = {}  # digests of what was read last
-        self._found: dict[Subject, tuple[float, object]] = {}
+        self._found: dict[Subject, tuple[float, object]] = {}  # until when it is good, and what it is
+        self._rests: dict[Subject, float] = {}  # until when a subject is not read
         self._changes = 0  # by users: what was being read meanwhile is out of date
 
     def close(self) -> None:
@@ -113,8 +117,8 @@ class Live:
 
     def found(self, subject: Subject) -> object | None:
         """Return what the reader has found of a subject lately; None if it does not follow it. Any thread may ask."""
-        at, value = self._found.get(subject, (0.0, None))
-        return value if time.monotonic() - at < GOOD else None
+        until, value = self._found.get(subject, (0.0, None))
+        return value if time.monotonic() < until else None
 
     def forget(self) -> None:
         """Forget what was found: a user has changed something. Any thread may call it."""
@@ -163,6 +167,7 @@ class Live:
             del self._waiting[subject]
             self._known.pop(subject, None)
             self._found.pop(subject, None)
+            self._rests.pop(subject, None)
         if not self._waiting and self._reader is not None:
             self._reader.cancel()
             self._reader = None
@@ -171,11 +176,12 @@ class Live:
         """Read as long as somebody watches, and tell those who watch a subject about each change of it."""
         while True:
             for subject in list(self._waiting):
-                await self._look(subject)
+                if time.monotonic() >= self._rests.get(subject, 0.0):
+                    await self._look(subject)
             await asyncio.sleep(INTERVAL)
 
     async def _look(self, subject: Subject) -> None:
-        last, changes = self._known.get(subject, b""), self._changes
+        last, changes, began = self._known.get(subject, b""), self._changes, time.monotonic()
         try:
             value, found = await run_in_threadpool(self._reading, subject)
         except Exception:  # whatever is wrong, those who watch must not be left behind for ever
@@ -183,9 +189,11 @@ class Live:
             return
         if subject not in self._waiting:
             return
-        self._known[subject] = found
+        now = time.monotonic()
+        rest = SHARE * (now - began)
+        self._known[subject], self._rests[subject] = found, now + rest
         if value is not None and changes == self._changes:
-            self._found[subject] = time.monotonic(), value
+            self._found[subject] = now + max(GOOD, 2 * rest), value
         if last and found != last:
             for news in self._waiting[subject]:
                 news.set()

@@ -47,6 +47,7 @@ class TopicNow(Struct, frozen=True):
 
 class Topics(Struct, frozen=True):
     items: list[TopicNow]
+    age: float  # seconds since they were counted: a backend with millions of jobs counts them only now and then
 
 
 class Flows(Struct, frozen=True):
@@ -104,7 +105,8 @@ def topics(visit: Visit) -> Topics:
     snapshot = visit.site.snapshot()
     if snapshot.error:
         raise Refused(503, snapshot.error)
-    return Topics([TopicNow(name, name in snapshot.paused, counts) for name, counts in sorted(snapshot.topics.items())])
+    found = [TopicNow(name, name in snapshot.paused, counts) for name, counts in sorted(snapshot.topics.items())]
+    return Topics(found, round(max(0.0, time.time() - snapshot.at), 3))
 
 
 def topic(visit: Visit) -> TopicNow:

@@ -141,8 +141,9 @@ def _can(visit: Visit, record: JobRecord) -> set[str]:
     features = visit.operate(lambda backend: backend.features)
     if record.state in (*QUEUED, State.RESERVED) and "cancel" in features:
         found.add("cancel")
+    if record.state is State.DEAD:  # a backend that shows dead letters runs them again, even if it shows no other jobs
+        found |= {"retry", "drop"}
     if "browse" in features:
-        found |= {"retry", "drop"} if record.state is State.DEAD else set()
         found |= {"run"} if record.state is State.SCHEDULED else set()
         found |= {"edit"} if record.state is State.DEAD and "amend" in features else set()
         found |= {"move"} if "edit" in found and "move" in features and record.member is None else set()
@@ -209,7 +210,13 @@ def _requeue(visit: Visit, job_id: str) -> tuple[str, str]:
         record, why = visit.operate(lambda backend: held(backend, job_id) if "lookup" in backend.features else (None, ""))
         state = f"it is {record.state.value}" if record else "it is not known"
         raise Refused(409, f"the job cannot be run again: {why or state}")
-    return "The job is ready to run.", visit.url("job", id=job_id)
+    return "The job is ready to run.", page_of(visit, job_id, "dead")
+
+
+def page_of(visit: Visit, job_id: str, otherwise: str) -> str:
+    """Return the path of the page of a job that is no dead letter; of another page if the backend cannot look it up."""
+    can = "lookup" in visit.operate(lambda backend: backend.features)
+    return visit.url("job", id=job_id) if can else visit.url(otherwise)
 
 
 def drop(visit: Visit) -> Response:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec.structs import replace
 from starlette.responses import RedirectResponse, Response
 
 from jobs_core import JobsError
@@ -16,7 +17,11 @@ from jobs_core.operating.searching import MOST, Search, Stretch, stretch
 from jobs_core.units import are, count
 
 from ..errors import Refused
+from ..live import packed
 from ..visit import Visit
+
+if TYPE_CHECKING:
+    from ..site import Site
 
 PAGE = 50
 
@@ -57,6 +62,7 @@ def show(visit: Visit) -> Response:
         search=search,
         rows=[row_of(visit, record) for record in part.found],
         acts=acts_on(visit, state),
+        followed="" if why_not or search.given or not topic else _list(topic, state, offset),
         offset=offset,
         part=part,
         page=PAGE,
@@ -73,13 +79,36 @@ def _first(topics: dict[str, Any]) -> str:
 def _records(visit: Visit, topic: str, state: State, search: Search, offset: int) -> Stretch:
     """Return the jobs of a page; of a search, those that it finds in time."""
 
+    if not search.given:
+        found: Stretch = visit.site.read("jobs", _list(topic, state, offset))
+        return found
+
     def page(most: int, start: int) -> list[JobRecord]:
         return visit.operate(lambda backend: browse(backend, topic, state, most, start))
 
-    if search.given:
-        return stretch(visit.app, search, page, offset, PAGE, SEARCHES)
-    records = page(PAGE + 1, offset)
+    return stretch(visit.app, search, page, offset, PAGE, SEARCHES)
+
+
+def _list(topic: str, state: State, offset: int) -> str:
+    """Return the name of a page of a list, for those who follow it."""
+    return f"{offset} {state.value} {topic}"
+
+
+def read(site: Site, name: str) -> Stretch:
+    """Read a page of a list; refuse a name that no list has."""
+    start, _, rest = name.partition(" ")
+    word, _, topic = rest.partition(" ")
+    state = next((each for each in STATES if each.value == word), None)
+    if state is None or not topic or not (start.isascii() and start.isdecimal() and len(start) < 10 and int(start) <= MOST):
+        raise Refused(404, "there is no such list of jobs")
+    offset = int(start)
+    records = site.app.operate(lambda backend: browse(backend, topic, state, PAGE + 1, offset))
     return Stretch(records[:PAGE], offset + PAGE, len(records) > PAGE)
+
+
+def still(seen: Stretch) -> bytes:
+    """Return what counts as a change of a list: everything but times that go on."""
+    return packed(([replace(each, broker_now=0.0) for each in seen.found], seen.more))
 
 
 def _states(visit: Visit, counts: Any) -> list[tuple[str, str, int | None]]:
@@ -135,11 +164,11 @@ def acts_on(visit: Visit, state: State) -> list[tuple[str, str, str]]:
     """Return what the user may do with picked jobs in a state: the name of the action, its label and its kind of button."""
     features = visit.operate(lambda backend: backend.features)
     found = []
-    if visit.may("operate") and "browse" in features and state in (State.DEAD, State.SCHEDULED):
+    if visit.may("operate") and (state is State.DEAD or ("browse" in features and state is State.SCHEDULED)):
         found.append(("retry", "Run again" if state is State.DEAD else "Run now", "first"))
     if visit.may("operate") and "cancel" in features and state not in (State.DEAD, State.DONE):
         found.append(("cancel", "Cancel", "danger"))
-    if visit.may("admin") and "browse" in features and state is State.DEAD:
+    if visit.may("admin") and state is State.DEAD:
         found.append(("drop", "Delete", "danger"))
     return found
 

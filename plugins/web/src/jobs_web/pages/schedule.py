@@ -19,7 +19,7 @@ from jobs_core.units import format_duration
 from ..errors import Refused
 from ..live import packed
 from ..visit import Visit
-from .job import parsed
+from .job import page_of, parsed
 
 if TYPE_CHECKING:
     from ..site import Site
@@ -164,4 +164,4 @@ def run(visit: Visit) -> Response:
         handle = Schedule(visit.app).run(name)
     except JobsError as error:
         return visit.back(f"{name} was not enqueued: {error}", visit.url("schedule"), good=False)
-    return visit.back(f"{name} is enqueued.", visit.url("job", id=handle.id))
+    return visit.back(f"{name} is enqueued.", page_of(visit, handle.id, "schedule"))

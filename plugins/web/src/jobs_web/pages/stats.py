@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 from starlette.responses import Response
@@ -15,8 +16,12 @@ from jobs_core.statistics import Line, Span, Tally, of_all, of_jobs, of_topics
 
 from ..charts import Chart
 from ..errors import Refused
+from ..live import packed
 from ..visit import Visit
 from .overview import COLUMNS, RANGES, charts_of, failures_of, known_of
+
+if TYPE_CHECKING:
+    from ..site import Site
 
 MOST_TOPICS = 100
 """Topics whose figures are listed, those with the most jobs first. With more topics, they are listed without figures."""
@@ -40,6 +45,16 @@ class Seen(Struct, frozen=True):
         columns: Sequence[Tally] = self.line.columns
         runs, wait, run = charts_of(self.span, columns, self.known)
         return [runs, failures_of(self.span, columns, self.known), wait, run]
+
+
+def read(site: Site, name: str = "") -> int:
+    """Return the minute: machines send their figures once in each, and nothing is read for those who follow."""
+    return int(time.time() // 60)
+
+
+def still(minute: int) -> bytes:
+    """Return what counts as a change of statistics."""
+    return packed(minute)
 
 
 def show(visit: Visit) -> Response:

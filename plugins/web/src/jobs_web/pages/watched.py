@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from . import dead, flows, job, limits, machines, schedule
+from . import dead, flows, job, jobs, limits, machines, schedule, stats
 
 if TYPE_CHECKING:
     from ..site import Site
@@ -22,6 +22,7 @@ class Watched(Struct, frozen=True):
 
 PAGES = {
     "job": Watched(job.read, job.still),
+    "jobs": Watched(jobs.read, jobs.still),
     "dead": Watched(dead.read, dead.still),
     "dead/group": Watched(dead.read_group, dead.still_group),
     "flows": Watched(flows.read_list, flows.still_list),
@@ -30,4 +31,5 @@ PAGES = {
     "machines": Watched(machines.read, machines.still),
     "machines/stacks": Watched(machines.read_stacks, machines.still_stacks),
     "schedule": Watched(schedule.read, schedule.still),
+    "stats": Watched(stats.read, stats.still),
 }

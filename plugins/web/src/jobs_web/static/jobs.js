@@ -21,6 +21,10 @@ document.addEventListener("change", (event) => {
   form.querySelector("[data-picked]").textContent = `${boxes.filter((each) => each.checked).length} of ${boxes.length} picked:`;
 });
 
+// On a narrow screen, the menu scrolls: show where the user is.
+const menu = document.querySelector("nav.main"), current = menu?.querySelector("[aria-current]");
+if (current) menu.scrollLeft = current.offsetLeft + current.offsetWidth / 2 - menu.offsetLeft - menu.clientWidth / 2;
+
 for (const each of document.querySelectorAll(".centred")) each.scrollLeft = (each.scrollWidth - each.clientWidth) / 2;
 
 const live = document.getElementById("live"), pauseButton = document.getElementById("pause");
@@ -45,7 +49,8 @@ function follow(part, pause, told) {
   };
   const inUse = () => { // a new page would empty a form, or take away a button between press and release
     const typing = part.contains(document.activeElement) && document.activeElement.matches("input, textarea, select, summary");
-    return paused || typing || changed(part) || part.matches(":active");
+    const aiming = part.querySelector("[data-all]")?.closest(".table").matches(":hover"); // rows must not move under the pointer
+    return paused || typing || aiming || changed(part) || part.matches(":active");
   };
   const swap = async () => {
     if (part.matches(":active")) { setTimeout(swap, 500); return; }
