@@ -72,8 +72,8 @@ class Server(uvicorn.Server):
         self._ready = ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._site.warm_up()  # before connections are accepted: they wait for the same time, and no page is slow afterwards
         await super().startup(sockets)
-        self._site.warm_up()
         self._ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -123,11 +122,8 @@ class Site:
         return self.latest.get()
 
     def warm_up(self) -> None:
-        """Begin to read the backend and the templates, without waiting for them, so that the first page does not have to."""
+        """Begin to read the backend, without waiting for it, and compile the templates, so that no first page has to."""
         self.latest.begin()
-        threading.Thread(target=self._compile, name="jobs-web-templates", daemon=True).start()
-
-    def _compile(self) -> None:
         for name in self.templates.list_templates():
             self.templates.get_template(name)
 
