@@ -1,4 +1,4 @@
-"""The systemd unit in deploy/: systemd accepts it, and it is the one that the documentation shows."""
+"""The systemd units in deploy/: systemd accepts them, and they are those that the documentation shows."""
 
 from __future__ import annotations
 
@@ -7,27 +7,36 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from jobs_core.testing.services import program
 
 ROOT = Path(__file__).parents[2]
-UNIT = ROOT / "deploy" / "systemd" / "shop-jobs-broker.service"
+UNITS = {"shop-jobs-broker.service": "deployment.md", "shop-jobs-web.service": "dashboard.md"}
+"""The page that shows each unit."""
 
 
-def test_systemd_accepts_the_unit_of_the_broker(tmp_path):
+def test_every_unit_is_tried():
+    assert sorted(UNITS) == sorted(each.name for each in (ROOT / "deploy" / "systemd").iterdir())
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_systemd_accepts_the_unit(tmp_path, name):
+    unit = ROOT / "deploy" / "systemd" / name
     command = tmp_path / "jobsctl"
     command.write_text("#!/bin/sh\n")
     command.chmod(0o755)
-    file = tmp_path / UNIT.name
-    file.write_text(UNIT.read_text().replace("/srv/shop/.venv/bin/jobsctl", str(command)).replace("User=shop", "User=daemon"))
+    file = tmp_path / name
+    file.write_text(unit.read_text().replace("/srv/shop/.venv/bin/jobsctl", str(command)).replace("User=shop", "User=daemon"))
     verify = [program("systemd-analyze", "systemd"), "verify", "--man=no", file]
     done = subprocess.run(verify, capture_output=True, text=True)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
-def test_the_unit_is_the_one_of_the_documentation():
-    page = (ROOT / "docs" / "deployment.md").read_text()
-    (shown,) = re.findall(r"```ini\n(.*?)```", page, re.DOTALL)
-    assert UNIT.read_text().partition("\n")[2] == shown
+@pytest.mark.parametrize(("name", "page"), UNITS.items())
+def test_the_unit_is_the_one_of_the_documentation(name, page):
+    (shown,) = re.findall(r"```ini\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL)
+    assert (ROOT / "deploy" / "systemd" / name).read_text().partition("\n")[2] == shown
 
 
 def test_the_guide_for_one_machine_leads_to_a_unit_that_systemd_accepts(tmp_path):

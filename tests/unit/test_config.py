@@ -391,3 +391,33 @@ def test_a_value_without_a_scheme_is_answered_with_the_schemes_of_this_key(read,
     assert all(each in said for each in advised)
     others = SCHEMES - {each.partition(":")[0] + ":" for each in advised}
     assert not [each for each in others if f'"{each}' in said]
+
+
+def test_secrets_that_stand_in_the_file_are_found_with_how_to_keep_them_elsewhere(tmp_path):
+    file = tmp_path / "jobs.toml"
+    file.write_text(
+        """
+        backend = "redis://:password@queue/0"
+        signing_keys = ["k1:a-long-random-secret-of-more-than-32-characters"]
+        [webhooks.crm]
+        url = "https://crm.example/"
+        secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+        [alerts.channels.chat]
+        webhook = { url = "https://chat.example", api_token = "s" }
+        [plugins.web]
+        listen = "127.0.0.1:9100"
+        [results]
+        url = "redis://results/0"
+        """
+    )
+    found = load(file, environ={}).secrets_in_file()
+    assert {key: advice for key, _, advice in found} == {
+        "backend": "let JOBS_BACKEND_FILE name a file with it",
+        "signing_keys": "let JOBS_SIGNING_KEYS_FILE name a file with it",
+        "webhooks.crm.secret": "set JOBS_WEBHOOKS__CRM__SECRET in the environment",
+        "alerts.channels.chat.webhook.api_token": "set JOBS_ALERTS__CHANNELS__CHAT__WEBHOOK__API_TOKEN in the environment",
+    }
+    assert {source for _, source, _ in found} == {str(file)}
+    elsewhere = {"JOBS_BACKEND": "redis://:password@queue/0", "JOBS_SIGNING_KEYS": "k1:a-long-random-secret-of-more-than-32"}
+    found = load(file, environ=elsewhere).secrets_in_file()
+    assert sorted(key for key, _, _ in found) == ["alerts.channels.chat.webhook.api_token", "webhooks.crm.secret"]

@@ -52,9 +52,30 @@ class Effective(msgspec.Struct, frozen=True):
         """Return (key, value, source) for every key, with secrets hidden, in the order of the documentation."""
         return [(key, text, self._source(key)) for key, text in _flatten(self.config, "")]
 
+    def secrets_in_file(self) -> list[tuple[str, str, str]]:
+        """Return each secret that stands in a file of the configuration: its key, the file, and how to keep it elsewhere."""
+        return [
+            (key, source, _elsewhere(key))
+            for key, source in self.sources.items()
+            if not source.startswith("JOBS_") and config_types.is_secret(key, self._value(key))
+        ]
+
+    def _value(self, key: str) -> Any:
+        """Return the value of a dotted key; None if it has none."""
+        value: Any = self.config
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else getattr(value, part, None)
+        return value
+
     def _source(self, key: str) -> str:
         inside = (source for path, source in self.sources.items() if path.startswith(f"{key}."))
         return self.sources.get(key) or next(inside, "default")
+
+
+def _elsewhere(key: str) -> str:
+    """Return how to keep the value of a key out of the file."""
+    variable = f"JOBS_{key.upper().replace('.', '__')}"
+    return f"set {variable} in the environment" if "." in key else f"let {variable}_FILE name a file with it"
 
 
 _EMPTY_LIST = "expected a list, got an empty string: use [] for none, or unset the variable to use the file's value"

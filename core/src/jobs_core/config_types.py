@@ -201,6 +201,21 @@ def secret(path: str) -> bool:
     return any(path == key or path.startswith(f"{key}.") for key in SECRET)
 
 
+_SECRET_WORDS = {"secret", "password", "passwd", "token", "apikey"}
+
+
+def is_secret(path: str, value: Any) -> bool:
+    """Return whether the value of a key that may be secret is: a key, a URL with a password, or what is called a secret."""
+    leaf = path.rpartition(".")[2].lower()
+    if not secret(path):
+        return False
+    if path in ("signing_keys", "encryption_keys"):
+        return bool(value)
+    if isinstance(value, str) and scheme(value):
+        return redact(value) != value
+    return isinstance(value, str) and bool(value) and bool(_SECRET_WORDS & {leaf.replace("_", ""), *leaf.split("_")})
+
+
 def covered(value: Any) -> Any:
     """Return a value, or a list of values, with the secrets of all URLs in it removed."""
     if isinstance(value, str):

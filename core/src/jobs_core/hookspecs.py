@@ -162,6 +162,9 @@ def jobs_dashboard(config: Config) -> Callable[[Any, Callable[[], None]], None] 
 
     Called in commands that check the configuration, in the template, and in the dashboard's process, only if the configuration
     wants a dashboard. Fatal: yes, the start or reload is refused.
+
+    If the function has an attribute `try_address`, `jobsctl check` calls `serve.try_address(base_dir)` if no supervisor runs:
+    it listens on the address, stops listening, and raises ConfigError if that is not possible.
     """
 
 

@@ -21,6 +21,7 @@ import pytest
 from jobs_core.testing.services import free_port
 from jobs_web.serving import listener
 from jobs_web.settings import Settings
+from jobs_web.supervised import Supervised
 from jobs_web.tokens import hash_of, new_token
 
 
@@ -181,6 +182,24 @@ def test_a_used_address_is_reported(project):
         done = jobsctl(project, "web", "--listen", f"127.0.0.1:{taken.getsockname()[1]}")
     assert done.returncode == 2
     assert "cannot be used: Address already in use" in done.stderr
+
+
+def test_check_tries_the_address_of_the_supervised_dashboard_and_leaves_it_free(tmp_path):
+    for listen in (f"127.0.0.1:{free_port()}", "unix:web.sock"):
+        supervised = Supervised(Settings(listen=listen))
+        supervised.try_address(tmp_path)
+        supervised.try_address(tmp_path)
+    assert not (tmp_path / "web.sock").exists()
+
+
+def test_check_reports_a_used_address_of_the_supervised_dashboard(project):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        listen = f"127.0.0.1:{taken.getsockname()[1]}"
+        with (project / "jobs.toml").open("a") as file:
+            file.write(f'[http]\ndashboard = true\n[plugins.web]\nlisten = "{listen}"\n')
+        done = jobsctl(project, "check")
+    assert done.returncode != 0
+    assert f"plugins.web.listen: {listen} cannot be used: Address already in use" in done.stdout + done.stderr
 
 
 def test_a_queue_inside_one_process_is_refused(tmp_path):

@@ -192,6 +192,9 @@ def _configuration(context: Context) -> Iterator[tuple[str, str]]:
     pools = ", ".join(f"{name} ({', '.join(pool.topics)})" for name, pool in effective.config.pools.items())
     yield output.GOOD, f"{effective.file or 'defaults: there is no jobs.toml here'}; pools: {pools}"
     yield output.GOOD, _encryption(effective.config)
+    for key, source, advice in effective.secrets_in_file():
+        page = "Keep passwords out of files and messages out of reach"
+        yield output.WARN, f'{key} contains a secret, and stands in {source}: {advice}: see "{page}" in the documentation'
     for hider in (effective.config.base_dir / "jobs_core.py", effective.config.base_dir / "jobs_core"):
         if hider.exists() and not (hider / "hookspecs.py").exists():
             raise ConfigError(f"{hider} hides the installed package jobs_core: rename it")

@@ -31,7 +31,8 @@ def preflight(app: App, *, address: bool = True) -> None:
 
 
 def _problems(app: App, address: bool) -> Iterator[ConfigError]:
-    for attempt in (_run_dir, _log_file, *((_listen,) if address else ()), _results, _broker, _dashboard):
+    last = (_dashboard_address,) if address else ()
+    for attempt in (_run_dir, _log_file, *((_listen,) if address else ()), _results, _broker, _dashboard, *last):
         try:
             attempt(app)
         except ConfigError as error:
@@ -93,6 +94,14 @@ def _broker(app: App) -> None:
 def _dashboard(app: App) -> None:
     if app.config.http.dashboard:
         app.plugins.dashboard(app.config)
+
+
+def _dashboard_address(app: App) -> None:
+    """Try the address of the dashboard, if the plugin can do so; a running supervisor uses it itself."""
+    if app.config.http.dashboard and running(app.run_dir) is None:
+        tries = getattr(app.plugins.dashboard(app.config), "try_address", None)
+        if tries is not None:
+            tries(app.config.base_dir)
 
 
 def unused_results(app: App) -> str | None:

@@ -32,15 +32,11 @@ def jobs_cli_commands() -> Mapping[str, click.Command]:
 @hookimpl
 def jobs_dashboard(config: Config) -> Callable[[App, Callable[[], None]], None]:
     from .settings import exposed, read
+    from .supervised import Supervised
 
-    exposed(read(config.plugins.get("web", {})))
-
-    def serve(app: App, ready: Callable[[], None]) -> None:
-        from .serving import serve_supervised  # late: only the process that serves needs the server
-
-        serve_supervised(app, ready)
-
-    return serve
+    settings = read(config.plugins.get("web", {}))
+    exposed(settings)
+    return Supervised(settings)
 
 
 def create_app(app: App | None = None, *, authorize: Authorize | None = None) -> Starlette:

@@ -188,7 +188,7 @@ def listener(settings: Settings, base_dir: Path) -> socket.socket:
     except OSError as error:
         reason = error.strerror or str(error)
         raise ConfigError(
-            f"{TABLE}.listen: {settings.listen} cannot be used: {reason}: choose another address with --listen"
+            f"{TABLE}.listen: {settings.listen} cannot be used: {reason}: choose another address here or with --listen"
         ) from None
 
 
