@@ -149,7 +149,7 @@ def test_a_head_that_does_not_arrive_closes_its_connection_and_no_other(served: 
     told = served.push(1)
     with socket.create_connection(("127.0.0.1", served.port), timeout=60) as slow:
         slow.sendall(served.head("GET", f"/jobs/{told}?wait=60"))
-        until(lambda: waiting._waiters._used == 1)
+        until(lambda: waiting._waiters.places.used == 1)
         assert {each._timer for each in list(served._server.server_state.connections)} == {None}, "who waits for an answer may"
         served.drain()
         assert answer(b"".join(iter(lambda: slow.recv(65536), b"")))[0] == 200
