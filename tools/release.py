@@ -28,6 +28,7 @@ PASSED = {"test": "make test", "dist": "make dist", "image": "make image-steps"}
 BY_HAND = (
     "`make torture`, `make redis-versions` and `make postgres-versions` passed (hours; on a quiet machine)",
     "`make test-all` and `make django-matrix` passed on every Python that the packages claim",
+    "`make coming-from` and `make vm-steps` passed",
     "`git tag -s vVERSION` made a signed tag, and `git verify-tag vVERSION` accepts it",
 )
 
