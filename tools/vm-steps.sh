@@ -55,7 +55,7 @@ sh -c 'echo $$ >"$1/cgroup.procs"; exec unshare --cgroup --mount --pid --ipc --u
 outside=$!
 for _ in $(seq 120); do
     machine=$(cat "/proc/$outside/task/$outside/children" 2>/dev/null | tr -d ' ')
-    [ -n "$machine" ] && [ -e "/proc/$machine/root/run/systemd/system" ] && break
+    [ -n "$machine" ] && [ -e "/proc/$machine/root"/run/systemd/system ] && break
     sleep 0.5
 done
 inside() { nsenter -t "$machine" --all env -i HOME=/root PIP_FIND_LINKS=/opt/wheels PATH=/usr/sbin:/usr/bin:/sbin:/bin "$@"; }
