@@ -6,6 +6,8 @@ import time
 
 import pytest
 
+from jobs_core.scoreboard.state import Board
+
 from ..support.project import PATIENCE, TASKS, Project, until
 from ..support.supervised import Supervised, kill
 
@@ -73,6 +75,28 @@ def test_a_job_longer_than_its_workers_life_runs_once_to_its_end_and_a_stop_does
     assert [line.split()[:2] for line in project.ledger()] == [["start", "long"], ["end", "long"]]
     project.push("doze", 10 * PATIENCE, "longer")
     until(lambda: any(worker.reason for worker in supervised.board().supervisor.workers))
+    supervised.stop()
+
+
+def test_a_pool_of_one_runs_one_job_though_the_worker_that_waits_to_serve_is_killed(project: Project):
+    project.configure("pools.default.max_jobs = 1")
+    supervised = Supervised(project)
+    project.push("held", "first")
+    project.until(lambda: any(line.startswith("start first") for line in project.ledger()))
+    project.push("note", "second")
+    killed: list[int] = []
+
+    def waiting(board: Board) -> list[int]:
+        assert board.supervisor is not None
+        return [each.pid for each in board.supervisor.workers if each.state == "standby" and each.pid not in killed]
+
+    for _ in range(2):  # its successor, and the one of that
+        killed += supervised.until(waiting)
+        kill(killed[-1])
+    supervised.until(waiting)
+    assert len(project.ledger()) == 1
+    (project.root / "go").touch()
+    project.until_noted("end first", "note second")
     supervised.stop()
 
 

@@ -275,7 +275,8 @@ class DeadActions:
         progress.done += changed
         progress.pending = []
         self._store(backend, name, progress)
-        one.next = time.monotonic() + (0.0 if action.rate is None else max(len(batch), 1) / action.rate)
+        all_done = progress.done + progress.kept >= action.total  # as far as was counted: the next step finds out
+        one.next = time.monotonic() + (0.0 if action.rate is None or all_done else max(len(batch), 1) / action.rate)
         return True
 
     def _known(self, backend: Backend, name: str, action: Action) -> Progress:

@@ -183,8 +183,8 @@ def _not_in_time(run_dir: Path, pid: int, log: Path, wait: float, give_up: bool)
             Exit.UNAVAILABLE,
         )
     fail(
-        f"process {pid} is not serving after {format_duration(wait)}; it is waiting for {reason}. It keeps trying, "
-        f"and logs to {log}: `jobsctl status` shows it, `jobsctl exit` stops it",
+        f"process {pid} is not serving after {format_duration(wait)}. It keeps trying, and logs to {log}: "
+        f"`jobsctl status` shows it, `jobsctl exit` stops it. It is waiting for {reason}",
         Exit.UNAVAILABLE,
     )
 

@@ -352,6 +352,9 @@ class WorkerPool:
         worker.enter("releasing")
         if worker in self.outgoing:
             self.outgoing.remove(worker)
+        waited_for = worker.successor_of
+        if waited_for is not None and waited_for.state == "stopping" and not waited_for.exiting and not self.closing:
+            self.outgoing.insert(0, waited_for)  # the next successor waits for it in turn
         self._let_successors_serve(worker)
         self._report_end(worker, ended, asked, lived)
         self.balance()
