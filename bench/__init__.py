@@ -2,3 +2,7 @@
 
 Nothing here is a test: figures depend on the machine, ratios within one run less so.
 """
+
+import os
+
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # what is measured starts as it does when installed: with its bytecode

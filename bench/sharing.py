@@ -11,7 +11,7 @@ from collections.abc import Callable
 class _Turn:
     """One thread's message, which another may have sent together with its own."""
 
-    __slots__ = ("bell", "following", "sent")
+    __slots__ = ("following", "sent", "wake")
 
     def __init__(self) -> None:
         self.sent = False

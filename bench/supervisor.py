@@ -17,7 +17,7 @@ from typing import Any
 from jobs_core import App
 from jobs_core.config_sources import load
 from jobs_core.message import new_message
-from jobs_core.scoreboard.state import Board, read_board
+from jobs_core.scoreboard.state import Board, SupervisorState, read_board
 from jobs_core.scoreboard.writer import start_ticks
 
 from .support import median
@@ -121,13 +121,13 @@ def respawn() -> dict[str, float]:
             until(lambda before=before: len(run.ledger()) > before)
             victim = int(run.ledger()[-1].split()[1])
             others = set(run.pids())
-            begin = time.monotonic()
+            killed_at, begin = time.time(), time.monotonic()
             os.kill(victim, signal.SIGKILL)
             until(lambda before=before: len(run.ledger()) > before + 1)
             again.append(float(run.ledger()[-1].split()[2]) - begin)
             until(lambda others=others: any(pid not in others for pid in run.pids()) and run.serving() == 2)
-            state = run.board().supervisor
-            assert state is not None
+            until(lambda since=killed_at: any(crash.at >= since for crash in _state(run).crashes))
+            state = _state(run)
             died, served = state.crashes[-1].at, max(worker.since for worker in state.workers if worker.state == "serving")
             back.append(served - died)
             for view in read_board(run.run_dir).workers:  # its second life is not measured
@@ -137,13 +137,18 @@ def respawn() -> dict[str, float]:
         return {"respawn, ms": median(back) * 1000, "a killed worker's job runs again, ms": median(again) * 1000}
 
 
+def _state(run: SupervisorRun) -> SupervisorState:
+    state = run.board().supervisor
+    assert state is not None
+    return state
+
+
 def memory() -> dict[str, float]:
     """Measure the memory of all processes of a small application, and of one more idle worker of a 100 MB application."""
     with supervised("pools.default.workers = 2") as run:
         run.until_served()
         time.sleep(6.0)  # idle
-        state = run.board().supervisor
-        assert state is not None
+        state = _state(run)
         pids = [state.pid, state.template_pid, state.housekeeper_pid, *run.pids()]
         figures = {
             "supervisor USS, MB": smaps(state.pid, "Private_Clean", "Private_Dirty"),

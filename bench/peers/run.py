@@ -127,11 +127,10 @@ class PeerRun:
 
     def once(self) -> Once:
         """Enqueue one job in a new process, and wait for its start."""
-        environment = {name: value for name, value in self.environment.items() if name != "PYTHONDONTWRITEBYTECODE"}
         already, before, begin = self.count(), resource.getrusage(resource.RUSAGE_CHILDREN), time.time()
         done = subprocess.run(
             [self.programs / "python", "-m", "once", self.peer.adapter],
-            cwd=self.directory, env=environment, capture_output=True, text=True, timeout=60, check=True,
+            cwd=self.directory, env=self.environment, capture_output=True, text=True, timeout=60, check=True,
         )  # fmt: skip
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         if not self.until(already + 1, 30.0):
