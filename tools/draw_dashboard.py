@@ -6,11 +6,14 @@ Without DIR, it writes those that docs/dashboard.md shows. With DIR, it writes a
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import itertools
+import linecache
 import socket
 import sys
 import tempfile
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -80,7 +83,16 @@ def shop(registry: Registry) -> dict[str, Any]:
     def pack(order: int) -> int:
         return order
 
+    _place(charge.function, "/srv/shop/billing.py")
+    _place(send.function, "/srv/shop/mail.py")
     return {"charge": charge, "send": send, "resize": resize, "monthly": monthly, "pack": pack}
+
+
+def _place(function: Any, file: str) -> None:
+    """Let tracebacks name this file in place of ours, whose path is that of the machine on which the pictures are taken."""
+    lines = ["\n"] * 11 + textwrap.dedent(inspect.getsource(function)).splitlines(keepends=True)
+    linecache.cache[file] = len(lines), None, lines, file
+    function.__code__ = function.__code__.replace(co_filename=file, co_firstlineno=12)
 
 
 class Shop:
