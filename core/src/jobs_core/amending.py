@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from msgspec.structs import replace
 
@@ -21,6 +21,11 @@ Arguments: TypeAlias = tuple[list[Any], dict[str, Any]]
 
 Edit: TypeAlias = Callable[[Message], Arguments]
 """Returns the new arguments of a message; raises ArgumentError."""
+
+INSTEAD: Final = (
+    "enqueue the job anew, with other arguments or to another topic, and delete the letter with `jobsctl dead drop`"
+)
+"""What to do where a backend cannot change dead letters."""
 
 
 def arguments_of(app: App, record: JobRecord) -> Message:

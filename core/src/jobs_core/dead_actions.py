@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from . import boundary
-from .amending import amended, setting
+from .amending import INSTEAD, amended, setting
 from .app import App
 from .backends.base import Backend, JobRecord, State
 from .backends.documents import ABSENT, Document, all_of
@@ -102,7 +102,7 @@ def start(app: App, backend: Backend, action: Action, name: str = "") -> str:
     )
     for feature in needed:
         if feature not in backend.features:
-            raise NotSupported(feature, f"{backend.name}://")
+            raise NotSupported(feature, f"{backend.name}://", INSTEAD if feature in ("amend", "move") else "")
     if action.values and app.config.encryption_keys:
         raise ArgumentError(
             "arguments are encrypted here, but an action that supervisors carry out keeps its values readable in the backend: "

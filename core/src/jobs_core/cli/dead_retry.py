@@ -13,6 +13,7 @@ import click
 from msgspec import Struct
 
 from .. import dead_actions
+from ..amending import INSTEAD
 from ..backends.base import Backend, JobRecord, State
 from ..dead_actions import PAST, Do
 from ..errors import BackendError, BackendUnavailable, JobsError, NotSupported
@@ -315,7 +316,7 @@ class _Retrying:
     def _records(self, backend: Backend, ids: list[str]) -> list[JobRecord]:
         for feature in ("amend", *(("move",) if self._change.to else ())):
             if feature not in backend.features:
-                raise NotSupported(feature, f"{backend.name}://")
+                raise NotSupported(feature, f"{backend.name}://", INSTEAD)
         found = map(backend.get, ids)
         return [record for record in found if record is not None and record.state is State.DEAD]
 
