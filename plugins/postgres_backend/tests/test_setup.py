@@ -6,11 +6,12 @@ import contextlib
 import os
 import re
 import subprocess
+import threading
 from pathlib import Path
 
 import psycopg
 import pytest
-from tests.support.project import Project
+from tests.support.project import Project, until
 
 from jobs_core import App, Config, Flow, set_current_app
 from jobs_core.backends.base import BackendOptions, State
@@ -19,6 +20,7 @@ from jobs_core.errors import BackendError, ResultTimeout
 from jobs_core.job import job
 from jobs_core.registry import Registry
 from jobs_postgres.backend import PostgresBackend
+from jobs_postgres.connection import SCHEMA_VERSION, ServerConnection
 from jobs_postgres.url import parse
 
 registry = Registry()
@@ -47,6 +49,40 @@ def roles(postgres_server, schema):
     with psycopg.connect(postgres_server.url, autocommit=True) as connection:
         for name in names:
             connection.execute(f'DROP OWNED BY "{name}"; DROP ROLE "{name}"'.encode())
+
+
+def test_a_start_that_waited_for_the_tables_of_another_one_changes_nothing(postgres_url):
+    """The other one works already, and would wait for the locks of these statements, as they would for its."""
+    first, second = ServerConnection(parse(postgres_url, "jobs")), ServerConnection(parse(postgres_url, "jobs"))
+    first.connect()
+    second.connect()
+    waits = threading.Thread(target=second.prepare_store)
+    again: list[str] = []
+
+    def scripts() -> list[str]:
+        again.append("scripts")
+        return []
+
+    second.scripts = scripts  # type: ignore[method-assign]
+    asked = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND pid = %s"
+
+    def make() -> None:
+        for statements in first.scripts():
+            first.raw.execute(statements.encode())
+        waits.start()
+        until(lambda: first.value(asked, (second.raw.info.backend_pid,)))
+
+    try:
+        assert second.version() is None
+        with first.raw.transaction():
+            first.value("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"jobs setup {first.target.schema}",))
+            make()
+        waits.join()
+        assert second.version() == first.version() == SCHEMA_VERSION
+        assert not again
+    finally:
+        first.disconnect()
+        second.disconnect()
 
 
 @contextlib.contextmanager

@@ -249,7 +249,7 @@ class ServerConnection:
                 self.target.schema,
                 self.target.shown,
             )
-        self.setup()
+        self.setup(again=False)
 
     def version(self) -> float | None:
         """Return the version of the tables, or EMPTIED; None if there are none."""
@@ -262,12 +262,24 @@ class ServerConnection:
             else None
         )
 
-    def setup(self) -> None:
-        """Make the tables if they are missing, and the functions; any number of processes may do so at once."""
-        with self.translated(), self._alive().transaction():
-            self.raw.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"jobs setup {self.target.schema}",))
-            for statements in self.scripts():
+    def setup(self, *, again: bool = True) -> None:
+        """Make the tables if they are missing, and the functions; any number of processes may do so at once.
+
+        Without `again`, nothing is done if another process has made them meanwhile: its statements would wait for ours.
+        """
+        self.transaction(lambda: self._set_up(again=again))
+
+    def _set_up(self, *, again: bool) -> None:
+        self.value("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", (f"jobs setup {self.target.schema}",))
+        if not again and self.version() == SCHEMA_VERSION:
+            return
+        for statements in self.scripts():
+            try:
                 self.raw.execute(statements.encode())
+            except psycopg.Error as error:
+                if may_be_repeated(error):  # workers are at work
+                    raise Collision(error) from error
+                raise
 
     def scripts(self) -> list[str]:
         """Return the SQL that makes the tables that are missing, and all functions."""
