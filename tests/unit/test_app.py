@@ -688,3 +688,19 @@ def test_a_hook_may_choose_the_id(app, greet):
 
     app.plugins._add(Choosing(), PluginInfo("choosing", "jobs-test", "1"))
     assert [greet.enqueue("a").created for _ in range(2)] == [True, False]
+
+
+def test_a_call_during_which_the_application_is_closed_leaves_no_connection_open(tmp_path, monkeypatch):
+    app = App(Config(backend=f"sqlite:///{tmp_path}/jobs.db"))
+    closed = []
+
+    def act(backend):
+        close = backend.close
+        monkeypatch.setattr(backend, "close", lambda: (closed.append(backend), close()))
+        app.close()
+        assert not closed
+        return backend
+
+    assert closed == [app.operate(act)]
+    assert app.operate(lambda backend: backend) is not closed[0]
+    app.close()

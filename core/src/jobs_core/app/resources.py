@@ -76,6 +76,7 @@ class Resources:
         self._producer = Producer(self.new_backend)
         self._idle: list[Backend] = []
         self._idle_lock = threading.Lock()
+        self._closings = 0
         self._threads: ThreadPoolExecutor | None = None
 
     def time_pushes(self, tell: Callable[[float], None]) -> None:
@@ -87,6 +88,7 @@ class Resources:
         self._producer.close()
         with self._idle_lock:
             idle, self._idle = self._idle, []
+            self._closings += 1
         for backend in idle:
             backend.close()
         if self._threads:
@@ -240,7 +242,7 @@ class Resources:
     @uninterrupted
     def _operate(self, action: Callable[[Backend], T]) -> T:
         with self._idle_lock:
-            backend = self._idle.pop() if self._idle else None
+            backend, closings = self._idle.pop() if self._idle else None, self._closings
         if backend is None:
             backend = self.new_backend()
             with self.blaming_backend():
@@ -250,7 +252,11 @@ class Resources:
                 return action(backend)
         finally:
             with self._idle_lock:
-                self._idle.append(backend)
+                is_open = closings == self._closings
+                if is_open:
+                    self._idle.append(backend)
+            if not is_open:  # `close` was called meanwhile, and nobody else would close it
+                backend.close()
 
     def blaming_backend(self) -> AbstractContextManager[None]:
         """Wrap calls of the backend: if a plugin's backend raises an error of another type than ours, blame the plugin."""

@@ -125,6 +125,14 @@ class ServerConnection:
     def connect(self) -> None:
         """Connect. Raises BackendUnavailable, BackendError."""
         self._close()
+        try:
+            self._connect()
+        except BaseException:
+            self._close()
+            raise
+        self._opened = True
+
+    def _connect(self) -> None:
         with self.translated():
             self._connection = DeadlineConnection.connect(
                 **self.target.conninfo,  # type: ignore[arg-type]
@@ -141,12 +149,10 @@ class ServerConnection:
             if not self.target.pooling:  # else it would set them for other clients of the proxy
                 self._connection.execute(_settings(self._connection.info.server_version).encode())
         if self._connection.info.parameter_status("standard_conforming_strings") == "off":
-            self._close()
             raise BackendError(
                 f"{self.target.shown}: standard_conforming_strings is off, and cannot be changed through a proxy that pools "
                 "transactions: set it to on for this role"
             )
-        self._opened = True
 
     def disconnect(self) -> None:
         self._opened = False
