@@ -36,7 +36,7 @@ def make_rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callabl
     yield make
     set_current_app(None)
     for rig, url in made:
-        rig.app.close()
+        rig.close()
         if url.startswith("memory"):
             forget(url)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from starlette.testclient import TestClient
+from tests.support.project import PATIENCE
 
 from jobs_core import App
 from jobs_core.config import Config, Pool
@@ -61,6 +63,13 @@ class Rig:
         users = {name: Token(name, hash_of(token)) for name, token in self.tokens.items()}
         self.site = Site(self.app, Settings(**{"tokens": users, **settings}))
         self.asgi = asgi(self.site)
+
+    def close(self) -> None:
+        """Close the application, once no reading that a page has begun would use it again."""
+        for thread in threading.enumerate():
+            if thread.name in ("jobs-web-reading", "jobs-web-risks"):
+                thread.join(PATIENCE)
+        self.app.close()
 
     def browser(self, role: str = "") -> Browser:
         """Return a browser; with a role, of a user who has logged in."""

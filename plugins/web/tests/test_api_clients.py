@@ -44,7 +44,7 @@ def served(tmp_path: Path) -> Iterator[tuple[Rig, str]]:
     server.should_exit = True
     thread.join()
     set_current_app(None)
-    rig.app.close()
+    rig.close()
 
 
 @pytest.mark.parametrize("language", CLIENTS)

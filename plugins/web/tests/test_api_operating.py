@@ -110,7 +110,7 @@ def running(tmp_path: Path) -> Iterator[tuple[Rig, Supervised]]:
     yield rig, Supervised(project)
     project.close()
     set_current_app(None)
-    rig.app.close()
+    rig.close()
 
 
 def test_commands_reach_machines_and_their_outcomes_are_told(running: tuple[Rig, Supervised]):

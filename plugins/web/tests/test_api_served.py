@@ -68,7 +68,7 @@ class Served:
         self._server.should_exit = True
         self._thread.join()
         set_current_app(None)
-        self.rig.app.close()
+        self.rig.close()
 
 
 def answer(said: bytes) -> tuple[int, bytes]:

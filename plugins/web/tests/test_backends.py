@@ -87,7 +87,7 @@ def rig(url: str, tmp_path: Path) -> Iterator[Rig]:
     made.app.operate(lambda backend: backend.setup())
     yield made
     set_current_app(None)
-    made.app.close()
+    made.close()
 
 
 def filled(rig: Rig) -> dict[str, str]:

@@ -40,7 +40,7 @@ def schema(tmp_path_factory: pytest.TempPathFactory) -> Any:
     TOKENS.update(rig.tokens)
     yield loaded
     set_current_app(None)
-    rig.app.close()
+    rig.close()
     forget(URL)
 
 
