@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-EXPIRED: Final = "expired"
-"""The reason of a dead letter that was not started in time; workers give it."""
+from ..backends.base import Outcome
+
+EXPIRED: Final = Outcome.EXPIRED.value
+"""The reason that workers give of a dead letter that was not started in time."""
 
 GIVE_UP_EXPIRED: Final = (
     "a retry does not extend its time, so it would expire again at once: enqueue the job anew, and drop the dead letter"

@@ -75,7 +75,7 @@ class Decoder:
             message = self._decode(delivery)
             if message.expires_in is not None and self._expired(delivery, message, message.expires_in):
                 reason = f"not started within {message.expires_in:g} s"
-                return self._dead(delivery, Outcome.EXPIRED, "expired", reason, message)
+                return self._dead(delivery, Outcome.EXPIRED, Outcome.EXPIRED.value, reason, message)
             job = self._registry.get(message.job or "")
             if job is None:
                 return self._unknown(delivery, self._missing(message.job or ""), message)
