@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -33,11 +34,13 @@ class RabbitMQOperatorCalls(Backend):
     _topology: Topology
     _republisher: Republisher
 
+    @abc.abstractmethod
     def _primary(self) -> BrokerConnection:
-        raise NotImplementedError  # pragma: no cover - the other half has it
+        """Return the connection for everything but publishing."""
 
+    @abc.abstractmethod
     def _publish(self, posts: Sequence[Post], confirmed: set[str] | None = None) -> None:
-        raise NotImplementedError  # pragma: no cover - the other half has it
+        """Publish messages; wait until the broker has confirmed them."""
 
     def counts(self, topics: Sequence[str]) -> dict[str, Counts]:
         """Return the lengths of queues. The broker does not report scheduled and reserved jobs by topic."""
