@@ -26,6 +26,9 @@ LARGEST_SIZE = 10**15
 """A petabyte: more than anyone needs, and it fits into every store's integers."""
 LONGEST_TEXT = 4096
 
+LEAVE_OUT = "leave the key out to use its default"
+"""The fix for an empty string, which commands replace by theirs."""
+
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _LIMIT = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _PREFIX = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
@@ -72,7 +75,7 @@ def size(least: int, largest: int = LARGEST_SIZE) -> Rule:
 def text(value: str) -> str | None:
     """Accept a non-empty string on one line: NUL and newlines would end a path, a header or a name early."""
     if not value.strip():
-        return "expected a string, got an empty one: leave the key out to use its default"
+        return f"expected a string, got an empty one: {LEAVE_OUT}"
     if len(value) > LONGEST_TEXT:
         return f"expected at most {LONGEST_TEXT:,} characters, got {len(value):,}"
     if any(ord(each) < 32 or 127 <= ord(each) < 160 for each in value):

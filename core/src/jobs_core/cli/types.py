@@ -22,7 +22,7 @@ class Checked(click.ParamType):  # type: ignore[type-arg]  # generic in newer ve
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if reason := self._rule(str(value)):
-            self.fail(reason.replace("leave the key out to use its default", "leave the option out"), param, ctx)
+            self.fail(reason.replace(rules.LEAVE_OUT, "leave the option out"), param, ctx)
         return str(value)
 
 
