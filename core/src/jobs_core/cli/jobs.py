@@ -189,7 +189,7 @@ def cancel_command(context: Context, job_ids: tuple[str, ...], force: bool) -> N
     states = context.operate(lambda backend: [backend.cancel(job_id, **options) for job_id in job_ids])
     if context.app.config.outbox.url:
         states = [
-            context.app.cancel(job_id, force=force) if state is State.UNKNOWN and context.app.in_outbox(job_id) else state
+            context.app.cancel(job_id, force=force) if state is State.UNKNOWN else state
             for job_id, state in zip(job_ids, states, strict=True)
         ]
     for job_id, state in zip(job_ids, states, strict=True):
