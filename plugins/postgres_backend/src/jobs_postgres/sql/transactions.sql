@@ -16,8 +16,8 @@ CREATE OR REPLACE FUNCTION {s}.place() RETURNS text LANGUAGE sql STABLE AS $$
 $$;
 
 -- Store messages as `push` does, in the transaction of the caller. Returns {"conflicts": …}, or {"refused": why}: "place" if
--- this is not the database that the caller is configured for, "read-only" if the transaction is, "busy" if another transaction that has not ended holds a unique key
--- or id for longer than `patience` seconds. Nothing is stored then, and the transaction goes on.
+-- this is not the database that the caller is configured for, "read-only" if the transaction is, "busy" if another transaction that
+-- has not ended holds a unique key or id for longer than `patience` seconds. Nothing is stored then, and the transaction goes on.
 CREATE OR REPLACE FUNCTION {s}.enqueue(
     version integer, place_ text, messages jsonb, payloads bytea[], plain boolean, lined boolean,
     cancelled_ttl double precision, patience double precision, wakes boolean)
