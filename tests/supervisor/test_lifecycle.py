@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from jobs_core.scoreboard.writer import start_ticks
+from jobs_core.supervisor.control import ask
 from jobs_core.supervisor.pidfile import running
 
 from ..support.project import Project, until
@@ -189,6 +190,19 @@ def test_quiet_takes_nothing_new_until_it_is_over(project: Project):
     supervised.until(lambda board: board.backlog and board.backlog.topics["default"].ready == 1)
     assert project.run("quiet", "--off").returncode == 0
     project.until_noted("note quiet")
+    supervised.stop()
+
+
+def test_who_is_told_that_a_command_is_done_sees_the_new_state_at_once(project: Project):
+    """Probes and `status` read the published state; it must not lag behind the answer."""
+    supervised = Supervised(project)
+    for workers in range(1, 6):
+        assert ask(supervised.run_dir, {"do": "quiet", "on": True})["done"]
+        assert supervised.board().supervisor.quiet
+        assert ask(supervised.run_dir, {"do": "scale", "pool": "default", "workers": workers})["done"]
+        assert supervised.board().supervisor.pools[0].wanted == workers
+        assert ask(supervised.run_dir, {"do": "quiet", "on": False})["done"]
+        assert not supervised.board().supervisor.quiet
     supervised.stop()
 
 

@@ -44,7 +44,7 @@ def main() -> None:
             pid_file.close()
             loop.stop()
 
-    control = ControlSocket(loop, run_dir, obey)
+    control = ControlSocket(loop, run_dir, obey, publish=lambda: None)
     now = time.time()
     state.write(
         run_dir / state.STATE,

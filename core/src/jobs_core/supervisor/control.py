@@ -43,22 +43,32 @@ class InAnotherNamespace(JobsError):
 class Command:
     """A command, which must be answered once, at once or later."""
 
-    def __init__(self, message: dict[str, Any], channel: Channel[dict[str, Any]], close: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        message: dict[str, Any],
+        channel: Channel[dict[str, Any]],
+        close: Callable[[], None],
+        publish: Callable[[], None],
+    ) -> None:
         self.message = message
         self._channel = channel
         self._close = close
+        self._publish = publish
 
     def answer(self, **facts: Any) -> None:
+        """Answer. The state is published first: whoever is told "done" may look at once, and shall not see the old one."""
+        self._publish()
         self._channel.send(facts)
         self._close()
 
 
 class ControlSocket:
-    """The supervisor's end of the socket. Raises OSError if the socket cannot be created."""
+    """The supervisor's end; calls `publish` before each answer. Raises OSError if the socket cannot be created."""
 
-    def __init__(self, loop: Loop, run_dir: Path, obey: Callable[[Command], None]) -> None:
+    def __init__(self, loop: Loop, run_dir: Path, obey: Callable[[Command], None], publish: Callable[[], None]) -> None:
         self._loop = loop
         self._obey = obey
+        self._publish = publish
         self._path = run_dir / NAME
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with contextlib.suppress(FileNotFoundError):
@@ -101,7 +111,7 @@ class ControlSocket:
         if message is None:
             self._close(channel)
         else:
-            self._obey(Command(message, channel, lambda: self._close(channel)))
+            self._obey(Command(message, channel, lambda: self._close(channel), self._publish))
 
     def _close(self, channel: Channel[dict[str, Any]]) -> None:
         if channel in self._clients:

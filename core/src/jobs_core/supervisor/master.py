@@ -107,7 +107,7 @@ class Supervisor:
         (self._run_dir / state.WORKERS).mkdir(mode=0o700, exist_ok=True)
         self._continue_counting()
         self._take_over_leftovers()
-        self._control = ControlSocket(self._loop, self._run_dir, self._obey)
+        self._control = ControlSocket(self._loop, self._run_dir, self._obey, self._snapshot.publish)
         self._pools.adopt(self._generations.config)
         events.emit(events.SupervisorStarting(os.getpid(), str(self._run_dir)))
         self._snapshot.changed()
