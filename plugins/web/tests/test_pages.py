@@ -506,6 +506,32 @@ def test_a_limit_is_overridden_and_reset(rig, jobs):
         assert browser.submit("/limits/override", _page="/", **{"limit": "stripe", **wrong}).status_code == 422, wrong
 
 
+def test_a_full_limit_leads_to_the_form_that_changes_it_or_says_what_does(rig, jobs):
+    rig.app.operate(lambda backend: backend.define_limits({"stripe": Limit(0)}, {}))
+    jobs.tell.enqueue("x")
+
+    def found(role):
+        browser = rig.browser(role)
+        row = re.search(r'<li class="finding (?:(?!</li>).)*limit stripe: (?:(?!</li>).)*</li>', browser.text("/"), re.DOTALL)[
+            0
+        ]
+        assert "jobsctl limits set stripe --concurrency N" in row
+        link, says = re.search(r'<a href="([^"]+)">([^<]+)<', row).groups()
+        assert link == "/limits?limit=stripe#override"
+        return says, browser.text(link)
+
+    says, page = found("admin")
+    assert says == "fix it"
+    assert re.search(r'id="limit" name="limit" [^>]*value="stripe"', page)
+    assert "<bdi>stripe</bdi> allows now: closed." in page
+    says, page = found("operate")
+    assert says == "look"
+    assert 'id="override"' in page
+    assert "needs the role admin; in a terminal, jobsctl limits set stripe --concurrency N does it" in " ".join(
+        cells(page).split()
+    )
+
+
 def test_the_schedule_is_shown_run_paused_and_resumed(rig):
     @job(name="shop.report", registry=rig.app.registry, cron="0 6 * * *")
     def report() -> None: ...
@@ -845,7 +871,7 @@ def test_commands_with_hostile_names_can_be_copied_into_a_shell(rig, jobs):
     evil = "stripe:x; reboot"
     rig.app.operate(lambda backend: backend.override_limit(evil, Limit(0)))
     jobs.tell.using(limits=(evil,)).enqueue("x")
-    assert "jobsctl limits 'stripe:x; reboot'" in cells(rig.browser("read").text("/"))
+    assert "jobsctl limits set 'stripe:x; reboot' --concurrency N" in cells(rig.browser("read").text("/"))
 
 
 def test_sentences_are_escaped_around_names_from_right_to_left():

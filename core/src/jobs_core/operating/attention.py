@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from ..app import App
 from ..backends.base import Counts
-from ..backends.limits import held_back
+from ..backends.limits import LimitState, held_back
 from ..config import Config
 from ..escapes import word
 from ..machines import MachineReport
@@ -138,7 +138,17 @@ def _limits(snapshot: Snapshot) -> Iterator[Finding]:
         if held and state.waiting:
             text = f"limit {state.limit}: {held}, {are(state.waiting, 'job')} waiting for it"
             level: Level = "note" if held == "full" else "warning"
-            yield Finding(level, text, "limit", state.limit, f"jobsctl limits {word(state.limit)}")
+            yield Finding(level, text, "limit", state.limit, _opening(state))
+
+
+def _opening(state: LimitState) -> str:
+    """Return the command that lets more jobs start under a limit; N and RATE are for the operator to choose."""
+    limit = word(state.limit)
+    if state.closed_for > 0:
+        return f"jobsctl limits reset {limit}"
+    concurrency = state.definition.concurrency if state.definition is not None else None
+    is_full = concurrency is not None and state.used >= concurrency
+    return f"jobsctl limits set {limit} " + ("--concurrency N" if is_full else "--rate RATE")
 
 
 def _flows(snapshot: Snapshot) -> Iterator[Finding]:

@@ -162,16 +162,20 @@ class Site:
         """Return the pages of the menu: path and label."""
         return MENU
 
-    def link(self, visit: Visit, finding: Finding) -> str:
-        """Return where a finding is fixed; "" if no page fixes it."""
+    def link(self, visit: Visit, finding: Finding) -> tuple[str, str]:
+        """Return the page about a finding, and what the link to it says: "fix it" only if this user can fix it there.
+
+        The page is "" if there is none.
+        """
         pages = {
-            "dead": visit.url("dead", "group", id=finding.name) if finding.name else visit.url("dead"),
-            "topic": visit.url("topics", q=finding.name),
-            "flow": visit.url("flow", id=finding.name),
-            "limit": visit.url("limits"),
-            "machine": visit.url("machines"),
+            "dead": (visit.url("dead", "group", id=finding.name) if finding.name else visit.url("dead"), "operate"),
+            "topic": (visit.url("topics", q=finding.name), "operate"),
+            "flow": (visit.url("flow", id=finding.name), "operate"),
+            "limit": (visit.url("limits", limit=finding.name) + "#override", "admin"),
+            "machine": (visit.url("machines"), "admin"),
         }
-        return pages.get(finding.subject, "")
+        page, role = pages.get(finding.subject, ("", "read"))
+        return page, "fix it" if finding.fix and finding.name and visit.may(role) else "look"
 
 
 def create(app: App | None, authorize: Authorize | None = None, *, streams: bool = True) -> Starlette:

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from jobs_core.backends.base import Backend
 from jobs_core.backends.limits import LimitState, held_back
+from jobs_core.escapes import word
 from jobs_core.limiting import described
 from jobs_core.operating.limits import NONE, applies, changed
 from jobs_core.options import limit_error
@@ -27,7 +28,18 @@ MOST = 200
 def show(visit: Visit) -> Response:
     """List limits."""
     found: list[LimitState] | None = visit.site.read("limits")
-    return visit.page("limits.html", has_limits=found is not None, rows=list(map(_row, found or ())), most=MOST)
+    chosen = visit.query("limit")
+    shown = "" if limit_error(chosen) else chosen
+    rows = list(map(_row, found or ()))
+    return visit.page(
+        "limits.html",
+        has_limits=found is not None,
+        rows=rows,
+        most=MOST,
+        chosen=shown,
+        applying=next((allows for state, allows, _ in rows if state.limit == shown), ""),
+        command=f"jobsctl limits set {word(shown) if shown else 'NAME'} --concurrency N",
+    )
 
 
 def read(site: Site, name: str = "") -> list[LimitState] | None:
