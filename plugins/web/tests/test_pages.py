@@ -527,7 +527,7 @@ def test_a_full_limit_leads_to_the_form_that_changes_it_or_says_what_does(rig, j
     says, page = found("operate")
     assert says == "look"
     assert 'id="override"' in page
-    assert "needs the role admin; in a terminal, jobsctl limits set stripe --concurrency N does it" in " ".join(
+    assert "only users with the role admin change limits; in a terminal, jobsctl limits set stripe --concurrency N does it" in " ".join(
         cells(page).split()
     )
 
