@@ -10,8 +10,10 @@ import pytest
 
 from jobs_core import ConfigError
 from jobs_web import create_app, live, login
-from jobs_web.access import MOST_FAILURES, WINDOW, Attempts
+from jobs_web.attempts import MOST_CLIENTS, MOST_FAILURES, WINDOW, Attempts
+from jobs_web.errors import TooMany
 from jobs_web.guard import LARGEST_FORM
+from jobs_web.guesses import Guesses, network_of
 from jobs_web.roles import ROLES, Role, User
 from jobs_web.routes import ROUTES, Kind
 from jobs_web.settings import Settings, read
@@ -156,7 +158,9 @@ def test_too_many_wrong_tokens_have_to_wait(rig):
     browser = rig.browser()
     statuses = [browser.log_in("wrong").status_code for _ in range(MOST_FAILURES + 1)]
     assert statuses == [403] * MOST_FAILURES + [429]
-    assert browser.log_in(rig.tokens["admin"]).status_code == 429
+    refused = browser.log_in(rig.tokens["admin"])
+    assert refused.status_code == 429
+    assert 0 < int(refused.headers["retry-after"]) <= WINDOW
 
 
 def test_wrong_tokens_from_a_shared_address_slow_the_logins_of_others_and_lock_nobody_out(rig, monkeypatch):
@@ -173,6 +177,55 @@ def test_wrong_tokens_from_a_shared_address_slow_the_logins_of_others_and_lock_n
     assert rig.browser().log_in(rig.tokens["admin"]).status_code == 303
     assert rig.browser().log_in("wrong").status_code == 403
     assert slept == [login.SLOW] * 2
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/api/v1/topics"), ("POST", "/api/v1/jobs"), ("GET", "/topics")])
+def test_programs_that_guess_tokens_wait_and_valid_tokens_of_their_address_work(rig, caplog, method, path):
+    caplog.set_level(logging.INFO, "jobs.web.audit")
+    browser = rig.browser()
+
+    def ask(token, path=path):
+        return browser.request(method, path, headers={"Authorization": f"Bearer {token}"})
+
+    assert {ask(f"jobs_{number}").status_code for number in range(MOST_FAILURES)} == {303 if path == "/topics" else 401}
+    before = len(caplog.records)
+    for number in range(3):
+        refused = ask(f"jobs_more_{number}")
+        assert refused.status_code == 429
+        assert 0 < int(refused.headers["retry-after"]) <= WINDOW
+        assert "this token is wrong" in refused.text
+    (line,) = [record.getMessage() for record in caplog.records[before:] if record.name == "jobs.web.audit"]
+    assert "too many wrong tokens from testclient" in line
+    assert ask(rig.tokens["admin"]).status_code not in (401, 429)
+    assert ask("jobs_wrong", "/api/v1/health").status_code != 429
+    assert rig.browser("read").get("/").status_code == 200, "nor does it keep anybody from logging in"
+
+
+def test_guesses_are_counted_in_bounded_memory_and_logged_once_a_minute(caplog):
+    now = 0.0
+    guesses = Guesses(lambda: now)
+
+    def refused(client):
+        try:
+            guesses.failed(client)
+        except TooMany as error:
+            return error.wait
+        return 0
+
+    assert [refused("10.0.0.1") for _ in range(MOST_FAILURES + 2)] == [0] * MOST_FAILURES + [60, 60]
+    assert refused("10.0.0.2") == 0, "another address"
+    now = WINDOW - 1
+    assert refused("10.0.0.1") == 1
+    now = WINDOW + 1
+    assert [refused("10.0.0.1") for _ in range(MOST_FAILURES + 1)] == [0] * MOST_FAILURES + [60]
+    assert [record.getMessage().rpartition(": ")[2] for record in caplog.records] == [
+        "1 request is refused with 429 since the last such line",
+        "3 requests are refused with 429 since the last such line",
+    ]
+    for number in range(MOST_CLIENTS + 10):
+        guesses.failed(f"client {number}")
+    assert len(guesses._attempts._failed) == MOST_CLIENTS
+    assert network_of("2001:db8::1") == network_of("2001:db8::ffff:1") != network_of("2001:db8:0:1::1")
 
 
 def test_a_slash_at_the_end_leads_to_the_page_whatever_host_the_request_names(rig):

@@ -31,6 +31,7 @@ JUDGED_BY_VALUE = pytest.importorskip("schemathesis.specs.openapi.checks").posit
 def schema(tmp_path_factory: pytest.TempPathFactory) -> Any:
     rig = Rig(URL, Path(tmp_path_factory.mktemp("openapi")))
     set_current_app(rig.app)
+    rig.site.guesses.failed = lambda client: None  # each call is tried with a wrong token, too
 
     @job(name="add", registry=rig.app.registry)
     def add(a: int, b: int = 2) -> int:

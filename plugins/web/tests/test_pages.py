@@ -527,8 +527,9 @@ def test_a_full_limit_leads_to_the_form_that_changes_it_or_says_what_does(rig, j
     says, page = found("operate")
     assert says == "look"
     assert 'id="override"' in page
-    assert "only users with the role admin change limits; in a terminal, jobsctl limits set stripe --concurrency N does it" in " ".join(
-        cells(page).split()
+    assert (
+        "only users with the role admin change limits; in a terminal, jobsctl limits set stripe --concurrency N does it"
+        in " ".join(cells(page).split())
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from jobs_core import ConfigError
 from jobs_web import live
-from jobs_web.access import MOST_FAILURES
+from jobs_web.attempts import MOST_FAILURES
 from jobs_web.proxies import TRUSTED, Proxies
 from jobs_web.roles import ROLES
 from jobs_web.routes import ROUTES, Kind, Route

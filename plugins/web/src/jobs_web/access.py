@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import collections
 import inspect
 import secrets
-import time
 from collections.abc import Awaitable, Callable
 from typing import cast
 
@@ -37,12 +35,6 @@ LINK_FOR = 600.0
 
 Authorize = Callable[[Request], "User | None"] | Callable[[Request], Awaitable["User | None"]]
 """Decides who may use a dashboard that is part of an application. A plain function is called on a thread, so it may block."""
-
-MOST_FAILURES = 10
-"""Failed logins of a browser within WINDOW after which it has to wait, and of an address after which logins are slow."""
-
-WINDOW = 60.0
-MOST_CLIENTS = 10_000
 
 
 class Session(Struct):
@@ -83,6 +75,10 @@ class Access:
     def _tokens(self) -> dict[str, Token]:
         settings = self._users.now()
         return settings.tokens if settings.knows_users and not self._key else {**settings.tokens, LOCAL: self._local}
+
+    def takes_bearer(self, request: Request) -> bool:
+        """Return whether a request has a token for us, be it right or wrong; an application has tokens of its own."""
+        return self._authorize is None and request.headers.get("authorization", "").lower().startswith("bearer ")
 
     async def user_of(self, request: Request, session: Session, *, bearer_only: bool = False) -> User | None:
         """Return the user of a request; None if they have to log in, or are refused. Without a bearer token, by the session.
@@ -193,26 +189,3 @@ async def _asked(authorize: Authorize, request: Request) -> User | None:
 def is_secure(request: Request) -> bool:
     """Return whether the cookie must be sent through TLS only: always, except for a browser on this machine."""
     return request.url.scheme == "https" or not is_loopback(request.url.hostname or "")
-
-
-class Attempts:
-    """Counts the failed logins of each client, by its session or address. Only the event loop uses it."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._failed: collections.OrderedDict[str, list[float]] = collections.OrderedDict()
-
-    def wait(self, client: str) -> float:
-        """Return for how many seconds a client has to wait before it may try again."""
-        recent = self._recent(client)
-        return recent[-MOST_FAILURES] + WINDOW - self._clock() if len(recent) >= MOST_FAILURES else 0.0
-
-    def failed(self, client: str) -> None:
-        """Count a failed login."""
-        self._failed[client] = [*self._recent(client), self._clock()][-MOST_FAILURES:]
-        self._failed.move_to_end(client)
-        while len(self._failed) > MOST_CLIENTS:
-            self._failed.popitem(last=False)
-
-    def _recent(self, client: str) -> list[float]:
-        return [at for at in self._failed.get(client, ()) if at > self._clock() - WINDOW]

@@ -19,7 +19,7 @@ from jobs_core.machines import acting_as
 
 from .access import Session
 from .api.bodies import body_of
-from .errors import Refused
+from .errors import Refused, TooMany
 from .roles import User
 from .visit import Visit, split_url
 
@@ -51,7 +51,7 @@ def guarded(site: Site, route: Route) -> Any:
             visit.user = await site.access.user_of(request, session, bearer_only=is_api)
             response = await _answer(visit, route)
         except Exception as error:
-            if route.changes:
+            if route.changes and not isinstance(error, TooMany):
                 _audit(visit, route, f"refused: {error}")
             return _failed(visit, route, error)
         if route.changes:
@@ -70,6 +70,8 @@ async def _answer(visit: Visit, route: Route) -> Response:
     """Check everything, and call the endpoint."""
     if route.role is not None:
         if visit.user is None:
+            if visit.site.access.takes_bearer(visit.request):
+                visit.site.guesses.failed(visit.client)
             raise Refused(401, visit.site.access.unknown)
         if visit.user.role < route.role:
             raise Refused(403, f"this needs the role {route.role.word}, and {visit.user.name} has {visit.user.role.word}")
@@ -145,14 +147,19 @@ def _failed(visit: Visit, route: Route, error: Exception) -> Response:
         number = secrets.token_hex(4)
         logger.error("error %s of %s %s", number, route.method, route.path, exc_info=error)
         text = f"this is a fault of the dashboard, not yours: the log has it under {number}"
+    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+    if isinstance(error, TooMany):
+        headers["Retry-After"] = str(error.wait)
     if route.kind.value == "api":
-        return problem(status, text, {"WWW-Authenticate": "Bearer"} if status == 401 else {})
+        return problem(status, text, headers)
     login, again = "", visit.here if route.method == "GET" and status == 503 else ""
     if status == 401 and visit.site.access.has_login:
         if route.method == "GET":
             return RedirectResponse(visit.url("login", next=visit.here), 303)
         login, text = visit.url("login", next=visit.referrer), "your session has ended, and nothing was done"
-    return visit.page("error.html", status, title=titles(status), text=text, login=login, again=again)
+    response = visit.page("error.html", status, title=titles(status), text=text, login=login, again=again)
+    response.headers.update(headers if status == 429 else {})
+    return response
 
 
 def problem(status: int, text: str, headers: Mapping[str, str] | None = None) -> Response:

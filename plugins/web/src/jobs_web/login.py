@@ -10,7 +10,7 @@ from starlette.responses import RedirectResponse, Response
 from jobs_core.escapes import one_line
 
 from .access import LOCAL
-from .errors import Refused
+from .errors import Refused, TooMany
 from .roles import User
 from .visit import Visit
 
@@ -51,7 +51,7 @@ async def _user(visit: Visit, token: str, by_link: bool) -> User:
     """
     browsers, addresses = visit.site.browsers, visit.site.addresses
     if (wait := browsers.wait(visit.session.nonce)) > 0:
-        raise Refused(429, f"too many wrong tokens from this browser: try again in {wait:.0f} s")
+        raise TooMany("too many wrong tokens from this browser", wait)
     if addresses.wait(visit.client) > 0:
         await asyncio.sleep(SLOW)
     user = visit.site.access.user_with(token)
@@ -72,7 +72,10 @@ async def _tried(visit: Visit, token: str, target: str, *, by_link: bool = False
     try:
         user = await _user(visit, token, by_link)
     except Refused as error:
-        return visit.page("login.html", error.status, next=target, problem=error.text)
+        response = visit.page("login.html", error.status, next=target, problem=error.text)
+        if isinstance(error, TooMany):
+            response.headers["Retry-After"] = str(error.wait)
+        return response
     response = RedirectResponse(target, 303)
     visit.site.access.save(visit.request, response, visit.site.access.logged_in(visit.request, user))
     return response

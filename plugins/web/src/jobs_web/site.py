@@ -23,10 +23,12 @@ from jobs_core.operating.attention import Finding
 from jobs_core.operating.risks import risks
 
 from . import tokens
-from .access import Access, Attempts, Authorize
+from .access import Access, Authorize
 from .assets import Assets
+from .attempts import Attempts
 from .doubles import Doubles
 from .guard import guarded, in_api, problem, titles
+from .guesses import Guesses
 from .live import SNAPSHOT, Live, Subject
 from .pages.watched import PAGES
 from .reading import Latest
@@ -109,7 +111,7 @@ class Site:
         self.seal = tokens.Seal(tokens.key_in(app.run_dir))
         self.sessions = Sessions(app.run_dir, settings.session)
         self.access = Access(users or Fixed(settings), self.seal, self.sessions, authorize, key)
-        self.browsers, self.addresses = Attempts(), Attempts()
+        self.browsers, self.addresses, self.guesses = Attempts(), Attempts(), Guesses()
         self.doubles = Doubles()
         self.assets, self.templates = _assets(), _templates()
         self.latest = Latest(lambda: snapshot.take(self.app))
