@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from jobs_web.sessions import DIRECTORY, Sessions
+import msgspec
+import pytest
+from msgspec.structs import replace
+
+from jobs_web.sessions import DIRECTORY, SWEPT, Record, Sessions, id_of
 from jobs_web.settings import Settings, Token, read
 from jobs_web.site import Site, asgi
 from jobs_web.tokens import hash_of, new_token
@@ -39,13 +43,46 @@ def test_a_visit_without_a_login_stores_nothing(rig):
 
 
 def test_expired_sessions_are_forgotten_and_files_are_private(tmp_path):
-    Sessions(tmp_path, -1.0).begin("old", "anna", "a", "b")
+    Sessions(tmp_path, 60.0).begin("old", "anna", "a", "b")
+    age(tmp_path, "old", 61)
     sessions = Sessions(tmp_path, 60.0)
-    sessions.begin("new", "anna", "a", "b")
-    Sessions(tmp_path, -1.0).begin("newest", "bob", "x" * 5000, "y" * 5000)
+    sessions.begin("new", "bob", "x" * 5000, "y" * 5000)
     assert [record.user for record in sessions] == ["bob"]
+    assert [file.name for file in (tmp_path / DIRECTORY).iterdir()] == [id_of("new")]
     for file in (tmp_path / DIRECTORY, *(tmp_path / DIRECTORY).iterdir()):
         assert file.stat().st_mode & 0o077 == 0
+
+
+def test_an_expired_session_is_over_before_its_file_is_deleted(tmp_path):
+    sessions = Sessions(tmp_path, 3600.0)
+    sessions.begin("nonce", "anna", "a", "b")
+    assert sessions.is_open("nonce")
+    age(tmp_path, "nonce", 3601)
+    assert not sessions.is_open("nonce")
+    assert not Sessions(tmp_path, 3600.0).is_open("unknown")
+
+
+def test_a_login_looks_at_a_few_files_and_reads_none_and_logins_forget_all_expired_sessions(tmp_path, monkeypatch):
+    sessions = Sessions(tmp_path, 3600.0)
+    old, new = [f"old {number}" for number in range(5 * SWEPT)], [f"new {number}" for number in range(5 * SWEPT)]
+    for nonce in (*old, *new):
+        sessions.begin(nonce, "anna", "a", "b")
+    (tmp_path / DIRECTORY / ".left.1").write_bytes(b"of a crash")
+    for nonce in old:
+        age(tmp_path, nonce, 3601)
+    os.utime(tmp_path / DIRECTORY / ".left.1", (0, 0))
+    monkeypatch.setattr(Path, "read_bytes", lambda self: pytest.fail("a login reads no session"))
+    monkeypatch.setattr(os, "listdir", lambda *_: pytest.fail("a login lists no sessions"))
+    sessions = Sessions(tmp_path, 3600.0)  # as after a restart
+    files = {each.name for each in os.scandir(tmp_path / DIRECTORY)}
+    for number in range(12):  # a login adds one file and looks at SWEPT: one round is over
+        before = files
+        sessions.begin(f"newer {number}", "anna", "a", "b")
+        files = {each.name for each in os.scandir(tmp_path / DIRECTORY)}
+        assert len(before - files) <= SWEPT
+    assert not files & {".left.1", *map(id_of, old)}
+    assert files >= set(map(id_of, new))
+    assert all(map(sessions.is_open, new))
 
 
 def test_a_senseless_file_among_the_sessions_is_passed_over(tmp_path):
@@ -53,6 +90,14 @@ def test_a_senseless_file_among_the_sessions_is_passed_over(tmp_path):
     sessions.begin("nonce", "anna", "a", "b")
     (tmp_path / DIRECTORY / "nonsense").write_bytes(b"\xff")
     assert [record.user for record in sessions] == ["anna"]
+
+
+def age(root: Path, nonce: str, seconds: float) -> None:
+    """Let a session be older by some seconds."""
+    path = root / DIRECTORY / id_of(nonce)
+    record = msgspec.json.decode(path.read_bytes(), type=Record)
+    path.write_bytes(msgspec.json.encode(replace(record, since=record.since - seconds)))
+    os.utime(path, (record.since - seconds,) * 2)
 
 
 class File:
