@@ -8,7 +8,7 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from jobs_core.backends.base import Outcome, Settlement
+from jobs_core.backends.base import Outcome, Settlement, State
 from jobs_core.backends.notes import Note
 from jobs_core.cli.types import past
 from jobs_core.errors import JobFailed
@@ -149,6 +149,20 @@ def test_list_shows_kept_jobs_newest_first(project, owner):
         end(owner, take(owner), result_ttl=600.0, timeline=entry(attempt=1, outcome="done"))
     shown = [line.split("\t")[0] for line in project.here("list", "default", "--state", "done").splitlines()]
     assert shown == ids[::-1]
+
+
+def test_purge_deletes_done_jobs_in_batches_and_leaves_the_queued_ones(project, owner, monkeypatch):
+    monkeypatch.setattr("jobs_core.cli.topics.PURGED_AT_ONCE", 2)
+    for number in range(5):
+        project.push("note", number)
+        end(owner, take(owner), result=b"1", result_ttl=600.0, timeline=entry(attempt=1, outcome="done"))
+    queued = project.push("note", "queued")
+    assert "add --state done" in project.here("purge", "default", "--older-than", "1d", "-y", code=2)
+    assert "0 jobs deleted" in project.here("purge", "default", "--state", "done", "--older-than", "1d", "-y")
+    assert len(project.here("list", "default", "--state", "done").splitlines()) == 5
+    assert "5 jobs deleted" in project.here("purge", "default", "--state", "done", "-y")
+    assert owner.browse("default", State.DONE, 10) == []
+    assert [record.id for record in owner.browse("default", State.READY, 10)] == [queued]
 
 
 def test_list_says_that_a_topic_keeps_no_done_jobs(project):

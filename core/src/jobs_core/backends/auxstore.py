@@ -315,6 +315,9 @@ class AuxStore(Backend):
         self.store.purge(topic, state)
         return purged
 
+    def purge_done(self, topic: str, limit: int, older: float = 0.0) -> int:
+        return self.store.purge_done(topic, limit, older) if "history" in self.features else super().purge_done(topic, limit)
+
     def pause(self, topic: str) -> None:
         self.queue.pause(topic)
 

@@ -26,7 +26,7 @@ from typing import Final, TypeAlias
 
 from msgspec import Struct
 
-from ..errors import NotSupported
+from ..errors import BackendError, NotSupported
 from ..message import UniqueKey
 from .documents import ABSENT, Document, Guard
 from .flows import FlowStatus, Member, MemberStatus, Part
@@ -427,6 +427,22 @@ class Operable:
         Raises: NotSupported (browse), BackendUnavailable.
         """
         raise self._lacks("browse")
+
+    def purge_done(self, topic: str, limit: int, older: float = 0.0) -> int:
+        """Delete up to `limit` done jobs of a topic that ended at least `older` seconds ago, the oldest first; return how many.
+
+        A smaller number than `limit` means that none are left. The payload, the notes, the timeline and the result go. The id
+        stays known until its time is over, so that a push that is repeated late still adds nothing.
+
+        A backend with `history` overrides it; one written for an earlier release of this interface may not.
+        Called by: `jobsctl purge --state done`. Atomicity: each job in one step. Blocks: for a round trip.
+        Raises: NotSupported (history), BackendUnavailable, BackendError.
+        """
+        if "history" not in self.features:
+            raise self._lacks("history")
+        raise BackendError(
+            f"{self.name}:// cannot delete done jobs: upgrade its plugin, or wait until keep_done is over for them"
+        )
 
     def purge_inlet(self, topic: str) -> int:
         """Delete messages of foreign producers that are still in the inlet; return how many.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,11 +20,15 @@ from ..scoreboard.view import TAKING
 from ..supervisor.pidfile import OfAnotherUser, running
 from ..units import count, format_duration
 from . import output
-from .common import Context, confirm, json_option, pass_context, topic_argument, yes_option
-from .types import TOPIC
+from .common import Context, confirm, fail, json_option, pass_context, topic_argument, yes_option
+from .exits import Exit
+from .types import DURATION, TOPIC
 
 T = TypeVar("T")
 
+
+PURGED_AT_ONCE = 500
+"""Done jobs that are deleted in one call, so that a store with many of them serves others in between."""
 
 MOST_KEYS = 10
 """Most keys of a fair topic that are listed."""
@@ -170,23 +175,38 @@ def resume_command(context: Context, topic: str) -> None:
 @topic_argument
 @click.option(
     "--state",
-    type=click.Choice(["all", "ready", "scheduled", "waiting"]),
+    type=click.Choice(["all", "ready", "scheduled", "waiting", "done"]),
     default="all",
     show_default=True,
     help="The jobs to delete. ready: those that could start, and those that wait for a limit. scheduled: those with a delay. "
-    "waiting: members of flows that wait for others. all: all of these. For dead letters, use `jobsctl dead drop`.",
+    "waiting: members of flows that wait for others. all: all of these. done: those that keep_done keeps, with their results. "
+    "For dead letters, use `jobsctl dead drop`.",
+)
+@click.option(
+    "--older-than",
+    type=DURATION,
+    metavar="TIME",
+    help='With --state done, only jobs that ended at least this long ago: seconds or "1d".',
 )
 @click.option("--inlet", is_flag=True, help="Delete instead what foreign producers have pushed and no worker has taken in yet.")
 @yes_option
 @pass_context
-def purge_command(context: Context, topic: str, state: str, inlet: bool, yes: bool) -> None:
-    """Delete the queued jobs of TOPIC for good. Running ones are left alone."""
+def purge_command(context: Context, topic: str, state: str, older_than: float | None, inlet: bool, yes: bool) -> None:
+    """Delete the queued jobs of TOPIC for good, or with --state done those that are kept. Running ones are left alone.
+
+    The id of a deleted done job stays known until keep_done is over, so that a late repetition of its enqueue adds nothing.
+    """
+    if older_than is not None and (state != State.DONE.value or inlet):
+        fail("--older-than is for done jobs: add --state done", Exit.USAGE)
     if reason := context.operate(lambda backend: doubt(context, backend, topic)):
         output.echo(f"jobs: {reason}", err=True)
     if inlet:
         confirm(f"Delete everything in the inlet of {topic} for good?", yes)
         entries = context.operate(lambda backend: backend.purge_inlet(topic))
         output.echo(f"{count(entries, 'entry', 'entries')} deleted")
+        return
+    if state == State.DONE.value:
+        _purge_done(context, topic, older_than or 0.0, yes)
         return
     which = "queued" if state == "all" else state
     confirm(f"Delete all {which} jobs of {topic} for good?", yes)
@@ -200,4 +220,22 @@ def purge_command(context: Context, topic: str, state: str, inlet: bool, yes: bo
         return sum(backend.purge(topic, each) for each in states)
 
     deleted = context.operate(purge)
+    output.echo(f"{count(deleted, 'job')} deleted")
+
+
+def _purge_done(context: Context, topic: str, older: float, yes: bool) -> None:
+    """Delete kept jobs of a topic in batches: those that had ended when the command began, at least `older` seconds before."""
+    which = f" that ended {format_duration(older)} ago or earlier" if older else ""
+    confirm(f"Delete all done jobs of {topic}{which} for good, with their results?", yes)
+    deleted, began = 0, time.monotonic()
+    try:
+        while True:
+            since = older + time.monotonic() - began
+            some = context.operate(lambda backend, since=since: backend.purge_done(topic, PURGED_AT_ONCE, since))  # type: ignore[misc]
+            deleted += some
+            if some < PURGED_AT_ONCE:
+                break
+    except KeyboardInterrupt:
+        output.echo(f"\njobs: interrupted after {count(deleted, 'job')}: repeat the command to continue", err=True)
+        raise click.exceptions.Exit(Exit.FAILED) from None
     output.echo(f"{count(deleted, 'job')} deleted")

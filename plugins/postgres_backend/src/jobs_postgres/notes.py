@@ -20,6 +20,16 @@ _KEPT = _DONE.replace("{lines}", "lines") + " WHERE id = %s AND until > {s}.now_
 _BROWSED = (
     _DONE.replace("{lines}", "NULL::bytea[]") + " WHERE topic = %s AND until > {s}.now_() ORDER BY n DESC LIMIT %s OFFSET %s"
 )
+_PURGED = """
+WITH gone AS (
+    DELETE FROM {s}.done_job WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM {s}.done_job WHERE topic = %s AND at <= {s}.now_() - %s AND until > {s}.now_()
+         ORDER BY n LIMIT %s FOR UPDATE SKIP LOCKED))
+    RETURNING id),
+forgotten AS (
+    UPDATE {s}.ended AS e SET result = NULL FROM gone WHERE e.id = gone.id AND e.state = 'done' AND e.result IS NOT NULL)
+SELECT count(*) FROM gone
+"""
 
 
 class PostgresNoteCalls(Backend):
@@ -38,6 +48,9 @@ class PostgresNoteCalls(Backend):
             [note.progress for note in notes], [note.first for note in notes], [len(note.lines) for note in notes],
             [line for note in notes for line in note.lines],
         )  # fmt: skip
+
+    def purge_done(self, topic: str, limit: int, older: float = 0.0) -> int:
+        return int(self._connection.value(self._connection.sql(_PURGED), (topic, older, limit)))
 
     def _kept(self, job_id: str) -> JobRecord | None:
         """Return the record of a done job that is kept, without its result."""

@@ -369,6 +369,9 @@ class RedisClusterBackend(Backend):
     def purge_inlet(self, topic: str) -> int:
         return self._store(topic).purge_inlet(topic)
 
+    def purge_done(self, topic: str, limit: int, older: float = 0.0) -> int:
+        return self._store(topic).purge_done(topic, limit, older)
+
     def drop(self, job_ids: Sequence[str]) -> int:
         return sum(store.drop(job_ids) for store in self._everywhere())
 

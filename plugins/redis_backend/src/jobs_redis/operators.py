@@ -75,6 +75,9 @@ class RedisOperatorCalls(Backend):
     def purge_inlet(self, topic: str) -> int:
         return self._store.purge_inlet(topic)
 
+    def purge_done(self, topic: str, limit: int, older: float = 0.0) -> int:
+        return self._store.purge_done(topic, limit, older)
+
     def drop(self, job_ids: Sequence[str]) -> int:
         return self._store.drop(job_ids)
 

@@ -416,6 +416,16 @@ class Store:
                 break
         return deleted
 
+    def purge_done(self, topic: str, limit: int, older: float) -> int:
+        deleted = 0
+        while deleted < limit:
+            most = min(limit - deleted, PURGED_AT_ONCE)
+            some = int(self._run(scripts.PURGE_DONE, topic, most, records.micro(older)))
+            deleted += some
+            if some < most:
+                break
+        return deleted
+
     def define_limits(self, limits: Mapping[str, Limit | None], topics: Mapping[str, Lines], *, override: bool = False) -> None:
         """Set definitions by name, or overrides by limit, and the rules of topics, and open the limits that get room by it."""
         if not limits and not topics:

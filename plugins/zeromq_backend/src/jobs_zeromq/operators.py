@@ -85,6 +85,20 @@ class ZeromqOperatorCalls(Backend):
             if some < _PURGED_AT_ONCE:
                 return deleted
 
+    def purge_done(self, topic: str, limit: int, older: float = 0.0) -> int:
+        if p.PURGES_DONE not in self._connection.features:
+            raise BackendError(
+                "the broker is of a release that does not delete done jobs: upgrade jobs-zeromq there, and restart the broker"
+            )
+        deleted = 0
+        while deleted < limit:
+            most = min(limit - deleted, _PURGED_AT_ONCE)
+            some = self._connection.call(p.PURGE_DONE, p.PurgeDone(request=new_token(), topic=topic, limit=most, older=older))
+            deleted += some
+            if some < most:
+                break
+        return deleted
+
     def drop(self, job_ids: Sequence[str]) -> int:
         return self._connection.call(p.DROP, p.Change(request=new_token(), ids=list(job_ids)))
 

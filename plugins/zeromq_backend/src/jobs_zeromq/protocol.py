@@ -59,7 +59,10 @@ LETTERS: Final = "letters"
 STATISTICS: Final = "statistics"
 """The feature with which a broker says that it adds up statistics."""
 
-FEATURES: Final = (LIMITS, DOCUMENTS, NOTES, FLOWS, LETTERS, STATISTICS)
+PURGES_DONE: Final = "purge_done"
+"""The feature with which a broker says that it deletes done jobs that it keeps."""
+
+FEATURES: Final = (LIMITS, DOCUMENTS, NOTES, FLOWS, LETTERS, STATISTICS, PURGES_DONE)
 """What this release knows beyond the first one, told in `hello` and its answer."""
 
 BEAT: Final = b"beat"
@@ -405,6 +408,15 @@ class Purge(Struct, kw_only=True):
     state: State
 
 
+class PurgeDone(Struct, kw_only=True):
+    """Delete up to `limit` done jobs of a topic that ended at least `older` seconds ago, the oldest first."""
+
+    request: Request
+    topic: Topic
+    limit: Annotated[int, Meta(ge=1, le=500)]
+    older: Annotated[float, Meta(ge=0)] = 0.0
+
+
 class Result(Struct, kw_only=True):
     """Fetch a result: answered once the job has ended, or with null after `timeout` seconds."""
 
@@ -518,6 +530,7 @@ DEAD_GROUPS: Verb[DeadGroups, list[DeadGroup]] = Verb("dead_groups", DeadGroups,
 DEAD_IN_GROUP: Verb[DeadInGroup, list[JobRecord]] = Verb("dead_in_group", DeadInGroup, list[JobRecord], writes=False)
 AMEND: Verb[Amend, bool] = Verb("amend", Amend, bool, durable=True)
 PURGE: Verb[Purge, int] = Verb("purge", Purge, int, durable=True)
+PURGE_DONE: Verb[PurgeDone, int] = Verb("purge_done", PurgeDone, int, durable=True)
 DROP: Verb[Change, int] = Verb("drop", Change, int, durable=True)
 PAUSE: Verb[OfTopic, None] = Verb("pause", OfTopic, None, durable=True)
 RESUME: Verb[OfTopic, None] = Verb("resume", OfTopic, None, durable=True)

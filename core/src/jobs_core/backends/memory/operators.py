@@ -118,6 +118,10 @@ class MemoryOperatorCalls(Backend):
         with self.store.lock:
             return self._remove(job for job in self.store.jobs.values() if job.topic == topic and job.state is state)
 
+    def purge_done(self, topic: str, limit: int, older: float = 0.0) -> int:
+        with self.store.lock:
+            return self.store.purge_done(self._options.now(), topic, limit, older)
+
     def drop(self, job_ids: Sequence[str]) -> int:
         with self.store.lock:
             return self._remove(job for job in self._found(job_ids) if job.state is State.DEAD)

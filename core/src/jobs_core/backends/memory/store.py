@@ -532,8 +532,23 @@ class MemoryStore:
         for _ in range(len(done) - at.options.retention(job.topic).done_max):
             oldest = next(iter(done))
             del done[oldest]
-            until, record = self._ended[oldest]
-            self._ended[oldest] = until, msgspec.structs.replace(record, payload=b"", cursor=b"", notes=NONE, timeline=())
+            self._strip(oldest)
+
+    def _strip(self, job_id: str) -> None:
+        """Keep of a done job only that it ended, and its result."""
+        until, record = self._ended[job_id]
+        self._ended[job_id] = until, msgspec.structs.replace(record, payload=b"", cursor=b"", notes=NONE, timeline=())
+
+    def purge_done(self, now: float, topic: str, limit: int, older: float) -> int:
+        """Delete some done jobs of a topic, the oldest first, with their results; return how many. Their ids stay known."""
+        found = (record for record in self.done_jobs(now, topic)[::-1] if (record.since or 0.0) <= now - older)
+        gone = list(islice(found, limit))
+        for record in gone:
+            self._strip(record.id)
+            until, stripped = self._ended[record.id]
+            self._ended[record.id] = until, msgspec.structs.replace(stripped, result=None)
+            self._forget_done(record)
+        return len(gone)
 
     def end(
         self,

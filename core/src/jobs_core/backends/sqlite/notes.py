@@ -130,6 +130,17 @@ def browse_done(db: sqlite3.Connection, topic: str, limit: int, offset: int, now
     ]
 
 
+def purge_done(tx: Transaction, topic: str, limit: int, older: float) -> int:
+    """Delete some done jobs of a topic with their results; return how many. Their ids stay known; see `Backend.purge_done`."""
+    if not has_tables(tx.db):
+        return 0
+    these = "SELECT id FROM done_job WHERE topic = ? AND at <= ? AND until > ? ORDER BY n LIMIT ?"
+    found = tx.db.execute(f"DELETE FROM done_job WHERE id IN ({these}) RETURNING id", (topic, tx.now - older, tx.now, limit))
+    gone = [job_id for (job_id,) in found.fetchall()]
+    tx.db.execute("UPDATE ended SET result = NULL WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(gone),))
+    return len(gone)
+
+
 def drop_old(tx: Transaction, limit: int) -> None:
     """Drop what is known about jobs that are gone, and done jobs whose time is over."""
     if has_tables(tx.db):

@@ -15,7 +15,7 @@ from ..letters import DeadGroup
 from ..limits import Limit, LimitState
 from ..statistics import StatisticsRow
 from . import documents as documents_of
-from . import flow_views, letters, members, queue, removal, views
+from . import flow_views, letters, members, notes, queue, removal, views
 from . import limits as limits_of
 from . import lines as lines_of
 from . import statistics as statistics_of
@@ -78,6 +78,10 @@ class SqliteOperatorCalls(Backend):
             deleted += some
             if some < PURGED_AT_ONCE:
                 return deleted
+
+    def purge_done(self, topic: str, limit: int, older: float = 0.0) -> int:
+        with self._connection.transaction() as tx:
+            return notes.purge_done(tx, topic, limit, older)
 
     def drop(self, job_ids: Sequence[str]) -> int:
         with self._connection.transaction() as tx:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ...backends.base import Answer, Delivery, Outcome, State
+from ...backends.base import Answer, Delivery, Operable, Outcome, State
 from ...backends.notes import MOST_BYTES, MOST_LINES, MOST_RUNS, Note, Notes
 from ...errors import NotSupported
 from .rig import ERROR, Rig, RigCase, T, retention
@@ -249,6 +249,53 @@ class HistoryCases(RigCase):
         assert dict(producer.push([job], rig.request())) == {job.id: job.id}
         assert rig.take(worker, 1) == []
 
+    def test_done_jobs_are_deleted_oldest_first_with_their_results_and_stay_known(self, rig: Rig) -> None:
+        if not rig.has("history"):
+            with pytest.raises(NotSupported, match="history"):
+                rig.producer().purge_done(T, 10)
+            return
+        if not _purges_done(rig):
+            return
+        producer, worker = rig.producer(), rig.worker()
+        jobs = []
+        for n in range(3):
+            jobs.append(rig.job(b"%d" % n, chosen=rig.has("known_ids")))
+            rig.push(producer, jobs[n])
+            delivery = rig.take_one(worker)
+            notes = _of(delivery, b"all", (b"line",))
+            rig.settle(worker, delivery, Outcome.DONE, result=b"1", result_ttl=1000.0, notes=notes, timeline=b"x")
+            rig.advance(rig.lease / 50)
+        other = rig.job(topic="other")
+        rig.push(producer, other)
+        rig.settle(worker, rig.take(worker, topics=["other"])[0], Outcome.DONE, result_ttl=1000.0, timeline=b"x")
+        assert producer.purge_done(T, 10, 3600.0) == 0
+        assert producer.purge_done(T, 1) == 1
+        assert [record.id for record in producer.browse(T, State.DONE, 10)] == [jobs[2].id, jobs[1].id]
+        record = rig.record(producer, jobs[0].id)
+        assert (record.state, record.payload, record.result) == (State.DONE, b"", None)
+        assert (record.notes, record.timeline) == (Notes(), ())
+        if rig.has("known_ids"):
+            assert dict(producer.push([jobs[0]], rig.request())) == {jobs[0].id: jobs[0].id}
+        assert producer.purge_done(T, 10) == 2
+        assert producer.purge_done(T, 10) == 0
+        assert [record.id for record in producer.browse("other", State.DONE, 10)] == [other.id]
+
+    def test_only_done_jobs_of_that_age_are_deleted(self, rig: Rig) -> None:
+        if not rig.has("history") or not _purges_done(rig):
+            return
+        worker = rig.worker()
+        ended = []
+        for _ in range(2):
+            rig.push_many(rig.producer(), 1)
+            delivery = rig.take_one(worker)
+            rig.settle(worker, delivery, Outcome.DONE, result_ttl=1000.0, timeline=b"x")
+            ended.append(delivery.id)
+            rig.advance(rig.lease / 5)
+        old, new = (rig.record(worker, job_id) for job_id in ended)
+        age = old.broker_now - ((old.since or 0.0) + (new.since or 0.0)) / 2  # of a moment between the two ends
+        assert worker.purge_done(T, 10, age) == 1
+        assert [record.id for record in worker.browse(T, State.DONE, 10)] == [new.id]
+
     def test_a_kept_job_pushes_its_followups_and_frees_its_key(self, rig: Rig) -> None:
         if not rig.has("history", "atomic_followups"):
             return
@@ -257,6 +304,11 @@ class HistoryCases(RigCase):
         delivery, follow = rig.take_one(worker), rig.job()
         rig.settle(worker, delivery, Outcome.DONE, result_ttl=1000.0, timeline=b"x", followups=(follow,))
         assert rig.take_one(worker).id == follow.id
+
+
+def _purges_done(rig: Rig) -> bool:
+    """Return whether the backend overrides `purge_done`, which came after the first backends with history."""
+    return type(rig.producer()).purge_done is not Operable.purge_done
 
 
 def _of(delivery: Delivery, progress: bytes | None = None, lines: tuple[bytes, ...] = (), first: int = 0) -> Note:

@@ -20,6 +20,17 @@ local function unlist_done(topic, ids)
   redis.call('ZREM', DONE_UNTIL .. topic, unpack(ids))
 end
 
+-- Keep of a done job only that it ended, and its result unless that goes, too; return false if its time is over.
+local function strip_done(id, result_too)
+  local ended = kept_job(id)
+  if not ended then return false end
+  if ended[8][6] == 1 then redis.call('DEL', LOG .. id) end
+  ended[8] = nil
+  if result_too then ended[5], ended[6] = 0, '' end
+  redis.call('SET', base .. 'ended:' .. id, cmsgpack.pack(ended), 'KEEPTTL')
+  return true
+end
+
 local listed = 0
 -- List a job whose end was just kept. Beyond the most that a topic keeps, the oldest become plain ends, as those of other jobs.
 local function list_done(id, topic, ttl, most)
@@ -31,12 +42,7 @@ local function list_done(id, topic, ttl, most)
   if surplus <= 0 then return end
   local oldest = redis.call('ZRANGE', DONE .. topic, 0, math.min(surplus, 100) - 1)
   for _, old in ipairs(oldest) do
-    local ended = kept_job(old)
-    if ended then
-      if ended[8][6] == 1 then redis.call('DEL', LOG .. old) end
-      ended[8] = nil
-      redis.call('SET', base .. 'ended:' .. old, cmsgpack.pack(ended), 'KEEPTTL')
-    end
+    strip_done(old, false)
   end
   unlist_done(topic, oldest)
 end

@@ -331,6 +331,10 @@ class Transactions:
     def purge(self, tx: Transaction, one: Asked) -> int:
         return self._once(tx, one, lambda: operators.purge_some(tx, one.request.topic, one.request.state))
 
+    def purge_done(self, tx: Transaction, one: Asked) -> int:
+        asked = one.request
+        return self._once(tx, one, lambda: notes.purge_done(tx, asked.topic, asked.limit, asked.older))
+
     def drop(self, tx: Transaction, one: Asked) -> int:
         return self._once(tx, one, lambda: operators.drop(tx, one.request.ids))
 
