@@ -249,7 +249,10 @@ def test_a_dead_letter_gets_other_arguments_and_another_topic_and_runs(shop: Rig
     told = client.patch(f"/jobs/{job_id}", json={"args": [], "kwargs": {"a": 8, "b": 1}}).json()
     assert (told["topic"], told["message"].get("args"), told["message"]["kwargs"]) == ("mail", None, {"a": 8, "b": 1})
     assert client.post(f"/jobs/{job_id}/retry").json()["state"] == "ready"
-    assert "only dead letters can be changed" in problem(client.patch(f"/jobs/{job_id}", json={"args": [1]}), 409)
+    told = problem(client.patch(f"/jobs/{job_id}", json={"args": [1]}), 409)
+    assert (
+        told == f"job {job_id} is ready, and only dead letters can be changed: its call discard makes it one, under the same id"
+    )
     shop.drain()
     assert shop.app.find(job_id) is None, "it ran"
 
@@ -261,6 +264,7 @@ def test_a_queued_job_is_discarded_and_can_run_again(shop: Rig):
     assert client.post(f"/jobs/{queued}/discard", json={"reason": "a mistake"}).json() == {"id": queued, "state": "dead"}
     assert client.get(f"/jobs/{queued}").json()["reason"] == "discarded by operate through the API: a mistake"
     assert "only queued" in problem(client.post(f"/jobs/{queued}/discard"), 409)
+    assert client.patch(f"/jobs/{queued}", json={"args": [7]}).json()["message"]["args"] == [7]
     assert client.post(f"/jobs/{queued}/retry").json()["state"] == "ready"
 
 

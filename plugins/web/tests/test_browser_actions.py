@@ -124,6 +124,17 @@ def runs_a_dead_job_again_with_other_arguments(window, shop):
     shop.project.until(lambda: shop.charged("bob") == 2 and shop.state(dead) is not State.DEAD)
 
 
+@action("/job/discard")
+def changes_a_job_that_waits(window, shop):
+    waiting = shop.later(1)
+    window.go(f"/job?id={waiting}").press("Make it a dead letter")
+    window.says("The job is a dead letter now")
+    window.fill("Arguments as JSON", '{"args": [2]}')
+    window.press("Run again", "Arguments as JSON")
+    window.says("The job is ready to run.")
+    assert shop.app.read(shop.app.find(waiting)).args == [2]
+
+
 @action("/job/drop")
 def deletes_a_dead_job_if_the_user_is_sure(window, shop):
     dead = shop.dead("charge", "eve")

@@ -245,6 +245,22 @@ def test_a_queued_job_is_cancelled(rig, jobs):
     assert handle.status() is State.CANCELLED
 
 
+@pytest.mark.parametrize("delay", [None, 3600])
+def test_a_queued_job_becomes_a_dead_letter_to_be_changed_and_keeps_its_id(rig, jobs, delay):
+    handle = jobs.ship.using(delay=delay).enqueue(1)
+    browser = rig.browser("operate")
+    assert "A queued job cannot be changed" in browser.text(f"/job?id={handle.id}")
+    answer = browser.submit("/job/discard", _page="/", id=handle.id)
+    assert said(browser, answer) == "The job is a dead letter now: change it below, and run it."
+    rig.drain()
+    assert handle.status() is State.DEAD, "it does not start meanwhile"
+    assert "<textarea" in browser.text(f"/job?id={handle.id}")
+    said(browser, browser.submit("/job/edit", _page="/", id=handle.id, call='{"args": [2]}', to="mail"))
+    record = rig.app.find(handle.id)
+    assert (record.state, record.topic, rig.app.read(record).args) == (State.READY, "mail", [2])
+    assert browser.submit("/job/discard", _page="/", id="unknown").status_code == 409
+
+
 def test_a_scheduled_job_runs_now(rig, jobs):
     handle = jobs.ship.using(delay=3600).enqueue(1)
     browser = rig.browser("operate")
@@ -919,7 +935,7 @@ def test_a_form_that_is_sent_twice_runs_a_job_once(rig, jobs):
     assert handle.status() is State.READY
 
 
-@pytest.mark.parametrize("path", ["/job/retry", "/job/edit", "/job/drop"])
+@pytest.mark.parametrize("path", ["/job/retry", "/job/edit", "/job/drop", "/job/discard"])
 def test_nothing_is_done_with_a_job_that_has_run_since_the_page_was_shown(rig, jobs, path):
     handle = jobs.charge.enqueue("x")
     rig.drain()

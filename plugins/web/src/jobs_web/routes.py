@@ -65,6 +65,7 @@ ROUTES: tuple[Route, ...] = (
     Route("/job", "GET", job.show, Role.READ),
     Route("/job/cancel", "POST", job.cancel, Role.OPERATE, what="cancel"),
     Route("/job/retry", "POST", job.retry, Role.OPERATE, what="retry"),
+    Route("/job/discard", "POST", job.discarded, Role.OPERATE, what="discard"),
     Route("/job/edit", "POST", job.edit, Role.OPERATE, what="edit and retry"),
     Route("/job/drop", "POST", job.drop, Role.ADMIN, what="drop"),
     Route("/dead", "GET", dead.show, Role.READ),

@@ -27,6 +27,7 @@ from jobs_core.amending import Arguments, Edit, amended, setting
 from jobs_core.backends.base import Backend, JobRecord, Outgoing, State
 from jobs_core.config_rules import arguments as arguments_error
 from jobs_core.operating.discarding import discard
+from jobs_core.operating.explain import QUEUED_OR_RUNNING
 from jobs_core.operating.producing import Enqueued, NewJob, Producing
 from jobs_core.operating.records import as_data, browse, shown_result
 from jobs_core.topics import topic_error
@@ -299,9 +300,10 @@ def change(visit: Visit, raw: bytes, seed: str) -> Answer:
         raise Refused(422, reason)
     record = find(visit, job_id)
     if record.state is not State.DEAD:
-        raise Refused(
-            409, f"job {job_id} is {record.state.value}: only dead letters can be changed; cancel it, and enqueue anew"
+        how = (
+            ": its call discard makes it one, under the same id" if record.state in QUEUED_OR_RUNNING - {State.RESERVED} else ""
         )
+        raise Refused(409, f"job {job_id} is {record.state.value}, and only dead letters can be changed{how}")
     try:
         payload = amended(visit.app, record, _edit(visit.app, new), new.topic)
     except JobsError as error:

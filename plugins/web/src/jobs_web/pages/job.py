@@ -17,6 +17,7 @@ from jobs_core.backends.base import Backend, JobRecord, State
 from jobs_core.config_rules import arguments as arguments_error
 from jobs_core.operating import timeline
 from jobs_core.operating.dead import held
+from jobs_core.operating.discarding import discard
 from jobs_core.operating.explain import dead_letter, explain
 from jobs_core.operating.ids import missing
 from jobs_core.operating.records import as_data, push_line, shown_result
@@ -145,6 +146,7 @@ def _can(visit: Visit, record: JobRecord) -> set[str]:
         found |= {"retry", "drop"}
     if "browse" in features:
         found |= {"run"} if record.state is State.SCHEDULED else set()
+        found |= {"discard"} if record.state in QUEUED and "amend" in features else set()
         found |= {"edit"} if record.state is State.DEAD and "amend" in features else set()
         found |= {"move"} if "edit" in found and "move" in features and record.member is None else set()
     return found
@@ -217,6 +219,16 @@ def page_of(visit: Visit, job_id: str, otherwise: str) -> str:
     """Return the path of the page of a job that is no dead letter; of another page if the backend cannot look it up."""
     can = "lookup" in visit.operate(lambda backend: backend.features)
     return visit.url("job", id=job_id) if can else visit.url(otherwise)
+
+
+def discarded(visit: Visit) -> Response:
+    """Move a queued job to the dead letters: it cannot start there, so it can be changed."""
+    job_id = visit.field("id")
+    if why := _changed(visit, job_id):
+        return visit.back(f"Nothing was done: {why}.", visit.url("job", id=job_id), good=False)
+    if not visit.operate(lambda backend: discard(backend, [job_id], "to be changed")):
+        raise Refused(409, "the job is not queued any more")
+    return visit.back("The job is a dead letter now: change it below, and run it.", visit.url("job", id=job_id))
 
 
 def drop(visit: Visit) -> Response:
