@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import http.client
-import os
 import re
-import signal
 import socket
 import urllib.error
 import urllib.request
@@ -18,7 +16,7 @@ from jobs_core.config import Config
 from jobs_core.errors import ConfigError, PluginError
 from jobs_core.plugins import PluginInfo, Plugins
 from jobs_core.scoreboard.writer import start_ticks
-from jobs_core.testing.services import free_port
+from jobs_core.testing.services import free_port, freeze
 from jobs_web.tokens import hash_of, new_token
 
 from ..support.project import PATIENCE
@@ -104,7 +102,7 @@ def test_a_killed_dashboard_is_back_and_sessions_and_jobs_go_on_until_the_superv
 def test_a_hanging_dashboard_delays_neither_a_reload_nor_a_stop_for_ever(project):
     shown = Shown(project)
     pid = shown.until_served()
-    os.kill(pid, signal.SIGSTOP)
+    freeze(pid)
     assert shown.stop() == 0  # it is killed after three seconds
 
 

@@ -12,6 +12,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
 from jobs_core.scoreboard.writer import start_ticks
+from jobs_core.testing.services import freeze
 from jobs_core.testing.services.redis import RedisServer
 
 from ..support.project import PATIENCE
@@ -71,7 +72,7 @@ def test_a_hanging_broker_makes_a_supervisor_unready_within_10_s_and_leaves_it_a
         watched = Watched(project, backend=f'backend = "redis://127.0.0.1:{server.port}"')
         watched.until_answers("/readyz", 200)
         assert watched.metric("jobs_backend_up") == 1
-        os.kill(server.pid, signal.SIGSTOP)
+        freeze(server.pid)
         watch = Stopwatch()
         try:
             while watched.get("/readyz")[0] == 200:

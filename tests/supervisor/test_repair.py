@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 
 import msgspec
@@ -10,6 +9,7 @@ import pytest
 
 from jobs_core.scoreboard.state import Board, PoolState
 from jobs_core.scoreboard.writer import start_ticks
+from jobs_core.testing.services import freeze
 
 from ..support.project import TASKS, Project, until
 from ..support.supervised import Supervised, gone, kill, seconds_until
@@ -170,7 +170,7 @@ def test_a_stopped_worker_is_killed_before_its_lease_runs_out(tasks: Project):
     supervised = Supervised(tasks)
     tasks.push("nap", 0.5, "held")
     until(lambda: any(line.startswith("start held") for line in tasks.ledger()))
-    os.kill(supervised.worker_of("held"), signal.SIGSTOP)
+    freeze(supervised.worker_of("held"))
     supervised.process.until_said("no heartbeat for")
     tasks.until_noted("end held")
     supervised.stop()

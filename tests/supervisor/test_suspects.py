@@ -6,6 +6,8 @@ import os
 import signal
 import time
 
+from jobs_core.testing.services import freeze
+
 from ..support.project import TASKS, Project
 from ..support.supervised import Supervised, kill
 
@@ -94,7 +96,7 @@ def test_a_machine_that_was_suspended_continues_with_the_same_workers(project: P
     everybody = [watched.pid, *watched.children()]
     keeper = watched.until(lambda board: board.backlog and board.supervisor.housekeeper_pid)
     for pid in everybody:
-        os.kill(pid, signal.SIGSTOP)
+        freeze(pid)
     frozen_at = watched.board().backlog.at
     # Nothing can be waited for while no process runs: long enough for the lease to expire, and for the supervisor to call
     # the workers silent.

@@ -20,6 +20,7 @@ from jobs_core import App, set_current_app
 from jobs_core.cli import main as command_line
 from jobs_core.cli import waiting as waits
 from jobs_core.config_sources import load
+from jobs_core.testing.services import until_frozen
 
 from . import forked
 from .inprocess import as_it_was
@@ -342,6 +343,8 @@ class Process:
 
     def signal(self, number: int) -> None:
         self._process.send_signal(number)
+        if number == signal.SIGSTOP:
+            until_frozen(self._process.pid)
 
     def wait(self, timeout: float = PATIENCE) -> int:
         """Wait for its end; return the exit code."""

@@ -13,12 +13,13 @@ import itertools
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
@@ -75,6 +76,30 @@ def until(ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path
             tail = log.read_text(errors="replace")[-2000:] if log.exists() else ""
             fail(f"{process.args!r} does not serve (exit code {process.poll()}):\n{tail}")
         time.sleep(0.02)  # a starting server gives no other sign
+
+
+def freeze(pid: int) -> None:
+    """Send SIGSTOP to a process and return once none of its threads runs any more, or it has ended.
+
+    On a busy machine a process runs on for a while after the signal, and answers what it was meant not to answer.
+    """
+    os.kill(pid, signal.SIGSTOP)
+    until_frozen(pid)
+
+
+def until_frozen(pid: int) -> None:
+    """Wait until no thread of a process runs any more after a SIGSTOP, or the process has ended."""
+    deadline = time.monotonic() + PATIENCE
+    while not set(_thread_states(pid)) <= set("TtZX"):
+        if time.monotonic() > deadline:
+            raise ServiceError(f"process {pid} still runs, {PATIENCE:g} s after SIGSTOP")
+        time.sleep(0.001)
+
+
+def _thread_states(pid: int) -> Iterator[str]:
+    for thread in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with contextlib.suppress(OSError):  # the thread has ended meanwhile
+            yield thread.read_text().rpartition(")")[2].split()[0]
 
 
 def fail(why: str) -> NoReturn:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import PATIENCE, free_port
+from . import PATIENCE, free_port, until_frozen
 from .fork_server import ForkedBroker, fork_server
 
 
@@ -85,6 +85,8 @@ class BrokerService:
     def signal(self, number: int) -> None:
         assert self._process is not None
         self._process.send_signal(number)
+        if number == signal.SIGSTOP:
+            until_frozen(self._process.pid)
 
     def kill(self) -> None:
         """Kill the broker with SIGKILL, and wait for its end."""

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...ids import new_token
-from . import PATIENCE, free_port, program, until
+from . import PATIENCE, free_port, program, until, until_frozen
 
 PROGRAMS = Path("/usr/lib/rabbitmq/bin")
 """Debian's directory of the programs. Their wrappers in /usr/sbin would switch to the user rabbitmq first."""
@@ -139,6 +139,11 @@ class RabbitMQNode:
         """Send a signal to the node's processes."""
         if self._process is not None:
             os.killpg(self._process.pid, number)
+            if number == signal.SIGSTOP:
+                for process in Path("/proc").glob("[0-9]*"):
+                    with contextlib.suppress(ProcessLookupError):
+                        if os.getpgid(int(process.name)) == self._process.pid:
+                            until_frozen(int(process.name))
 
     def close(self) -> None:
         """Kill the node, and end its port mapper, which accepts a request to end once it has noticed that the node is gone."""

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from . import PATIENCE, free_port, program, until
+from . import PATIENCE, free_port, program, until, until_frozen
 
 SERVER = "JOBS_TEST_REDIS_SERVER"
 BUS_OFFSET = 10_000
@@ -152,6 +152,8 @@ class RedisServer:
     def signal(self, number: int) -> None:
         if self._process is not None:
             self._process.send_signal(number)
+            if number == signal.SIGSTOP:
+                until_frozen(self._process.pid)
 
     def wait(self) -> None:
         process, self._process = self._process, None
