@@ -222,8 +222,7 @@ def test_a_group_moves_to_another_topic(project):
         (("x", "--edit", "--set", "a=1"), "leave out --args, --kwargs and --set"),
         (("x", "--args", "[]", "--set", "a=1"), "leave out --args and --kwargs"),
         (("x", "--set", "a"), "--set: expected NAME=VALUE"),
-        (("x", "--background"), "--background is for a topic or a group"),
-        (("--job", "add", "--background"), "--background takes whole topics or groups"),
+        (("x", "--background"), "--background is for a topic, a group or filters"),
     ],
 )
 def test_options_that_exclude_one_another_are_refused(project, options, reason):
@@ -238,6 +237,16 @@ def test_new_arguments_in_the_background_are_checked_before_the_action_begins(pr
     assert "2 dead letters will be changed and retried" in project.here(*background, "b=3")
     [action] = json.loads(project.here("dead", "actions", "--json"))
     assert (action["do"], action["total"], action["values"]) == ("edit", 2, {"b": 3})
+
+
+def test_filters_go_into_the_background_with_the_action(project):
+    adds(project, (1, "x"), (2, "y"))
+    background = ("dead", "retry", "--background", "--job", "add", "--text", '"x"', "--yes", "--set")
+    assert "none of the first 1 dead letter can be changed like that" in project.here(*background, "b=many", code=1)
+    assert "of 2 dead letters, those that the filters select will be changed and retried" in project.here(*background, "b=3")
+    [action] = json.loads(project.here("dead", "actions", "--json"))
+    assert (action["do"], action["filters"], action["values"]) == ("edit", {"job": "add", "text": '"x"'}, {"b": 3})
+    assert '--job add --text "x"' in project.here("dead", "actions")
 
 
 def test_an_interrupt_ends_a_retry_after_the_batch_and_says_how_to_continue(project):

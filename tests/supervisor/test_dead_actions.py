@@ -6,6 +6,7 @@ import json
 import signal
 import time
 
+import msgspec
 import pytest
 
 from jobs_core import ArgumentError, dead_actions, job
@@ -19,6 +20,7 @@ from jobs_core.ids import new_token
 from jobs_core.message import encode, new_message
 from jobs_core.operating import dead as operating
 from jobs_core.registry import Registry
+from jobs_core.search import Search
 
 from ..support.project import Project, until
 from ..support.supervised import Supervised
@@ -54,16 +56,21 @@ def test_an_action_goes_on_after_its_supervisor_is_killed(project: Project):
     backend = project.app().new_backend()
     backend.open("taker")
     bury(backend, *[CAUSE] * 60)
+    others = [_bury_of(backend, "tasks.other")[0] for _ in range(3)]
     first = Supervised(project)
-    said = project.here("dead", "retry", "--group", CAUSE.id, "--rate", "4/s", "--background", "--to", "other", "--yes")
-    assert "60 dead letters will be retried" in said
+    selected = ("--group", CAUSE.id, "--job", "note")
+    said = project.here("dead", "retry", *selected, "--rate", "4/s", "--background", "--to", "other", "--yes")
+    assert "of 63 dead letters, those that the filters select will be retried" in said
     until(lambda: 5 <= actions(project)[0]["done"] < 60)
     first.process.signal(signal.SIGKILL)
     first.process.wait()
-    assert 0 < backend.counts(["default"])["default"].dead < 60
+    assert 3 < backend.counts(["default"])["default"].dead < 63
     second = Supervised(project)
     until(lambda: actions(project)[0]["state"] == "done", patience=90)
-    assert backend.browse("default", State.DEAD, 100) == backend.browse("other", State.DEAD, 100) == []
+    assert {each.id for each in backend.browse("default", State.DEAD, 100)} == set(others)
+    assert backend.browse("other", State.DEAD, 100) == []
+    [action] = actions(project)
+    assert (action["done"], action["others"], action["filters"]) == (60, 3, {"job": "note"})
     project.until_empty("other")
     assert sorted(project.ledger()) == sorted(f"note {number}" for number in range(60)), "each ran once"
     second.stop()
@@ -233,12 +240,108 @@ def test_letters_run_again_with_other_arguments_and_those_that_they_do_not_fit_s
     }
 
 
+def test_an_action_takes_the_letters_that_its_filters_select(queue):
+    app, backend = queue
+    ids = bury(backend, *[CAUSE, OTHER] * 130)
+    others = [_bury_of(backend, "tasks.other")[0] for _ in range(3)]
+    operating.start(app, backend, "drop", ["default"], search=Search(job="note", text='"1'))
+    carry_out(backend, DeadActions(app, "one"))
+    [listed] = dead_actions.listed(app, backend)
+    ones = [job_id for number, job_id in enumerate(ids) if str(number).startswith("1")]
+    assert (listed.state, listed.progress.done, listed.progress.others) == ("done", len(ones), 263 - len(ones))
+    assert {each.id for each in backend.browse("default", State.DEAD, 300)} == {*ids, *others} - {*ones}
+
+
+@pytest.mark.parametrize(
+    "action",
+    [Action("drop", ["default"], 2e9, 1, search=Search(job="note")), Action("drop those", ["default"], 2e9, 1)],
+    ids=["only a filter", "only the name"],
+)
+def test_an_action_whose_filters_do_not_fit_its_name_is_refused(queue, action, caplog):
+    app, backend = queue
+    bury(backend, CAUSE)
+    backend.put_document(dead_actions.ACTION, "x", msgspec.json.encode(action), new_token())
+    machine = DeadActions(app, "one")
+    machine.look(backend, 1)
+    machine.work(backend)
+    assert "action x on dead letters is refused" in caplog.text
+    assert backend.counts(["default"])["default"].dead == 1
+
+
+def test_letters_that_move_up_while_an_action_passes_others_by_are_not_missed(queue, monkeypatch):
+    app, backend = queue
+    monkeypatch.setattr(dead_actions, "_PAGES", 1)  # so that others can leave between two pages
+    others = [_bury_of(backend, "tasks.other")[0] for _ in range(150)]
+    bury(backend, *[CAUSE] * 150)
+    operating.start(app, backend, "drop", ["default"], CAUSE.id, search=Search(job="tasks.note"))
+    machine = DeadActions(app, "one")
+    machine.look(backend, 1)
+    for _ in range(3):
+        machine.work(backend)
+    assert backend.drop(others[:100]) == 100
+    carry_out(backend, machine)
+    assert [each.id for each in backend.browse("default", State.DEAD, 300)] == others[:99:-1]
+
+
+def test_a_successor_goes_on_with_the_filters_of_a_killed_machine(queue):
+    app, backend = queue
+    bury(backend, *[CAUSE] * 150)
+    others = [_bury_of(backend, "tasks.other")[0] for _ in range(2)]
+    operating.start(app, backend, "retry", ["default"], search=Search(job="note"))
+    first = DeadActions(app, "one")
+    first.look(backend, 1)
+    while backend.counts(["default"])["default"].ready < 100:
+        first.work(backend)
+    for document in backend.documents(dead_actions.CLAIM, 9):
+        backend.delete_document(dead_actions.CLAIM, document.name, new_token())  # as if its time were over
+    carry_out(backend, DeadActions(app, "two"))
+    [listed] = dead_actions.listed(app, backend)
+    assert (listed.progress.machine, listed.progress.done, listed.progress.others) == ("two", 150, 2)
+    assert {each.id for each in backend.browse("default", State.DEAD, 9)} == set(others)
+
+
+def test_letters_that_a_killed_machine_had_changed_so_that_the_filters_no_longer_select_them_run(queue, monkeypatch):
+    app, backend = queue
+    app.registry = Registry()
+
+    @job(name="tasks.note", registry=app.registry)
+    def note(text: str) -> None: ...
+
+    ids = bury(backend, *[CAUSE] * 3)
+    operating.start(app, backend, "retry", ["default"], search=Search(text='"1"'), values={"text": "new"})
+    with monkeypatch.context() as killed:
+        killed.setattr(type(backend), "requeue", lambda self, ids: exec("raise KeyboardInterrupt"))
+        with pytest.raises(KeyboardInterrupt):
+            carry_out(backend, DeadActions(app, "one"))
+    for document in backend.documents(dead_actions.CLAIM, 9):
+        backend.delete_document(dead_actions.CLAIM, document.name, new_token())  # as if its time were over
+    carry_out(backend, DeadActions(app, "two"))
+    assert [each.id for each in backend.browse("default", State.READY, 9)] == [ids[1]]
+    assert app.envelope(backend.get(ids[1])).args == ["new"]
+    assert len(backend.browse("default", State.DEAD, 9)) == 2
+
+
+def test_a_letter_whose_arguments_cannot_be_searched_stays_and_is_told(queue):
+    app, backend = queue
+    one, two = bury(backend, CAUSE, CAUSE)
+    [record] = [each for each in backend.browse("default", State.DEAD, 9) if each.id == one]
+    assert backend.amend(one, record.payload, b"nonsense")
+    operating.start(app, backend, "drop", ["default"], search=Search(text="1"))
+    carry_out(backend, DeadActions(app, "one"))
+    [listed] = dead_actions.listed(app, backend)
+    assert (listed.progress.done, listed.progress.kept) == (1, 1)
+    assert "not JSON" in listed.progress.error
+    assert backend.get(two) is None
+
+
 def test_new_arguments_that_have_to_stay_secret_are_not_stored_in_an_action(queue):
     app, backend = queue
     secret = App(Config(backend=app.config.backend, encryption_keys=["one:" + "x" * 32]))
     bury(backend, CAUSE)
     with pytest.raises(ArgumentError, match="encrypted"):
         operating.start(secret, backend, "retry", ["default"], CAUSE.id, values={"text": "secret"})
+    with pytest.raises(ArgumentError, match="encrypted"):
+        operating.start(secret, backend, "drop", ["default"], search=Search(text="secret"))
     secret.close()
 
 

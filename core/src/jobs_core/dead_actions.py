@@ -2,17 +2,17 @@
 
 An action is a document of kind ACTION, signed where there are `signing_keys`. The housekeeper of one machine carries it out: it
 holds the document CLAIM, whose time to live it renews; if it is killed, another one goes on once that has expired. An action
-takes the letters that were dead when it began, oldest first, in batches of up to BATCH. If a batch is killed, its successor
-takes those that are left: letters that were retried are no longer among the dead ones, or died later than the action began, so
-none is retried twice. A document of kind PROGRESS, which stays for KEPT seconds, says how far an action is. To cancel an action
-is to delete its document.
+takes the letters that were dead when it began, and that its search accepts, oldest first, in batches of up to BATCH. If a batch
+is killed, its successor takes those that are left: letters that were retried are no longer among the dead ones, or died later
+than the action began, so none is retried twice. A document of kind PROGRESS, which stays for KEPT seconds, says how far an
+action is. To cancel an action is to delete its document.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 import msgspec
 from msgspec import Struct
@@ -22,10 +22,19 @@ from .amending import INSTEAD, amended, setting
 from .app import App
 from .backends.base import Backend, JobRecord, State
 from .backends.documents import ABSENT, Document, all_of
-from .errors import ArgumentError, BackendUnavailable, JobsError, NotSupported, SignatureError
+from .errors import (
+    ArgumentError,
+    BackendUnavailable,
+    JobsError,
+    MessageError,
+    NotSupported,
+    PayloadStoreUnavailable,
+    SignatureError,
+)
 from .ids import new_id, new_token
 from .machines import who
 from .sealed import seal, unseal
+from .search import EVERY, Search
 from .topics import topic_error
 
 ACTION: Final = "dead-action"
@@ -49,9 +58,17 @@ FASTEST: Final = 1e9
 """Rates of an action, in letters a second: what is outside is no rate that anybody chose."""
 
 _PAGES = 10
+_LOOKING = 0.2
+"""Seconds after which a step reads no further page of letters, of which a search may have to fetch the arguments."""
 
 Do: TypeAlias = Literal["retry", "drop", "edit"]
 """To edit is to retry with other arguments. An older release refuses this name, and so does not retry them as they were."""
+
+Filtered: TypeAlias = Literal["retry those", "drop those", "edit those"]
+"""The same, with a search. An older release, which would take all letters, refuses these names."""
+
+FILTERED: Final[dict[Do, Filtered]] = dict(zip(get_args(Do), get_args(Filtered), strict=True))
+PLAIN: Final[dict[str, Do]] = {**{do: do for do in FILTERED}, **{filtered: do for do, filtered in FILTERED.items()}}
 
 PAST: Final[dict[str, str]] = {"retry": "retried", "drop": "dropped", "edit": "changed and retried"}
 
@@ -61,7 +78,7 @@ logger = logging.getLogger("jobs.housekeeper")
 class Action(Struct, frozen=True, omit_defaults=True):
     """What is to be done, and to which dead letters."""
 
-    do: Do
+    do: Do | Filtered
     topics: list[str]
     until: float  # broker's clock: letters of jobs that died later stay
     total: int  # how many there were
@@ -70,6 +87,12 @@ class Action(Struct, frozen=True, omit_defaults=True):
     to: str = ""  # retry, edit: the topic to which they move
     by: str = ""  # who started it, for people
     values: dict[str, Any] = {}  # edit: parameters and their new values
+    search: Search = EVERY  # letters that it does not accept stay; `do` is one of Filtered if it has a test
+
+    @property
+    def does(self) -> Do:
+        """Return what is done to the letters that the search accepts."""
+        return PLAIN[self.do]
 
 
 class Progress(Struct, omit_defaults=True):
@@ -77,7 +100,8 @@ class Progress(Struct, omit_defaults=True):
 
     action: Action
     done: int = 0
-    kept: int = 0  # letters that stay, because they cannot be retried
+    kept: int = 0  # letters that stay, because they cannot be retried, or their arguments cannot be searched
+    others: int = 0  # letters that the search does not accept
     machine: str = ""  # that carries it out
     pending: list[str] = []  # ids that are being moved and retried
     ended: str = ""  # done | failed
@@ -108,8 +132,14 @@ def start(app: App, backend: Backend, action: Action, name: str = "") -> str:
             "arguments are encrypted here, but an action that supervisors carry out keeps its values readable in the backend: "
             "change the dead letters in the foreground"
         )
+    if action.search.text is not None and app.config.encryption_keys:
+        raise ArgumentError(
+            "arguments are encrypted here, but an action that supervisors carry out keeps its --text readable in the backend: "
+            "leave out --background"
+        )
     name = name or new_id()
-    action = msgspec.structs.replace(action, by=who())
+    do: Do | Filtered = FILTERED[action.does] if action.search.given else action.does
+    action = msgspec.structs.replace(action, by=who(), do=do)
     backend.put_document(ACTION, name, seal(app.signer, ACTION, name, action), f"start-{name}")
     return name
 
@@ -162,8 +192,10 @@ def _read(app: App, name: str, backend: Backend) -> Action | None:
         raise SignatureError(f"its rate is {action.rate:g} a second, not {SLOWEST:g} to {FASTEST:g}")
     if action.to and (reason := topic_error(action.to)):
         raise SignatureError(f"its target: {reason}")
-    if bool(action.values) != (action.do == "edit"):
+    if bool(action.values) != (action.does == "edit"):
         raise SignatureError("new arguments belong to an edit, and to nothing else")
+    if action.search.given != (action.do in get_args(Filtered)):
+        raise SignatureError("what it does, and the filters of its dead letters, do not belong together")
     return action
 
 
@@ -176,9 +208,12 @@ class _Running:
         self.claim = ABSENT  # version of the claim
         self.next = 0.0  # monotonic time of the next step
         self.held: set[str] = set()  # ids that stay
+        self.others: set[str] = set()  # ids that the search does not accept
+        self.begun: set[str] = set()  # ids that a killed machine had selected, and may have changed
         self.places = [(topic, action.group) for topic in action.topics if action.group]
         self.topics = [] if action.group else [*dict.fromkeys(action.topics)]
         self.offset = 0
+        self.found_new = False  # whether letters were seen for the first time since the offset was last 0
 
     def release(self) -> None:
         self.progress, self.claim = None, ABSENT
@@ -251,13 +286,14 @@ class DeadActions:
             backend.delete_document(CLAIM, name, new_token(), expected=one.claim)
             return False
         if one.progress is None:
-            one.progress = self._known(backend, name, one.action)
+            one.progress = self._known(backend, name, one)
             if one.progress.ended:
                 self._end(backend, name, one, one.progress.ended, one.progress.error)
                 return False
         action, progress = one.action, one.progress
         size = BATCH if action.rate is None else max(1, min(BATCH, int(action.rate)))
         batch = self._batch(backend, one, size)
+        progress.kept, progress.others = len(one.held), len(one.others)
         if batch is None:
             self._end(backend, name, one, "done", progress.error)
             return False
@@ -266,28 +302,33 @@ class DeadActions:
             ids = self._change(backend, name, one, batch)
         changed = 0
         if ids:
-            changed = backend.drop(ids) if action.do == "drop" else backend.requeue(ids)
+            changed = backend.drop(ids) if action.does == "drop" else backend.requeue(ids)
         if changed < len(ids):
             topic, group = one.places[0]
             left = {record.id for record in backend.dead_in_group(topic, group, 2 * BATCH, one.offset)}
             one.held |= left.intersection(ids)
-            progress.kept = len(one.held)
+        progress.kept, progress.others = len(one.held), len(one.others)
         progress.done += changed
-        progress.pending = []
+        one.begun.difference_update(record.id for record in batch)
+        progress.pending = [*one.begun]
         self._store(backend, name, progress)
-        all_done = progress.done + progress.kept >= action.total  # as far as was counted: the next step finds out
-        one.next = time.monotonic() + (0.0 if action.rate is None or all_done else max(len(batch), 1) / action.rate)
+        seen = progress.done + progress.kept + progress.others
+        all_done = seen >= action.total  # as far as was counted: the next step finds out
+        at_once = action.rate is None or all_done or (not batch and action.search.given)  # that step has only looked
+        one.next = time.monotonic() + (0.0 if at_once else max(len(batch), 1) / (action.rate or 1.0))
         return True
 
-    def _known(self, backend: Backend, name: str, action: Action) -> Progress:
+    def _known(self, backend: Backend, name: str, one: _Running) -> Progress:
         """Return the progress of an action that this machine has claimed, having retried what was pending."""
+        action = one.action
         progress = _told(backend.document(PROGRESS, name)) or Progress(action)
         progress.machine = self._machine
         if progress.pending:
             found = [record for record in map(backend.get, progress.pending) if record is not None]
             moved = [record.id for record in found if record.state is State.DEAD and record.topic == action.to]
             progress.done += backend.requeue(moved) if moved else 0
-            progress.pending = []
+            one.begun |= {*progress.pending} - {*moved}  # with new arguments, the search may no longer accept them
+            progress.pending = [*one.begun]
         self._store(backend, name, progress)
         return progress
 
@@ -295,7 +336,11 @@ class DeadActions:
         backend.put_document(PROGRESS, name, msgspec.json.encode(progress), new_token(), ttl=KEPT)
 
     def _batch(self, backend: Backend, one: _Running, size: int) -> list[JobRecord] | None:
-        """Return some letters, perhaps none yet; None once there are none left."""
+        """Return some letters, perhaps none yet; None once there are none left.
+
+        Those that stay are passed by and read once more at the end: if others have left meanwhile, those behind have moved up.
+        """
+        until = time.monotonic() + _LOOKING
         for _ in range(_PAGES):
             if not one.places:
                 if not one.topics:
@@ -304,19 +349,35 @@ class DeadActions:
                 one.places = [(topic, group.fingerprint.id) for group in backend.dead_groups([topic], MOST_GROUPS)]
                 continue
             topic, group = one.places[0]
-            page = backend.dead_in_group(topic, group, size, one.offset)
+            most = BATCH if one.offset or one.action.search.given else size
+            page = backend.dead_in_group(topic, group, most, one.offset)
             old = [record for record in page if (record.since or 0.0) <= one.action.until]
-            new = [record for record in old if record.id not in one.held]
-            if new:
-                return new
+            new = [record for record in old if record.id not in one.held and record.id not in one.others]
+            one.found_new = one.found_new or bool(new)
+            if chosen := [record for record in new if self._accepts(one, record)]:
+                return chosen[:size]
             if old:  # all of them stay
                 one.offset += len(old)
-            elif one.offset and not all(each.id in one.held for each in backend.dead_in_group(topic, group, one.offset)):
-                one.offset = 0  # others have left since, and those behind them have moved up
+            elif one.offset and one.found_new:
+                one.offset, one.found_new = 0, False
             else:
                 one.places.pop(0)
-                one.offset = 0
+                one.offset, one.found_new = 0, False
+            if time.monotonic() >= until:
+                break
         return []
+
+    def _accepts(self, one: _Running, record: JobRecord) -> bool:
+        """Return whether the search of an action accepts a letter; if not, the letter is noted as one that stays."""
+        try:
+            if record.id in one.begun or one.action.search.judges(self._app, record):
+                return True
+            one.others.add(record.id)
+        except (MessageError, PayloadStoreUnavailable) as error:
+            one.held.add(record.id)
+            if one.progress is not None:
+                one.progress.error = boundary.text_of(error)
+        return False
 
     def _change(self, backend: Backend, name: str, one: _Running, batch: list[JobRecord]) -> list[str]:
         """Give letters the arguments and the topic of the action; return the ids of those that were changed.
@@ -326,7 +387,7 @@ class DeadActions:
         progress, to, values = one.progress, one.action.to, one.action.values
         assert progress is not None
         edit = setting(self._app, values) if values else None
-        progress.pending = [record.id for record in batch]
+        progress.pending = [*one.begun.union(record.id for record in batch)]
         self._store(backend, name, progress)
         moved = []
         for record in batch:
@@ -343,11 +404,11 @@ class DeadActions:
         return moved
 
     def _end(self, backend: Backend, name: str, one: _Running, ended: str, error: str) -> None:
-        progress = one.progress or self._known(backend, name, one.action)
-        progress.ended, progress.error = ended, error[:200]
+        progress = one.progress or self._known(backend, name, one)
+        progress.ended, progress.error, progress.pending = ended, error[:200], []
         self._store(backend, name, progress)
         backend.delete_document(ACTION, name, new_token())
         backend.delete_document(CLAIM, name, new_token())
-        told = f"{PAST[progress.action.do]} {progress.done:,} of {progress.action.total:,}"
+        told = f"{PAST[progress.action.does]} {progress.done:,} of {progress.action.total:,}"
         level = logging.INFO if ended == "done" else logging.ERROR
         logger.log(level, "action %s on dead letters is %s: %s%s", name, ended, told, f": {error}" if error else "")

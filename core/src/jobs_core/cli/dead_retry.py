@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import click
+import msgspec
 from msgspec import Struct
 
 from .. import dead_actions
@@ -189,22 +190,26 @@ def actions_command(context: Context, cancel: str | None, as_json: bool) -> None
         return
     rows = [
         (
-            each.id, each.state, each.progress.action.do, ", ".join(each.progress.action.topics), each.progress.action.group,
-            f"{each.progress.done:,} of {each.progress.action.total:,}", each.progress.kept or "",
+            each.id, each.state, each.progress.action.does, ", ".join(each.progress.action.topics), each.progress.action.group,
+            in_one_line(str(each.progress.action.search)), f"{each.progress.done:,} of {each.progress.action.total:,}",
+            each.progress.others or "", each.progress.kept or "",
             "" if each.progress.action.rate is None else f"{each.progress.action.rate:g}/s", each.progress.action.to,
             each.progress.machine, each.progress.action.by, in_one_line(each.progress.error),
         )
         for each in found
     ]  # fmt: skip
-    columns = ["id", "state", "does", "topics", "group", "done", "kept", "rate", "to", "machine", "by", "error"]
+    columns = [
+        "id", "state", "does", "topics", "group", "filters", "done", "others", "kept", "rate", "to", "machine", "by", "error",
+    ]  # fmt: skip
     output.table(columns, rows, empty="no actions on dead letters")
 
 
 def _as_data(each: dead_actions.Listed) -> dict[str, object]:
     progress, action = each.progress, each.progress.action
     return {
-        "id": each.id, "state": each.state, "do": action.do, "topics": action.topics, "group": action.group,
-        "total": action.total, "done": progress.done, "kept": progress.kept, "rate": action.rate, "to": action.to,
+        "id": each.id, "state": each.state, "do": action.does, "topics": action.topics, "group": action.group,
+        "filters": msgspec.to_builtins(action.search), "total": action.total, "done": progress.done,
+        "others": progress.others, "kept": progress.kept, "rate": action.rate, "to": action.to,
         "values": action.values, "machine": progress.machine, "by": action.by, "error": progress.error,
     }  # fmt: skip
 
@@ -255,28 +260,31 @@ def doubt_topic(context: Context, topic: str | None) -> None:
 
 def _refuse_background(background: bool) -> None:
     if background:
-        fail("--background is for a topic or a group: leave it out", Exit.USAGE)
+        fail("--background is for a topic, a group or filters: leave it out", Exit.USAGE)
 
 
 def _start(context: Context, do: Do, chosen: Selection, rate: float | None, yes: bool, change: Change = UNCHANGED) -> None:
     """Start an action that the supervisors carry out."""
-    if chosen.search.given:
-        fail("--background takes whole topics or groups, not filters: leave it out", Exit.USAGE)
     doubt_topic(context, chosen.topic)
     topics = [chosen.topic] if chosen.topic else context.operate(lambda backend: backend.topics())
-    total = sum(each.letters for each in context.operate(lambda backend: dead.chosen(backend, topics, chosen.group or "")))
+    group, to, values, search = chosen.group or "", change.to, dict(change.values), chosen.search
+    total = sum(each.letters for each in context.operate(lambda backend: dead.chosen(backend, topics, group)))
     if not total:
         fail(f"no dead letters{chosen}: `jobsctl dead groups` lists the groups")
-    group, to, values = chosen.group or "", change.to, dict(change.values)
     if values:
-        trial = context.operate(lambda backend: dead.tried(context.app, backend, topics, group, values, to))
+        trial = context.operate(lambda backend: dead.tried(context.app, backend, topics, group, values, to, search))
         if trial.misfits and not trial.fits:
             fail(f"none of the first {count(trial.read, 'dead letter')} can be changed like that: {trial.why}")
-    what = "Run" if do == "retry" else "Delete"
+    letters_ = f"{count(total, 'dead letter')}{chosen}"
+    if search.given:
+        letters_ = f"those of {letters_} that the filters select"
     then = f" again{_in(change)}" if do == "retry" else " for good"
-    confirm(f"{what} {count(total, 'dead letter')}{chosen}{then}, in the background?", yes)
-    name, total = context.operate(lambda backend: dead.start(context.app, backend, do, topics, group, rate, to, values))
-    output.echo(f"action {name} is started: {count(total, 'dead letter')} will be {PAST['edit' if values else do]}")
+    confirm(f"{'Run' if do == 'retry' else 'Delete'} {letters_}{then}, in the background?", yes)
+    name, total = context.operate(
+        lambda backend: dead.start(context.app, backend, do, topics, group, rate, to, values, search=search)
+    )
+    these = f"of {count(total, 'dead letter')}, those that the filters select" if search.given else count(total, "dead letter")
+    output.echo(f"action {name} is started: {these} will be {PAST['edit' if values else do]}")
     output.echo(f"`jobsctl dead actions` shows it, `jobsctl dead actions --cancel {name}` cancels it", err=True)
 
 

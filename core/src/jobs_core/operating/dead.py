@@ -15,6 +15,7 @@ from ..backends.flows import was_refused
 from ..backends.letters import UNNAMED, DeadGroup, Fingerprint
 from ..dead_actions import Action, Do
 from ..errors import BackendUnavailable, JobsError
+from ..search import EVERY, Search
 from .records import name_of
 
 MOST_GROUPS = 1000
@@ -93,15 +94,20 @@ class Trial(Struct, frozen=True):
         return next(iter(self.misfits.values()), "")
 
 
-def tried(app: App, backend: Backend, topics: Sequence[str], group: str, values: Mapping[str, Any], to: str = "") -> Trial:
+def tried(
+    app: App, backend: Backend, topics: Sequence[str], group: str, values: Mapping[str, Any], to: str = "",
+    search: Search = EVERY,
+) -> Trial:  # fmt: skip
     """Check new arguments against the signatures of the jobs of up to MOST_TRIED letters; change nothing.
 
-    Of all groups, without `group`. The jobs have to be imported here.
+    Of all groups, without `group`; of the letters that are read, only those that the search accepts. The jobs have to be
+    imported here.
     """
     records: list[JobRecord] = []
     for each in chosen(backend, topics, group):
         if len(records) < MOST_TRIED:
             records += backend.dead_in_group(each.topic, each.fingerprint.id, MOST_TRIED - len(records))
+    records = [record for record in records if search.accepts(app, record)]
     edit = setting(app, dict(values))
     reasons = {record.id: reason for record in records if (reason := _misfit(app, record, edit, to))}
     return Trial(len(records), reasons)
@@ -119,19 +125,20 @@ def _misfit(app: App, record: JobRecord, edit: Edit, to: str) -> str:
 
 def start(
     app: App, backend: Backend, do: Do, topics: Sequence[str], group: str = "", rate: float | None = None, to: str = "",
-    values: Mapping[str, Any] | None = None, name: str = "",
+    values: Mapping[str, Any] | None = None, name: str = "", search: Search = EVERY,
 ) -> tuple[str, int]:  # fmt: skip
     """Start an action that the supervisors carry out, on a group in these topics, or on all their dead letters.
 
-    With `values`, a retry gives these parameters other values. Returns its id, which is `name` if that is given, and the number
-    of letters; an empty id if there are none. Raises NotSupported, and ArgumentError.
+    With `values`, a retry gives these parameters other values. With `search`, letters that it does not accept stay. Returns its
+    id, which is `name` if that is given, and the number of letters among which it searches; an empty id if there are none.
+    Raises NotSupported, and ArgumentError.
     """
     found = chosen(backend, topics, group)
     if not found:
         return "", 0
     total = sum(each.letters for each in found)
     dead_in, until = sorted({each.topic for each in found}), max(each.last for each in found)
-    action = Action("edit" if values else do, dead_in, until, total, group, rate, to, values=dict(values or {}))
+    action = Action("edit" if values else do, dead_in, until, total, group, rate, to, values=dict(values or {}), search=search)
     return dead_actions.start(app, backend, action, name), total
 
 

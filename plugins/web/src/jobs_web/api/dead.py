@@ -167,7 +167,7 @@ def _found(visit: Visit, name: str) -> ActionNow:
 def _shown(visit: Visit, one: Listed) -> ActionNow:
     progress, action = one.progress, one.progress.action
     return ActionNow(
-        one.id, one.state, action.do, action.topics, action.group, action.total, progress.done, progress.kept, action.rate,
+        one.id, one.state, action.does, action.topics, action.group, action.total, progress.done, progress.kept, action.rate,
         action.to, action.by, progress.machine, progress.error if visit.sees_arguments else "",
     )  # fmt: skip
 
