@@ -152,6 +152,23 @@ def test_a_member_that_has_expired_is_not_said_to_run_again(shop, project):
     assert "runs it again" not in said
 
 
+def test_what_has_expired_is_not_retried(shop, project):
+    shop.end(Outcome.EXPIRED, reason="expired", error=b"{}")
+    because = "expired: a retry does not extend its time, so it would expire again at once: enqueue the job anew"
+    assert f"1 dead member has {because}" in project.here("flow", "retry", shop.flow.id, code=Exit.FAILED)
+    for chosen in ([shop.paid.id], ["--topic", "default", "--yes"], ["--job", "tasks.charge", "--yes"]):
+        said = project.here("dead", "retry", *chosen, code=Exit.FAILED)
+        assert said.startswith("0 jobs are ready again\n")
+        assert f"jobs: {shop.paid.id} was not retried: it has {because}" in said
+    assert shop.backend.get(shop.paid.id).state is State.DEAD
+    shop.end(Outcome.DEAD, reason="failed", error=b"{}")
+    said = project.here("flow", "retry", shop.flow.id, code=Exit.FAILED)
+    assert said.startswith("1 member requeued\n"), "the others are retried"
+    assert f"1 dead member has {because}" in said
+    assert "deleted" in project.here("dead", "drop", shop.paid.id, "--yes")
+    assert shop.backend.get(shop.sent.id).reason == "a member that it waited for was cancelled or deleted"
+
+
 def test_flow_retry_runs_the_dead_again_and_flow_cancel_ends_the_rest(shop, project):
     shop.end(Outcome.DEAD, reason="failed", error=b"{}")
     assert project.here("flow", "retry", shop.flow.id) == "1 member requeued\n"

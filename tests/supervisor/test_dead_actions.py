@@ -12,7 +12,7 @@ import pytest
 from jobs_core import ArgumentError, dead_actions, job
 from jobs_core.app import App
 from jobs_core.backends.base import Outcome, Outgoing, Settlement, State
-from jobs_core.backends.letters import Fingerprint
+from jobs_core.backends.letters import EXPIRED, Fingerprint
 from jobs_core.backends.memory import forget
 from jobs_core.config import Config
 from jobs_core.dead_actions import Action, DeadActions
@@ -38,12 +38,12 @@ def bury(backend, *causes, topic="default"):
     return [each.id for each in messages]
 
 
-def _bury_of(backend, name):
+def _bury_of(backend, name, outcome=Outcome.DEAD, reason="failed"):
     """Let a job of this name die of CAUSE."""
     message = new_message(name, "default", [], {})
     backend.push([Outgoing(message.id, "default", encode(message))], new_token())
     [held] = backend.reserve(["default"], 1, new_token())
-    backend.settle([Settlement(held.id, held.token, Outcome.DEAD, reason="failed", fingerprint=CAUSE)], new_token())
+    backend.settle([Settlement(held.id, held.token, outcome, reason=reason, fingerprint=CAUSE)], new_token())
     return [message.id]
 
 
@@ -343,6 +343,19 @@ def test_new_arguments_that_have_to_stay_secret_are_not_stored_in_an_action(queu
     with pytest.raises(ArgumentError, match="encrypted"):
         operating.start(secret, backend, "drop", ["default"], search=Search(text="secret"))
     secret.close()
+
+
+def test_letters_that_have_expired_stay_and_the_others_are_retried(queue):
+    app, backend = queue
+    ids = bury(backend, CAUSE)
+    expired = _bury_of(backend, "tasks.note", Outcome.EXPIRED, EXPIRED)
+    operating.start(app, backend, "retry", ["default"])
+    carry_out(backend, DeadActions(app, "one"))
+    [listed] = dead_actions.listed(app, backend)
+    assert (listed.state, listed.progress.done, listed.progress.kept) == ("done", 1, 1)
+    assert "would expire again at once" in listed.progress.error
+    assert [each.id for each in backend.browse("default", State.DEAD, 9)] == expired
+    assert [each.id for each in backend.browse("default", State.READY, 9)] == ids
 
 
 def test_a_letter_that_cannot_be_moved_stays_and_the_others_are_retried(queue):

@@ -22,6 +22,7 @@ from .amending import INSTEAD, amended, setting
 from .app import App
 from .backends.base import Backend, JobRecord, State
 from .backends.documents import ABSENT, Document, all_of
+from .backends.letters import EXPIRED, GIVE_UP_EXPIRED
 from .errors import (
     ArgumentError,
     BackendUnavailable,
@@ -297,6 +298,8 @@ class DeadActions:
         if batch is None:
             self._end(backend, name, one, "done", progress.error)
             return False
+        if action.does != "drop":
+            batch = self._unexpired(one, progress, batch)
         ids = [record.id for record in batch]
         if batch and (action.to or action.values):
             ids = self._change(backend, name, one, batch)
@@ -378,6 +381,14 @@ class DeadActions:
             if one.progress is not None:
                 one.progress.error = boundary.text_of(error)
         return False
+
+    def _unexpired(self, one: _Running, progress: Progress, batch: list[JobRecord]) -> list[JobRecord]:
+        """Return the letters that may be retried; the others, which have expired, stay."""
+        expired = [record.id for record in batch if record.reason == EXPIRED]
+        if expired:
+            one.held.update(expired)
+            progress.kept, progress.error = len(one.held), f"letters have expired: {GIVE_UP_EXPIRED}"
+        return [record for record in batch if record.reason != EXPIRED]
 
     def _change(self, backend: Backend, name: str, one: _Running, batch: list[JobRecord]) -> list[str]:
         """Give letters the arguments and the topic of the action; return the ids of those that were changed.

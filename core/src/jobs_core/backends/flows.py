@@ -86,6 +86,10 @@ def refusal(job_id: str, flow_id: str, why: str) -> BackendError:
     return BackendError(f"{job_id} {_REFUSED} {flow_id}: {why}")
 
 
+AFTER_GONE: Final = "a member that it waited for was cancelled or deleted"
+"""The reason of a member that was cancelled because one that it needs is gone."""
+
+
 def held_key(holder: str) -> str:
     """Say why a flow refuses an addition whose unique key another job holds."""
     return f"its unique key is held by {holder}"

@@ -31,6 +31,15 @@ DISCARDED: Final = "discarded by "
 """How the reason of a letter begins that an operator has made: earlier errors are not what it died of."""
 
 
+EXPIRED: Final = "expired"
+"""The reason that workers give of a dead letter that was not started in time."""
+
+GIVE_UP_EXPIRED: Final = (
+    "a retry does not extend its time, so it would expire again at once: enqueue the job anew, and drop the dead letter"
+)
+"""What to do about such a dead letter, whose `expires` may be signed."""
+
+
 class Fingerprint(Struct, frozen=True, gc=False):
     """The cause of a dead letter."""
 

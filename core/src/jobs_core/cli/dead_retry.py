@@ -37,7 +37,7 @@ MOST_HELD = 1000
 """Most dead letters that are looked up to say why some were not retried; each is a round trip or two."""
 
 MOST_TOLD = 5
-"""Most dead letters that could not be changed of which the reason is shown."""
+"""Most dead letters that were not retried of which the reason is shown."""
 
 
 def _selecting(command: F) -> F:
@@ -93,6 +93,8 @@ def retry_dead(
 
     With --edit, --args, --kwargs or --set, they run with other arguments, which are checked against the signature of the job
     function first; the id stays the same. A dead letter whose new arguments do not fit is not retried.
+
+    A dead letter that has expired is not retried: it would expire again at once.
     """
     chosen = Selection(topic, group, search)
     if change.is_of_one and len(job_ids) != 1:
@@ -101,23 +103,23 @@ def retry_dead(
     if _by_ids(job_ids, chosen):
         _refuse_background(background)
         prepare_for(context, change)
-        done, missed = _one_by_one(context, job_ids, retrying, rate)
+        done, missed = _one_by_one(context, job_ids, retrying.one, rate)
         output.echo(f"{are(done, 'job')} ready again{_in(change)}")
         _tell_missed(context, [job_id for job_id in missed if job_id not in retrying.reasons])
-        retrying.tell(missed)
+        retrying.tell()
         return
     if background:
         prepare_for(context, change)
         _start(context, "retry", chosen, rate, yes, change)
         return
-    ids = _selected(context, chosen)
+    ids = _selected(context, chosen, retrying.expired)
     confirm(f"Run {count(len(ids), 'dead letter')}{chosen} again{_in(change)}?", yes)
     prepare_for(context, change)
     done = in_batches(ids, retrying, rate, "are ready again")
     output.echo(f"{are(done, 'job')} ready again{_in(change)}")
     if done < len(ids):
         _tell_held(context, [job_id for job_id in ids if job_id not in retrying.reasons])
-    retrying.tell(ids)
+    retrying.tell()
 
 
 @click.command("drop")
@@ -224,14 +226,18 @@ def _by_ids(job_ids: Sequence[str], chosen: Selection) -> bool:
     return bool(job_ids)
 
 
-def _selected(context: Context, chosen: Selection) -> list[str]:
-    """Return the ids of the dead letters that a command selects; end it if a group has none."""
+def _selected(context: Context, chosen: Selection, leave: Callable[[JobRecord], bool] = lambda record: False) -> list[str]:
+    """Return the ids of the dead letters that a command selects, but those to `leave`; end it if a group has none."""
     topic, group, search = chosen.topic, chosen.group, chosen.search
     doubt_topic(context, topic)
     if topic and not group and not search.given:
-        return list(_ids_of(context, topic))
-    ids = [record.id for record in letters(context, topic, search, group)]
-    if group and not ids:
+        return [record.id for record in _letters_of(context, topic) if not leave(record)]
+    found, ids = 0, []
+    for record in letters(context, topic, search, group):
+        found += 1
+        if not leave(record):
+            ids.append(record.id)
+    if group and not found:
         fail(no_letters_in(group))
     return ids
 
@@ -241,10 +247,10 @@ def no_letters_in(group: str) -> str:
     return f"no dead letters in group {group}: `jobsctl dead groups` lists the groups"
 
 
-def _ids_of(context: Context, topic: str) -> Iterator[str]:
+def _letters_of(context: Context, topic: str) -> Iterator[JobRecord]:
     for offset in itertools.count(0, PAGE):
         page = context.operate(lambda backend, offset=offset: backend.browse(topic, State.DEAD, PAGE, offset))  # type: ignore[misc]
-        yield from (record.id for record in page)
+        yield from page
         if len(page) < PAGE:
             return
 
@@ -296,12 +302,24 @@ def _drop(context: Context, ids: list[str]) -> int:
 
 
 class _Retrying:
-    """Retries dead letters, each changed first if that is wanted; `reasons` says why some could not be changed."""
+    """Retries dead letters, each changed first if that is wanted; `reasons` says why some were not retried."""
 
     def __init__(self, context: Context, change: Change) -> None:
         self._context = context
         self._change = change
         self.reasons: dict[str, str] = {}
+
+    def expired(self, record: JobRecord) -> bool:
+        """Return whether a letter has expired, and is not retried."""
+        if not dead.has_expired(record):
+            return False
+        self.reasons[record.id] = dead.HAS_EXPIRED
+        return True
+
+    def one(self, ids: list[str]) -> int:
+        """Retry a letter of which nothing is known yet."""
+        record = self._context.operate(lambda backend: backend.get(ids[0]) if "lookup" in backend.features else None)
+        return 0 if record is not None and self.expired(record) else self(ids)
 
     def __call__(self, ids: list[str]) -> int:
         if self._change.given:
@@ -342,14 +360,13 @@ class _Retrying:
                 self.reasons[record.id] = str(error)
         return amended
 
-    def tell(self, ids: Sequence[str]) -> None:
-        """Say which of these dead letters could not be changed, and end the command as failed if there are any."""
-        told = [job_id for job_id in ids if job_id in self.reasons]
-        for job_id in told[:MOST_TOLD]:
-            output.echo(f"jobs: {job_id} was not retried: {self.reasons[job_id]}", err=True)
-        if len(told) > MOST_TOLD:
-            output.echo(f"jobs: {count(len(told) - MOST_TOLD, 'more dead letter')} could not be changed", err=True)
-        if told:
+    def tell(self) -> None:
+        """Say which dead letters were not retried, and end the command as failed if there are any."""
+        for job_id, reason in itertools.islice(self.reasons.items(), MOST_TOLD):
+            output.echo(f"jobs: {job_id} was not retried: {reason}", err=True)
+        if (more := len(self.reasons) - MOST_TOLD) > 0:
+            output.echo(f"jobs: {count(more, 'more dead letter')} {'was' if more == 1 else 'were'} not retried", err=True)
+        if self.reasons:
             raise click.exceptions.Exit(Exit.FAILED)
 
 

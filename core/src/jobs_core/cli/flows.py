@@ -10,8 +10,10 @@ import msgspec
 from .. import boundary
 from ..backends.base import Backend
 from ..backends.flows import MOST_LISTED, FlowStatus, MemberStatus
+from ..backends.letters import GIVE_UP_EXPIRED
 from ..errors import BackendError
-from ..flows.handle import FlowHandle, described
+from ..flows.handle import described
+from ..operating.dead import retry_flow
 from ..operating.flow_tree import held_up, known, tree
 from ..operating.ids import MOST_FLOWS, MOST_SHOWN, SHORTEST, AmbiguousId
 from ..operating.in_outbox import explained, look, told
@@ -144,13 +146,17 @@ def cancel_command(context: Context, job_id: str, finale: bool) -> None:
 @click.argument("job_id", metavar="ID", type=JOB_ID)
 @pass_context
 def retry_command(context: Context, job_id: str) -> None:
-    """Run the dead members of a flow again, and then what waits for them."""
+    """Run the dead members of a flow again, and then what waits for them. Those that have expired stay dead."""
     flow = context.operate(lambda backend: find(backend, job_id))
-    retried = FlowHandle(context, flow.id).retry()  # type: ignore[arg-type]  # it operates as an application does
+    retried, expired = context.operate(lambda backend: retry_flow(backend, flow.id))
+    if retried:
+        output.echo(f"{count(retried, 'member')} requeued")
+    if expired:
+        they = "1 dead member has" if expired == 1 else f"{expired:,} dead members have"
+        fail(f"{they} expired: {GIVE_UP_EXPIRED}; `jobsctl flow show {flow.id}` names them")
     if not retried:
         hint = f"; `jobsctl flow show {flow.id}` says why" if flow.state == "failed" else ""
         fail(f"flow {flow.id} has no dead member that can be retried: it is {flow.state}{hint}")
-    output.echo(f"{count(retried, 'member')} requeued")
 
 
 def find(backend: Backend, text: str) -> FlowStatus:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Struct
 
@@ -11,8 +13,8 @@ from .. import dead_actions
 from ..amending import Edit, amended, setting
 from ..app import App
 from ..backends.base import Backend, JobRecord, State
-from ..backends.flows import was_refused
-from ..backends.letters import UNNAMED, DeadGroup, Fingerprint
+from ..backends.flows import MOST_LISTED, was_refused
+from ..backends.letters import EXPIRED, GIVE_UP_EXPIRED, UNNAMED, DeadGroup, Fingerprint
 from ..dead_actions import Action, Do
 from ..errors import BackendUnavailable, JobsError
 from ..search import EVERY, Search
@@ -148,9 +150,33 @@ def chosen(backend: Backend, topics: Sequence[str], group: str = "") -> list[Dea
     return [each for each in found if not group or each.fingerprint.id == group]
 
 
+HAS_EXPIRED: Final = f"it has expired: {GIVE_UP_EXPIRED}"
+"""Why a dead letter that was not started in time is not retried."""
+
+
+def has_expired(record: JobRecord) -> bool:
+    """Return whether a job is dead because it was not started in time."""
+    return record.state is State.DEAD and record.reason == EXPIRED
+
+
+def retry_flow(backend: Backend, flow_id: str, most: float = math.inf) -> tuple[int, int]:
+    """Run about `most` dead members of a flow again; return how many, and how many stay dead because they have expired."""
+    expired, others = 0, list[str]()
+    for offset in itertools.count(0, MOST_LISTED):
+        page = backend.flow_members(flow_id, MOST_LISTED, offset, dead=True)
+        others += [member.id for member in page if member.reason != EXPIRED]
+        expired += sum(member.reason == EXPIRED for member in page)
+        if len(page) < MOST_LISTED or len(others) >= most:
+            break
+    batches = range(0, len(others), dead_actions.BATCH)
+    return sum(backend.requeue(others[start : start + dead_actions.BATCH]) for start in batches), expired
+
+
 def held(backend: Backend, job_id: str) -> tuple[JobRecord | None, str]:
-    """Return a job, and why it stays dead: its flow refused it, was cancelled, or forgotten."""
+    """Return a job, and why it stays dead: it has expired, or its flow refused it, was cancelled, or forgotten."""
     record = backend.get(job_id)
+    if record is not None and has_expired(record):
+        return record, HAS_EXPIRED
     if record is None or record.member is None or record.state is not State.DEAD:
         return record, ""
     if was_refused(record.id, record.reason):

@@ -15,6 +15,7 @@ from msgspec import Struct
 from ..app import App
 from ..backends.base import Backend, JobRecord, State
 from ..backends.flows import GIVE_UP_REFUSED, was_refused
+from ..backends.letters import EXPIRED, GIVE_UP_EXPIRED
 from ..errors import ArgumentError, JobsError, MessageError, NotSupported, UnknownJob
 from ..escapes import word
 from ..message import Message
@@ -22,7 +23,6 @@ from ..placeholders import parameter_of
 from ..registry import AnyJob
 from ..unfinished import NOWHERE, Here, before, held_up, jobs, reserved, waits, when
 from ..units import count, format_duration, times
-from .expiry import EXPIRED, GIVE_UP_EXPIRED
 from .ids import missing
 from .in_outbox import explained
 

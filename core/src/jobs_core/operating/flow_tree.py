@@ -9,9 +9,9 @@ from msgspec import Struct
 
 from ..backends.base import State
 from ..backends.flows import ALL, GIVE_UP_REFUSED, MOST_LISTED, After, FlowStatus, MemberStatus, was_refused
+from ..backends.letters import EXPIRED, GIVE_UP_EXPIRED
 from ..escapes import in_one_line, word
 from ..units import count
-from .expiry import EXPIRED, GIVE_UP_EXPIRED
 
 MOST_BESIDE = 20
 """Most members under one node that are shown, those that have not ended first."""

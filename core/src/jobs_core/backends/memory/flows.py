@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Final, Protocol
 
 from ...errors import BackendError
-from ..flows import MOST_AFTER, MOST_LISTED, SLICE, After, FlowState, FlowStatus, Member, Part, refusal
+from ..flows import AFTER_GONE, MOST_AFTER, MOST_LISTED, SLICE, After, FlowState, FlowStatus, Member, Part, refusal
 
 
 class Phase(Enum):
@@ -29,7 +29,6 @@ _FINAL: Final = frozenset({Phase.DONE, Phase.GONE, Phase.SKIPPED})
 _FAILED: Final = frozenset({Phase.STUCK, Phase.DEAD, Phase.GONE})
 
 CANCELLED: Final = "its flow was cancelled"
-_GONE: Final = "a member that it waited for was cancelled"
 _SKIPPED: Final = "skipped: nothing that it waited for had failed"
 _AFTER_SKIPPED: Final = "skipped: a member that it waited for was skipped"
 
@@ -467,7 +466,7 @@ class Flow:
         if node.barred:
             self._remove(node, Phase.GONE, CANCELLED, host)
         elif node.lost is Phase.GONE:
-            self._remove(node, Phase.GONE, _GONE, host)
+            self._remove(node, Phase.GONE, AFTER_GONE, host)
         elif node.lost is Phase.SKIPPED:
             self._remove(node, Phase.SKIPPED, _AFTER_SKIPPED, host)
         elif not node.left:

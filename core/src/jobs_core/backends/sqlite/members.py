@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from enum import IntEnum
 from typing import Any, Final
 
-from ..flows import MOST_LISTED, SLICE
+from ..flows import AFTER_GONE, MOST_LISTED, SLICE
 from . import lines, removal
 from .connection import Transaction
 
@@ -47,7 +47,7 @@ LAST: Final = 1 << 62
 CANCELLED: Final = "its flow was cancelled"
 _REASONS: Final = {
     "barred": (Phase.GONE, CANCELLED),
-    "gone": (Phase.GONE, "a member that it waited for was cancelled"),
+    "gone": (Phase.GONE, AFTER_GONE),
     "skipped": (Phase.SKIPPED, "skipped: a member that it waited for was skipped"),
     "needless": (Phase.SKIPPED, "skipped: nothing that it waited for had failed"),
 }

@@ -371,6 +371,7 @@ class FlowCases(RigCase):
         assert [member.id for member in flow.backend.flow_members(flow.id, 9) if member.stuck] == [waits.id]
         assert worker.drop([refused.id]) == 1
         assert flow.state(waits.id) is State.CANCELLED
+        assert "deleted" in flow.record(waits.id).reason
 
     def test_what_a_member_adds_with_a_held_key_becomes_a_dead_letter(self, rig: Rig) -> None:
         if not rig.has(*OPS, "unique"):

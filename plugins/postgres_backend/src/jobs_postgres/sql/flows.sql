@@ -219,7 +219,7 @@ BEGIN
         WHEN 'barred' THEN
             PERFORM {s}.cancel_members(met.seqs, 5, 'its flow was cancelled', ttl, now_);
         WHEN 'gone' THEN
-            PERFORM {s}.cancel_members(met.seqs, 5, 'a member that it waited for was cancelled', ttl, now_);
+            PERFORM {s}.cancel_members(met.seqs, 5, 'a member that it waited for was cancelled or deleted', ttl, now_);
         WHEN 'skipped' THEN
             PERFORM {s}.cancel_members(met.seqs, 6, 'skipped: a member that it waited for was skipped', ttl, now_);
         WHEN 'needless' THEN

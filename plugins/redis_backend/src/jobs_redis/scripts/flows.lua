@@ -22,7 +22,7 @@ flows = function()
   local IS_CANCELLED = 'its flow was cancelled'
   local REFUSED = 'r' -- instead of when it runs: an addition that has no place in its flow, so that it never can
   local REASONS = {
-    g = 'a member that it waited for was cancelled', k = 'skipped: a member that it waited for was skipped',
+    g = 'a member that it waited for was cancelled or deleted', k = 'skipped: a member that it waited for was skipped',
     unneeded = 'skipped: nothing that it waited for had failed',
   }
   local NODE = { 'phase', 'left', 'stuck', 'bad', 'lost', 'order', 'finale', 'when', 'stage', 'takes', 'nf', 'nt', 'ef', 'et' }

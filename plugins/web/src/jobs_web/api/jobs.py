@@ -26,6 +26,7 @@ from jobs_core import (
 from jobs_core.amending import Arguments, Edit, amended, setting
 from jobs_core.backends.base import Backend, JobRecord, Outgoing, State
 from jobs_core.config_rules import arguments as arguments_error
+from jobs_core.operating.dead import HAS_EXPIRED, has_expired
 from jobs_core.operating.discarding import discard
 from jobs_core.operating.explain import QUEUED_OR_RUNNING
 from jobs_core.operating.producing import Enqueued, NewJob, Producing
@@ -250,6 +251,8 @@ def retry(visit: Visit, raw: bytes, seed: str) -> Answer:
     record = find(visit, job_id)
     if record.state not in (State.DEAD, State.SCHEDULED):
         raise Refused(409, f"job {job_id} is {record.state.value}: only dead and scheduled jobs can be run now")
+    if has_expired(record):
+        raise Refused(409, f"job {job_id} cannot run again: {HAS_EXPIRED}")
     if not visit.operate(lambda backend: backend.requeue([job_id])):
         raise Refused(409, f"job {job_id} cannot run again: it belongs to a flow that was cancelled, or refused it")
     return Answer(200, StateNow(job_id, find(visit, job_id).state.value))

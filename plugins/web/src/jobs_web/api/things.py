@@ -12,8 +12,10 @@ from msgspec import Struct
 
 from jobs_core import BackendUnavailable
 from jobs_core.backends.base import Backend, Counts
+from jobs_core.backends.flows import SLICE as MOST_RETRIED
 from jobs_core.backends.flows import FlowStatus, MemberStatus
 from jobs_core.backends.limits import Limit, LimitState
+from jobs_core.operating.dead import retry_flow as retry_flow_of
 from jobs_core.operating.limits import changed
 from jobs_core.options import limit_error
 from jobs_core.statistics import Line, Span, of_topics
@@ -167,7 +169,7 @@ def cancel_flow(visit: Visit, raw: bytes, seed: str) -> Answer:
 
 def retry_flow(visit: Visit, raw: bytes, seed: str) -> Answer:
     _flow(visit)
-    return Answer(200, Done(visit.operate(lambda backend: backend.retry_flow(visit.path("id")))))
+    return Answer(200, Done(visit.operate(lambda backend: retry_flow_of(backend, visit.path("id"), MOST_RETRIED))[0]))
 
 
 # -- limits -----------------------------------------------------------------------------

@@ -10,7 +10,9 @@ from msgspec.structs import replace
 from starlette.responses import Response
 
 from jobs_core.backends.base import Backend, State
-from jobs_core.backends.flows import MOST_LISTED, After, FlowStatus, MemberStatus
+from jobs_core.backends.flows import MOST_LISTED, SLICE, After, FlowStatus, MemberStatus
+from jobs_core.backends.letters import GIVE_UP_EXPIRED
+from jobs_core.operating.dead import retry_flow
 from jobs_core.operating.flow_tree import grown, held_up, known, shown_below
 from jobs_core.units import count
 
@@ -114,8 +116,10 @@ def _target(after: After, names: dict[str, str]) -> str:
 def retry(visit: Visit) -> Response:
     """Run the dead members of a flow again."""
     name = visit.field("id")
-    number = visit.operate(lambda backend: backend.retry_flow(name))
+    number, expired = visit.operate(lambda backend: retry_flow(backend, name, SLICE))
     said = f"{count(number, 'member')} of the flow will run again." if number else "No member of the flow can be run again."
+    if expired:
+        said += f" {count(expired, 'dead member')} {'has' if expired == 1 else 'have'} expired: {GIVE_UP_EXPIRED}."
     return visit.back(said, visit.url("flow", id=name), good=bool(number))
 
 

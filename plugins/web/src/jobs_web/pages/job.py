@@ -16,7 +16,7 @@ from jobs_core.amending import Arguments, amended, arguments_of
 from jobs_core.backends.base import Backend, JobRecord, State
 from jobs_core.config_rules import arguments as arguments_error
 from jobs_core.operating import timeline
-from jobs_core.operating.dead import held
+from jobs_core.operating.dead import has_expired, held
 from jobs_core.operating.discarding import discard
 from jobs_core.operating.explain import dead_letter, explain
 from jobs_core.operating.ids import missing
@@ -208,11 +208,17 @@ def _changed(visit: Visit, job_id: str) -> str:
 
 def _requeue(visit: Visit, job_id: str) -> tuple[str, str]:
     """Requeue a job; return what was done and where to go. Refuses what cannot be requeued."""
-    if not visit.operate(lambda backend: backend.requeue([job_id])):
+    if not visit.operate(functools.partial(_requeued, job_id)):
         record, why = visit.operate(lambda backend: held(backend, job_id) if "lookup" in backend.features else (None, ""))
         state = f"it is {record.state.value}" if record else "it is not known"
         raise Refused(409, f"the job cannot be run again: {why or state}")
     return "The job is ready to run.", page_of(visit, job_id, "dead")
+
+
+def _requeued(job_id: str, backend: Backend) -> int:
+    """Requeue a job unless it has expired; return whether it was requeued."""
+    record = backend.get(job_id) if "lookup" in backend.features else None
+    return 0 if record is not None and has_expired(record) else backend.requeue([job_id])
 
 
 def page_of(visit: Visit, job_id: str, otherwise: str) -> str:
