@@ -899,6 +899,16 @@ def test_sentences_are_escaped_around_names_from_right_to_left():
         assert show("<b> שלום <b>") == "&lt;b&gt; <bdi>שלום</bdi> &lt;b&gt;"
 
 
+def test_pictures_made_of_several_are_shown_whole_and_a_joiner_that_nobody_sees_is_written_out():
+    from jobs_web.shown import in_lines, pretty, printable, sentence
+
+    family = "\U0001f469\u200d\U0001f469\u200d\U0001f467 \U0001f3f3\ufe0f\u200d\U0001f308 \u2764\ufe0f\u200d\U0001f525"
+    for show in (printable, in_lines, sentence, pretty):
+        assert show(family) == family
+        assert show("a\u200db\u200d") == "a\\u200db\\u200d"
+        assert show("\u202e\U0001f469\u200d\U0001f467\u200d") == "\\u202e\U0001f469\u200d\U0001f467\\u200d"
+
+
 def test_names_from_right_to_left_do_not_reorder_a_sentence(rig, jobs):
     name = "stripe:שלום 1 עולם"
     rig.app.operate(lambda backend: backend.override_limit(name, Limit(0)))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import datetime, timezone
 
 import jinja2
 from markupsafe import Markup, escape
 
-from jobs_core.escapes import lines, one_line, word
+from jobs_core.escapes import json, lines, one_line, word
 from jobs_core.operating.formatting import age, size
 from jobs_core.units import count, shown_time
 
@@ -70,17 +71,33 @@ def printable(value: object) -> object:
 
     Every expression of every template goes through here, before it is escaped; `lines` keeps line breaks.
     """
-    return one_line(value) if type(value) is str else value
+    return _joined(one_line, value) if type(value) is str else value
+
+
+_JOINER = re.compile(
+    "(?<=[\U0001f000-\U0001faff\u2194\u2195\u2600-\u27bf\u2b1b\ufe0f])\u200d(?=[\U0001f000-\U0001faff\u2194\u2195\u2600-\u27bf\u2b1b])"
+)
+"""What makes one picture of two, such as a family of people. Between letters, it is written out as nobody would see it."""
+
+
+def _joined(show: Callable[[str], str], text: str) -> str:
+    """Return text as `show` shows it, with pictures that are made of several left whole."""
+    return "\u200d".join(map(show, _JOINER.split(text))) if "\u200d" in text else show(text)
+
+
+def pretty(text: str) -> str:
+    """Return an equivalent JSON document in which characters that nobody sees are written as JSON escapes."""
+    return _joined(json, text)
 
 
 def in_lines(text: str) -> Markup:
     """Show text of several lines, such as a traceback, with characters that nobody sees written out."""
-    return escape(lines(text.replace("\r\n", "\n")))
+    return escape(_joined(lines, text.replace("\r\n", "\n")))
 
 
 def sentence(text: str) -> Markup:
     """Show a sentence in which names may be written from right to left: they must not reorder the words beside them."""
-    shown, end, parts = one_line(text), 0, []
+    shown, end, parts = _joined(one_line, text), 0, []
     for found in _LEFTWARD_RUN.finditer(shown):
         parts += [escape(shown[end : found.start()]), Markup("<bdi>{}</bdi>").format(found[0])]
         end = found.end()
@@ -89,7 +106,7 @@ def sentence(text: str) -> Markup:
 
 def ticks(text: str) -> Markup:
     """Show a sentence with its commands, which stand between backticks, as code."""
-    parts = one_line(text).split("`")
+    parts = _joined(one_line, text).split("`")
     if len(parts) % 2 == 0:  # a backtick without its partner
         return sentence(text)
     return Markup("").join(

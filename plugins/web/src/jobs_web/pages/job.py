@@ -11,7 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 from starlette.responses import Response
 
-from jobs_core import App, ArgumentError, JobsError, Message, escapes
+from jobs_core import App, ArgumentError, JobsError, Message
 from jobs_core.amending import Arguments, amended, arguments_of
 from jobs_core.backends.base import Backend, JobRecord, State
 from jobs_core.config_rules import arguments as arguments_error
@@ -26,6 +26,7 @@ from jobs_core.operating.this_machine import ThisMachine
 from ..errors import Refused
 from ..hiding import without_messages
 from ..live import packed
+from ..shown import pretty
 from ..visit import Visit
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ def _share(told: Any) -> float | None:
 
 
 def _pretty(value: Any) -> str:
-    return escapes.json(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    return pretty(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
 # -- actions -----------------------------------------------------------------------------------------
