@@ -9,10 +9,11 @@ from datetime import datetime, timezone
 
 import pytest
 
+from jobs_core.backends.base import Counts
 from jobs_core.backends.statistics import DAY, FIVE_MINUTES, HOUR, MOST_ADDED, StatisticsRow
 from jobs_core.cli import output, stats
 from jobs_core.scoreboard.reader import JobFigures
-from jobs_core.statistics import sums_of
+from jobs_core.statistics import enqueued_peaks, sums_of
 
 from .test_commands import said
 
@@ -111,6 +112,28 @@ def test_one_topic_is_shown_with_its_job_functions(rows):
     assert re.search(r"^shop\.send +10 .* 0\.0% +0 ", text, re.MULTILINE)
     for graph in ("runs", "failed", "run p95", "wait p95"):
         assert re.search(rf"^{graph} +[▁-█]+  \S+$", text, re.MULTILINE), graph
+
+
+def test_enqueues_are_drawn_with_their_total(rows):
+    rows.report(*range(1, 61))
+    counts = [StatisticsRow(rows.now - 60 * ago, "mail", peaks=enqueued_peaks(1000 - ago, 1001 - ago)) for ago in range(1, 21)]
+    rows.add(*counts, StatisticsRow(rows.now - 60, "bulk", peaks=enqueued_peaks(7, 123_456_796)))
+    text = rows()
+    assert "enqueued, one column for 2m, highest to the right" in text
+    assert re.search(r"^mail +▁+█{10}  2 of 20$", text, re.MULTILINE), text
+    assert re.search(r"^\(all\) +▁+▂+█  123M of 123M$", text, re.MULTILINE), text
+    assert re.search(r"^enqueued +▁+█{10}  2 of 20$", rows("mail"), re.MULTILINE)
+    data = json.loads(rows("--json"))
+    assert (data["topics"]["mail"]["enqueued"], data["all"]["enqueued"]) == (20, 123_456_809)
+    assert sum(column["enqueued"] for column in data["topics"]["mail"]["columns"]) == 20
+
+
+@pytest.mark.parametrize("arguments", [(), ("mail",)], ids=["all topics", "one topic"])
+def test_a_store_that_counts_no_enqueues_is_named(rows, arguments, monkeypatch):
+    monkeypatch.setattr(type(rows.backend), "counts", lambda self, topics: {topic: Counts() for topic in topics})
+    rows.report(*range(1, 61))
+    assert "enqueued: not counted by sqlite://" in rows(*arguments)
+    assert json.loads(rows("--json", *arguments))["all"]["enqueued"] is None
 
 
 def test_one_job_is_found_without_its_module_in_all_topics(rows):

@@ -60,8 +60,15 @@ def test_a_minute_is_reported_when_it_has_ended(project: Project, tmp_path: Path
     begun = int(time.time()) // 60 - 2
     clock = Clock(tmp_path, begun * 60 - int(time.time()))
     supervised = Supervised(project, **clock.environment)
+
+    def pushed() -> int | None:
+        backlog = supervised.board().backlog
+        return backlog.topics["default"].pushed if backlog and "default" in backlog.topics else None
+
+    until(lambda: pushed() == 0)
     project.push("note", "x")
     project.until_noted("note x")
+    until(lambda: pushed() == 1)
     path = supervised.run_dir / "statistics.json"
 
     def reported() -> bool:
@@ -71,6 +78,6 @@ def test_a_minute_is_reported_when_it_has_ended(project: Project, tmp_path: Path
     clock.move(0)  # two minutes have passed
     until(reported)
     data = stats(project)
-    assert data["topics"]["default"]["done"] == 1
+    assert (data["topics"]["default"]["done"], data["topics"]["default"]["enqueued"]) == (1, 1)
     assert data["reports"] in (1, 2), "one for each minute that has ended: two if a minute was not enough until here"
     assert not list(Path(supervised.run_dir).glob("statistics.json.*"))

@@ -10,9 +10,11 @@ from jobs_core.backends.statistics import DAY, FIVE_MINUTES, HOUR, MINUTE, Stati
 from jobs_core.ids import new_token
 from jobs_core.plugins import Plugins
 from jobs_core.registry import Registry
+from jobs_core.scoreboard import state
 from jobs_core.scoreboard.layout import BUCKETS, OUTCOMES
 from jobs_core.scoreboard.reader import JobFigures
-from jobs_core.statistics import SUMS, Durations, Span, Tally, of_jobs, of_topics, sums_of
+from jobs_core.statistics import SUMS, Durations, Span, Tally, enqueued_peaks, of_jobs, of_topics, sums_of
+from jobs_core.supervisor.housekeeper.statistics import FILE, Counted, StatisticsSender
 
 NOON = 1_800_014_400  # a multiple of a day
 
@@ -124,3 +126,44 @@ def test_a_missing_minute_is_no_gap_but_two_are(backend):
     backend.add_statistics([StatisticsRow(NOON - ago * 60, sums=(1,)) for ago in (10, 9, 7, 4, 3)], "one")
     found = of_topics(backend, Span.of(NOON - 600, NOON, 48))
     assert found.gaps == [(NOON - 360, NOON - 240), (NOON - 120, NOON)]
+
+
+def test_enqueues_are_the_differences_of_the_stores_counts_however_many_machines_report_them(backend):
+    def row(ago: int, before: int, after: int):
+        return StatisticsRow(NOON - ago * 60, "mail", peaks=enqueued_peaks(before, after))
+
+    backend.add_statistics([row(9, 100, 110), row(8, 110, 130), row(6, 130, 150)], "one")
+    backend.add_statistics([row(9, 104, 115), row(7, 100, 130), row(6, 130, 150)], "two")  # it was away for a minute
+    backend.add_statistics([row(3, 0, 7), row(2, 7, 8)], "three")  # the store has begun again
+    backend.add_statistics([StatisticsRow(NOON - 120, "quiet", sums=(0, 1))], "four")
+    found = of_topics(backend, Span.of(NOON - 600, NOON, 48))
+    assert [tally.enqueued for tally in found.topics["mail"].columns] == [0, 15, 15, 0, 20, 0, 0, 7, 1, 0]
+    assert (found.topics["mail"].total.enqueued, found.topics["quiet"].total.enqueued) == (58, 0)
+    assert found.everything.total.enqueued == 58
+
+
+def test_enqueues_survive_the_folding_into_hours(backend):
+    rows = [
+        StatisticsRow(NOON - DAY - HOUR + minute * 60, "mail", peaks=enqueued_peaks(10 * minute, 10 * minute + 10))
+        for minute in range(60)
+    ]
+    backend.add_statistics(rows, "one")
+    assert of_topics(backend, Span.of(NOON - 2 * DAY, NOON, 48, kept=DAY)).topics["mail"].total.enqueued == 600
+
+
+def test_a_machine_reports_each_new_count_once_and_begins_with_the_first_that_it_sees(tmp_path):
+    sender = StatisticsSender(tmp_path)
+    sender.begin([], NOON)
+    sender.saw({"mail": 100, "rabbit": None})
+    sender.saw({"mail": 107})
+    sender.look([], NOON + 60)
+    sender.look([], NOON + 120)
+    sender = StatisticsSender(tmp_path)  # a restart of the supervisor, during which jobs came
+    sender.begin([], NOON + 130)
+    sender.saw({"mail": 110})
+    sender.look([], NOON + 180)
+    sender.saw({"mail": 3})  # the store has begun again
+    sender.look([], NOON + 240)
+    found = state.read(tmp_path / FILE, Counted)
+    rows = [(row.at - NOON, row.peaks) for batch in found.unsent for row in batch.rows if row.topic]
+    assert rows == [(0, enqueued_peaks(100, 107)), (120, enqueued_peaks(107, 110)), (180, enqueued_peaks(0, 3))]

@@ -13,13 +13,14 @@ from typing import Final
 from msgspec import Struct, field
 
 from .backends.base import Operable
-from .backends.statistics import FIVE_MINUTES, HOUR, MINUTE, StatisticsRow, added, all_of, greater
+from .backends.statistics import FIVE_MINUTES, HOUR, LARGEST_NUMBER, MINUTE, StatisticsRow, added, all_of, greater
 from .scoreboard.layout import BUCKETS, OUTCOMES
 from .scoreboard.reader import JobFigures
 
 SUMS: Final = ("reports", *OUTCOMES, "too_fast", "run_us", "wait_us")
 """Names of the first sums. "reports": machines and minutes that sent the row; then runs by outcome, and microseconds."""
 
+_ENQUEUED, _BEFORE = 2, 3  # places among the peaks, after the longest run and the longest wait
 _BOUNDS: Final = len(BUCKETS) + 1
 _RUN: Final = len(SUMS)
 _WAIT: Final = _RUN + _BOUNDS
@@ -40,6 +41,14 @@ def sums_of(figures: JobFigures) -> tuple[int, ...]:
     )
 
 
+def enqueued_peaks(before: int, after: int) -> tuple[int, ...]:
+    """Return the peaks of a row with the store's own count of a topic's enqueues before and after its minute.
+
+    All machines read the same count. So that rows keep the highest one and the lowest one, the latter is stored upside down.
+    """
+    return (0, 0, min(after, LARGEST_NUMBER), max(0, LARGEST_NUMBER - before))
+
+
 def runs_in(sums: tuple[int, ...]) -> int:
     """Return the number of runs in sums."""
     return sum(sums[_RUN:_WAIT])
@@ -50,6 +59,7 @@ class Tally(Struct):
 
     sums: tuple[int, ...] = ()
     peaks: tuple[int, ...] = ()
+    enqueued: int = 0  # jobs that were added to the topic, if the store counts them; not of job functions
 
     def add(self, row: StatisticsRow | Tally) -> None:
         self.sums, self.peaks = added(self.sums, row.sums), greater(self.peaks, row.peaks)
@@ -190,6 +200,28 @@ class Line(Struct):
             self.total.add(row)
 
 
+class _Enqueues:
+    """Computes enqueues in the columns of a topic from the store's counts in its rows."""
+
+    def __init__(self) -> None:
+        self._counts: list[tuple[int, int, int]] = []  # time, count before, count after
+
+    def add(self, row: StatisticsRow) -> None:
+        if len(row.peaks) > _BEFORE and row.peaks[_BEFORE]:
+            self._counts.append((row.at, LARGEST_NUMBER - row.peaks[_BEFORE], row.peaks[_ENQUEUED]))
+
+    def put_into(self, line: Line, everything: Line, span: Span) -> None:
+        known = 0
+        for at, before, after in sorted(self._counts):
+            if before == 0 and after < known:
+                known = 0  # the store counts from zero again
+            added, known = max(0, after - max(before, known)), max(after, known)
+            column = span.column(at)
+            if column is not None:
+                for tally in (line.columns[column], line.total, everything.columns[column], everything.total):
+                    tally.enqueued += added
+
+
 class Statistics(Struct):
     """What was counted in a span of time: of all topics, of each topic, and which times nobody has reported."""
 
@@ -207,12 +239,16 @@ def of_topics(backend: Operable, span: Span, topic: str | None = None) -> Statis
     """Read the statistics of all topics, or of one; raise NotSupported or BackendUnavailable."""
     found = Statistics(span, Line.empty(span), {}, [])
     reported: list[tuple[int, int]] = []
+    enqueues: dict[str, _Enqueues] = {}
     for row in _rows(backend, span, topic):
         if row.topic:
             found.topics.setdefault(row.topic, Line.empty(span)).add(span, row)
+            enqueues.setdefault(row.topic, _Enqueues()).add(row)
         else:
             found.everything.add(span, row)
             reported.append((row.at, row.at + row.span))
+    for name, each in enqueues.items():
+        each.put_into(found.topics[name], found.everything, span)
     found.gaps = _gaps(sorted(reported), span)
     return found
 

@@ -66,7 +66,8 @@ def stats_command(context: Context, topic: str | None, since: datetime, job: str
     "failed" is the share of attempts that failed, retried or not; "dead" counts jobs that went to the dead letters; "p95" is
     the time that 95 of 100 runs (or waits for the first run) did not exceed, estimated from a histogram. Supervisors report
     once a minute; minutes are kept for a day, then hours for 30 days, and job functions for a day. A time without a report
-    shows as a gap, not as zero.
+    shows as a gap, not as zero. "enqueued" is what the store counted, by any producer, where it counts: the highest column, and
+    all together.
     """
     now = time.time()
     begin = max(since.timestamp(), now - HOURS_KEPT)
@@ -79,13 +80,15 @@ def stats_command(context: Context, topic: str | None, since: datetime, job: str
     span = Span.of(begin, now, MOST_COLUMNS, least, MINUTES_KEPT)
     of_a_day = span if begin >= now - JOBS_KEPT else Span.of(now - JOBS_KEPT, now, MOST_COLUMNS, FIVE_MINUTES)
 
-    def read(backend: Backend) -> tuple[Statistics, dict[tuple[str, str], Line], str]:
+    def read(backend: Backend) -> tuple[Statistics, dict[tuple[str, str], Line], str, str]:
         found = of_topics(backend, span, topic)
+        asked = topic or next(iter(found.topics), "default")
+        uncounted = f"{backend.name}://" if backend.counts([asked])[asked].pushed is None else ""
         jobs = {} if topic is None and job is None else of_jobs(backend, of_a_day, topic)
         unknown = "" if topic is None or topic in found.topics else doubt(context, backend, topic)
-        return found, jobs, unknown
+        return found, jobs, unknown, uncounted
 
-    found, jobs, unknown = context.operate(read)
+    found, jobs, unknown, uncounted = context.operate(read)
     if unknown:
         output.echo(f"jobs: {unknown}", err=True)
     chosen = {name: line for name, line in jobs.items() if job in (None, name[1], name[1].rpartition(".")[2])}
@@ -93,9 +96,9 @@ def stats_command(context: Context, topic: str | None, since: datetime, job: str
         near = difflib.get_close_matches(job, {each for _, name in jobs for each in (name, name.rpartition(".")[2])}, 1)
         fail(f"no run of job {job} was counted in this time" + (f"; did you mean {near[0]}?" if near else ""))
     if as_json:
-        output.json(_as_data(found, chosen, of_a_day, with_topics=job is None))
+        output.json(_as_data(found, chosen, of_a_day, with_topics=job is None, enqueues=not uncounted))
         return
-    page = _Page(found, BLOCKS if _shows_blocks() else ASCII)
+    page = _Page(found, BLOCKS if _shows_blocks() else ASCII, uncounted)
     page.head()
     if not found.everything.total.reports:
         return
@@ -133,8 +136,9 @@ def _shows_blocks() -> bool:
 class _Page:
     """The page that a person reads."""
 
-    def __init__(self, found: Statistics, marks: Marks) -> None:
+    def __init__(self, found: Statistics, marks: Marks, uncounted: str = "") -> None:
         self._found = found
+        self._uncounted = uncounted  # the backend, if it does not count enqueues
         self._marks = marks
         self._width = shutil.get_terminal_size().columns if output.on_terminal() else 10**6
 
@@ -159,12 +163,23 @@ class _Page:
         failing = {name: (line, _failed, _number) for name, line in lines.items() if line.total.failed}
         if failing:
             self._graphs("failed attempts", self._found.span, failing)
+        self._enqueues({name: line for name, line in lines.items() if line.total.enqueued or name == "(all)"})
+
+    def _enqueues(self, lines: Mapping[str, Line]) -> None:
+        """Draw the enqueues of topics, or say that the backend does not count them."""
+        if self._uncounted:
+            output.echo()
+            output.echo(f"enqueued: not counted by {self._uncounted}")
+        elif any(line.total.enqueued for line in lines.values()):
+            self._graphs("enqueued", self._found.span, {name: _enqueued(line) for name, line in lines.items()})
 
     def topic(self, name: str, line: Line) -> None:
         """Show one topic, with several sparklines."""
         output.echo()
         self._table("topic", {name: line}, self._found.span)
-        self._details(self._found.span, line)
+        self._details(self._found.span, line, enqueues=not self._uncounted)
+        if self._uncounted:
+            self._enqueues({})
 
     def jobs(self, jobs: Mapping[tuple[str, str], Line], span: Span) -> None:
         """Show the job functions of one topic, in the last day."""
@@ -185,8 +200,9 @@ class _Page:
         for name, line in lines.items():
             self._details(span, line, self._clipped([name], 45)[0] if len(lines) > 1 else "")
 
-    def _details(self, span: Span, line: Line, title: str = "") -> None:
-        graphs: dict[str, _Graph] = {"runs": (line, _runs, _number), "failed": (line, _failed, _number)}
+    def _details(self, span: Span, line: Line, title: str = "", *, enqueues: bool = False) -> None:
+        graphs: dict[str, _Graph] = {"enqueued": _enqueued(line)} if enqueues else {}
+        graphs |= {"runs": (line, _runs, _number), "failed": (line, _failed, _number)}
         graphs["run p95"] = line, lambda tally: tally.run.below(0.95), short
         graphs["wait p95"] = line, lambda tally: tally.wait.below(0.95), short
         self._graphs(title, span, graphs)
@@ -253,6 +269,20 @@ def _failed(tally: Tally) -> float:
     return tally.failed
 
 
+def _enqueued(line: Line) -> _Graph:
+    """Return the graph of a topic's enqueues, with the highest column and the total to its right."""
+    total = _compact(line.total.enqueued)
+    return line, lambda tally: tally.enqueued, lambda highest: f"{_compact(highest)} of {total}"
+
+
+def _compact(value: float) -> str:
+    """Format a count in six characters at most: `9,999`, `12.3k`, `123k`, `4.5M`."""
+    if value < 10_000:
+        return f"{value:,.0f}"
+    unit, size = next(((unit, size) for unit, size in (("k", 1e3), ("M", 1e6)) if value < 999.5 * size), ("G", 1e9))
+    return f"{value / size:,.{1 if value < 99.95 * size else 0}f}{unit}"
+
+
 def _number(value: float) -> str:
     """Format a count: `1,234,567`, then `12.3M`."""
     return f"{value:,.0f}" if value < 1e7 else f"{value / 1e6:,.1f}M"
@@ -316,7 +346,9 @@ def _moment(at: int) -> str:
 # -- for programs -----------------------------------------------------------------------------------
 
 
-def _as_data(found: Statistics, jobs: Mapping[tuple[str, str], Line], jobs_span: Span, *, with_topics: bool) -> dict[str, Any]:
+def _as_data(
+    found: Statistics, jobs: Mapping[tuple[str, str], Line], jobs_span: Span, *, with_topics: bool, enqueues: bool
+) -> dict[str, Any]:
     span = found.span
     known = [found.is_known(n) for n in range(span.columns)]
     data: dict[str, Any] = {
@@ -325,10 +357,10 @@ def _as_data(found: Statistics, jobs: Mapping[tuple[str, str], Line], jobs_span:
         "step": span.step,
         "gaps": [list(gap) for gap in found.gaps],
         "reports": found.everything.total.reports,
-        "all": _line(found.everything, known),
+        "all": _line(found.everything, known, enqueues),
     }
     if with_topics:
-        data["topics"] = {name: _line(line, known) for name, line in sorted(found.topics.items())}
+        data["topics"] = {name: _line(line, known, enqueues) for name, line in sorted(found.topics.items())}
     if jobs:
         all_known: Iterable[bool] = [True] * jobs_span.columns
         data["jobs"] = {
@@ -339,13 +371,15 @@ def _as_data(found: Statistics, jobs: Mapping[tuple[str, str], Line], jobs_span:
     return data
 
 
-def _line(line: Line, known: Iterable[bool]) -> dict[str, Any]:
-    columns = [_tally(tally) if there or tally.runs else None for tally, there in zip(line.columns, known, strict=True)]
-    return {**_tally(line.total), "columns": columns}
+def _line(line: Line, known: Iterable[bool], enqueues: bool = False) -> dict[str, Any]:
+    told = zip(line.columns, known, strict=True)
+    columns = [_tally(tally, enqueues) if there or tally.runs else None for tally, there in told]
+    return {**_tally(line.total, enqueues), "columns": columns}
 
 
-def _tally(tally: Tally) -> dict[str, Any]:
+def _tally(tally: Tally, enqueues: bool) -> dict[str, Any]:
     return {
+        "enqueued": tally.enqueued if enqueues else None,
         "runs": tally.runs,
         "done": tally.outcome("done"),
         "failed": tally.failed,

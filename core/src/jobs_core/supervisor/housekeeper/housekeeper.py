@@ -310,6 +310,7 @@ class Housekeeper:
         self._backlog.round_trip = round_trip
         self._backlog.alerts = sorted(self._alerts.active())
         self._warn_of_unserved({**counts, **self._others})
+        self._statistics.saw({topic: count.pushed for topic, count in {**counts, **self._others}.items()})
         self._write_backlog(counts={**counts, **self._others})
         ages = {topic: (count.ready, count.oldest_age) for topic, count in counts.items() if topic not in self._paused}
         self._channel.send(Counted(ages, leases="fencing" in self._backend.features))

@@ -8,7 +8,7 @@ however often the housekeeper or the backend dies: what was sent without an answ
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
@@ -22,7 +22,7 @@ from ...errors import BackendError, BackendUnavailable, QueueFull
 from ...ids import new_token
 from ...scoreboard import state
 from ...scoreboard.reader import JobFigures, total
-from ...statistics import MICROSECONDS, runs_in, sums_of
+from ...statistics import MICROSECONDS, enqueued_peaks, runs_in, sums_of
 
 FILE = "statistics.json"
 """The file in the run directory with the counters that were sent, and with what could not be sent yet."""
@@ -47,6 +47,7 @@ class Counted(Struct):
     counters: _Counters = []
     minute: int = 0  # the last one that was reported, in minutes since 1970
     unsent: list[Batch] = []
+    enqueued: dict[str, int] = {}  # topic → the store's count of its enqueues, as it was last reported
 
 
 class StatisticsSender:
@@ -56,6 +57,7 @@ class StatisticsSender:
         self._path = run_dir / FILE
         self._counted: Counted | None = None
         self._looked = 0  # the minute of the last look
+        self._enqueued: dict[str, int] = {}  # the store's counts as they were last seen
         self._full = False  # whether the backend had no room since then
         self._trouble = ""  # the last one that was logged
 
@@ -75,6 +77,15 @@ class StatisticsSender:
         self._counted, self._looked = counted, last + 1
         self._save(counted)
 
+    def saw(self, enqueued: Mapping[str, int | None]) -> None:
+        """Take the store's counts of enqueues by topic, None for those that it does not count; a new topic counts from here."""
+        if self._counted is None:
+            return
+        for topic, count in enqueued.items():
+            if count is not None:
+                self._enqueued[topic] = count
+                self._counted.enqueued.setdefault(topic, count)
+
     def is_due(self, now: float) -> bool:
         """Return whether a minute has ended since the last look."""
         return self._counted is not None and int(now) // MINUTE != self._looked
@@ -88,13 +99,19 @@ class StatisticsSender:
         minute = self._looked if last else self._looked - 1
         summed = total(figures)
         known = {(topic, job): sums for topic, job, sums in counted.counters}
-        rows = _rows(summed, known, minute, reports=minute > counted.minute)
+        rows = _rows(summed, known, self._new_enqueues(counted), minute, reports=minute > counted.minute)
         unsent = [*counted.unsent, *_batches(rows)]
-        found = Counted(_counters(summed.values()), max(minute, counted.minute), unsent[-MOST_UNSENT:])
+        enqueued = {**counted.enqueued, **self._enqueued}
+        found = Counted(_counters(summed.values()), max(minute, counted.minute), unsent[-MOST_UNSENT:], enqueued)
         if self._save(found):
             self._counted = found
             if len(unsent) > MOST_UNSENT:
                 self._tell(f"the backend has not answered for so long that {len(unsent) - MOST_UNSENT} minutes are left out")
+
+    def _new_enqueues(self, counted: Counted) -> dict[str, tuple[int, int]]:
+        """Return the store's counts before and now, of topics where they have changed; 0 before if it began again."""
+        changed = {topic: (counted.enqueued[topic], now) for topic, now in self._enqueued.items()}
+        return {topic: (was if was <= now else 0, now) for topic, (was, now) in changed.items() if was != now}
 
     def send(self, backend: Backend) -> None:
         """Send what was counted; raise BackendUnavailable. If the backend is full, the rest waits for the next minute."""
@@ -153,12 +170,19 @@ def _counters(figures: Iterable[JobFigures]) -> _Counters:
 
 
 def _rows(
-    figures: dict[tuple[str, str], JobFigures], known: dict[tuple[str, str], tuple[int, ...]], minute: int, *, reports: bool
+    figures: dict[tuple[str, str], JobFigures],
+    known: dict[tuple[str, str], tuple[int, ...]],
+    enqueued: Mapping[str, tuple[int, int]],
+    minute: int,
+    *,
+    reports: bool,
 ) -> list[StatisticsRow]:
-    """Return the rows of a minute: one for all topics, one for each topic in which something ended, and for each job."""
+    """Return the rows of a minute: one for all topics, one for each in which a run ended or jobs came, and for each job."""
     at = minute * MINUTE
     everything: tuple[tuple[int, ...], tuple[int, ...]] = ((int(reports),), ())
-    topics: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
+    topics: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+        topic: ((), enqueued_peaks(*counts)) for topic, counts in enqueued.items()
+    }
     jobs = []
     for (topic, job), row in figures.items():
         sums = _difference(sums_of(row), known.get((topic, job), ()))
@@ -171,7 +195,9 @@ def _rows(
             topics[topic] = added(mine[0], sums), greater(mine[1], peaks)
             jobs.append(StatisticsRow(at - at % FIVE_MINUTES, topic, job, sums, peaks, FIVE_MINUTES))
     rows = [StatisticsRow(at, topic, sums=sums, peaks=peaks) for topic, (sums, peaks) in topics.items()]
-    return [StatisticsRow(at, sums=everything[0], peaks=everything[1]), *rows, *jobs] if any(everything[0]) else []
+    if not rows and not any(everything[0]):
+        return []
+    return [StatisticsRow(at, sums=everything[0], peaks=everything[1]), *rows, *jobs]
 
 
 def _difference(now: Sequence[int], before: Sequence[int]) -> tuple[int, ...]:
