@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -73,6 +75,19 @@ def test_a_form_that_comes_twice_at_once_on_two_threads_is_carried_out_once(appl
         thread.join()
     assert statuses == [303] * 8
     assert len([record for record in caplog.records if "resume topic=default: done" in record.getMessage()]) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "asked"), [("gevent.monkey", "is_module_patched"), ("eventlet.patcher", "is_monkey_patched")]
+)
+def test_a_server_without_real_threads_is_told_what_to_do_instead(application, monkeypatch, module, asked):
+    monkeypatch.setitem(sys.modules, module, SimpleNamespace(**{asked: lambda name: name.startswith("thread")}))
+    answer = application.test_client().get("/jobs/")
+    assert answer.status_code == 501
+    assert answer.text.startswith(f"{module.partition('.')[0]} has replaced the threads of this process")
+    assert "run `jobsctl web` beside the application" in answer.text
+    monkeypatch.setitem(sys.modules, module, SimpleNamespace(**{asked: lambda name: False}))
+    assert application.test_client().get("/jobs/").status_code == 200
 
 
 def test_two_dashboards_of_one_application_are_apart(rig, make_rig):

@@ -151,6 +151,25 @@ def test_a_proxy_may_pass_the_prefix_on_or_not(rig, passed_on):
     assert "Path=/jobs" in response.headers["set-cookie"]
 
 
+@pytest.mark.parametrize("passed_on", ["/shop/jobs", "/jobs"])
+def test_a_proxy_may_pass_the_prefix_of_the_application_on_or_not(rig, passed_on):
+    from starlette.applications import Starlette
+    from starlette.routing import Mount
+
+    inner = Starlette(routes=[Mount("/jobs", app=rig.asgi)])
+
+    async def application(scope, receive, send):  # as FastAPI(root_path="/shop") does
+        await inner({**scope, "root_path": "/shop"} if scope["type"] == "http" else scope, receive, send)
+
+    browser = rig.browser()
+    browser._transport.app = application
+    assert browser.get(f"{passed_on}/topics").headers["location"] == "/shop/jobs/login?next=%2Fshop%2Fjobs%2Ftopics"
+    response = browser.get(f"{passed_on}/login")
+    assert 'action="/shop/jobs/login"' in response.text
+    assert "Path=/shop/jobs" in response.headers["set-cookie"]
+    assert browser.get(f"{passed_on}/nowhere").status_code == 404
+
+
 def until(condition):
     deadline = time.monotonic() + 60
     while not (found := condition()):

@@ -17,10 +17,11 @@ from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.urls import NoReverseMatch, re_path, reverse
+from django.utils.encoding import escape_uri_path, iri_to_uri
 
 from jobs_core import App
 
-from .inside import MOST_READ, Answer, Asked, Inside, OwnLoop, Whole
+from .inside import MOST_READ, Answer, Asked, Inside, OwnLoop, Whole, without_threads
 from .roles import Role, User
 
 ENDS_STREAMS = django.VERSION >= (5, 0)
@@ -48,7 +49,7 @@ def urls(role: Callable[[Any], Role | None] = staff, *, app: App | None = None) 
         user = await sync_to_async(_user_of)(request, role)
         if user is None and not request.user.is_authenticated:
             if request.method == "GET" and not path.startswith("api/"):
-                return redirect_to_login(request.get_full_path(), _login())
+                return redirect_to_login(_address(request), _login())
             return HttpResponse("log in first\n", status=401, content_type="text/plain")
         if user is None:
             raise PermissionDenied("this user has no role in the dashboard")
@@ -57,6 +58,11 @@ def urls(role: Callable[[Any], Role | None] = staff, *, app: App | None = None) 
             return await _answered(await inside(streams=True).ask(asked, user))
         return _whole(await sync_to_async(loop.run)(inside(streams=False).whole(asked, user)))
 
+    def refuse(request: HttpRequest, path: str) -> HttpResponse:
+        return HttpResponse(f"{without_threads()}\n", status=501, content_type="text/plain")
+
+    if without_threads():  # not even a coroutine as a view: Django would run an event loop for it
+        return [re_path(r"^(?P<path>.*)$", refuse, name="jobs_web")]
     dashboard.csrf_exempt = True  # type: ignore[attr-defined] # the decorator of Django 4 would hide that this is a coroutine
     return [re_path(r"^(?P<path>.*)$", dashboard, name="jobs_web")]
 
@@ -79,13 +85,26 @@ def _login() -> str:
     return str(settings.LOGIN_URL)
 
 
+def _path(request: HttpRequest) -> str:
+    """Return the path that the browser knows. `request.path` has no FORCE_SCRIPT_NAME under ASGI."""
+    return str(settings.FORCE_SCRIPT_NAME or request.META.get("SCRIPT_NAME", "")).rstrip("/") + request.path_info
+
+
+def _address(request: HttpRequest) -> str:
+    """Return the path with its query, as a link."""
+    query = request.META.get("QUERY_STRING", "")
+    return escape_uri_path(_path(request)) + (f"?{iri_to_uri(query)}" if query else "")
+
+
 def _asked(request: HttpRequest, path: str) -> Asked:
+    whole = _path(request)
+    others = [(name, value) for name, value in request.headers.items() if name.lower() != "host"]
     return Asked(
         method=request.method,
-        path=request.path,
-        prefix=request.path.removesuffix(path).rstrip("/"),
+        path=whole,
+        prefix=whole.removesuffix(path).rstrip("/"),
         query=request.META.get("QUERY_STRING", "").encode("latin-1"),
-        headers=list(request.headers.items()),
+        headers=[("Host", request.get_host()), *others],  # a proxy may name it otherwise: USE_X_FORWARDED_HOST
         scheme=request.scheme,
         client=request.META.get("REMOTE_ADDR", ""),
         body=request.read(MOST_READ),

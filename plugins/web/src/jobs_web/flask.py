@@ -10,7 +10,7 @@ from flask import Blueprint, Response, request
 
 from jobs_core import App
 
-from .inside import METHODS, MOST_READ, Asked, Inside, OwnLoop
+from .inside import METHODS, MOST_READ, Asked, Inside, OwnLoop, without_threads
 from .roles import User
 
 
@@ -28,6 +28,8 @@ def blueprint(authorize: Callable[[], User | None], *, app: App | None = None, n
     @made.route("/<path:path>", methods=METHODS)
     def dashboard(path: str) -> Response:
         user = authorize()
+        if why := without_threads():
+            return Response(f"{why}\n", 501, content_type="text/plain")
         answer = loop.run(inside().whole(_asked(path), user))
         response = Response(answer.body, answer.status)
         response.headers.clear()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import sys
 import threading
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any, TypeVar
@@ -154,6 +155,25 @@ async def _parts(messages: asyncio.Queue[Message | BaseException], task: asyncio
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await task
+
+
+def without_threads() -> str:
+    """Return why this process cannot contain the dashboard; "" if it can.
+
+    Greenlets share the thread of the application. While an event loop runs in one of them, asyncio believes that it runs in all
+    of them: every query of Django, and every `asyncio.run`, would fail from the first visit on.
+    """
+    gevent, eventlet = sys.modules.get("gevent.monkey"), sys.modules.get("eventlet.patcher")
+    if gevent is not None and gevent.is_module_patched("threading"):
+        by = "gevent"
+    elif eventlet is not None and eventlet.is_monkey_patched("thread"):
+        by = "eventlet"
+    else:
+        return ""
+    return (
+        f"{by} has replaced the threads of this process, and the dashboard needs real ones: run `jobsctl web` beside the "
+        "application, behind the same proxy, or serve the application with threads"
+    )
 
 
 class OwnLoop:

@@ -220,11 +220,32 @@ def asgi(site: Site) -> Starlette:
     routes.append(StarletteRoute("/static/{name}", site.assets.serve))
     served = Starlette(
         routes=routes,
-        middleware=[Middleware(SecurityHeaders)],
+        middleware=[Middleware(WholePath), Middleware(SecurityHeaders)],
         exception_handlers={HTTPException: error_page, Exception: error_page},
     )
     served.router.redirect_slashes = False
     return served
+
+
+class WholePath:
+    """Completes the path of a request whose proxy has taken off the prefix that `FastAPI(root_path=...)` names.
+
+    Starlette does not find what is mounted by such a path.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        root, above = scope.get("root_path", ""), scope.get("app_root_path", "")
+        path = scope.get("path", "")
+        if above and not _is_below(path, root) and _is_below(above + path, root):
+            scope = {**scope, "path": above + path}
+        await self._app(scope, receive, send)
+
+
+def _is_below(path: str, root: str) -> bool:
+    return path == root or path.startswith(f"{root}/")
 
 
 class SecurityHeaders:
