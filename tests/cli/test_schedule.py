@@ -8,6 +8,13 @@ from datetime import datetime
 
 import pytest
 
+from jobs_core import App, Config
+from jobs_core.ids import new_token
+from jobs_core.schedule.stored import StoredEntry
+from jobs_core.sealed import seal
+
+from ..support.project import until
+from ..support.supervised import Supervised
 from .test_commands import said
 
 SCHEDULE = """
@@ -132,3 +139,62 @@ def test_a_change_that_cannot_be_made_is_named(project, arguments, says):
     assert done.returncode == (2 if arguments[0] == "add" else 1)
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+KEYS = "signing_keys = ['a:0123456789_0123456789_0123456789']\n"
+
+
+def store(project, kind, name, body):
+    """Write a document without keys, perhaps over another one."""
+    app = App(Config(backend=f"sqlite:///{project.root / 'queue.db'}"))
+    app.operate(lambda backend: backend.put_document(kind, name, seal(app.signer, kind, name, body), new_token()))
+    app.close()
+
+
+def test_an_entry_that_was_overwritten_without_the_keys_is_told_by_schedule_check_and_status(project):
+    project.configure(KEYS + SCHEDULE)
+    project.here("schedule", "add", "mine", "tasks.note", "x", "--every", "1h")
+    store(project, "schedule", "mine", StoredEntry(job="tasks.note", every=60.0))
+    store(project, "schedule", "often", StoredEntry(paused=True))
+    telling = "schedule entry {0}: its document in the backend is refused: the document is not signed"
+    shown = project.here("schedule")
+    assert telling.format("mine") in shown
+    assert "`jobsctl schedule remove mine` deletes the document" in shown
+    assert [row.split("\t")[-1] for row in shown.splitlines() if row.startswith("often\t")] == ["refused"]
+    listed = {entry["name"]: entry["refused"] for entry in json.loads(project.run("schedule", "--json").stdout)}
+    assert listed["nightly"] is None
+    assert "not signed" in listed["often"]
+    checked = said(project.run("check"))
+    assert all(telling.format(name) in checked for name in ("mine", "often"))
+    supervised = Supervised(project)
+    until(lambda: (backlog := supervised.board().backlog) and backlog.refused_entries)
+    status = project.here("status")
+    assert all(telling.format(name) in status for name in ("mine", "often"))
+    for name in ("mine", "often"):
+        project.here("schedule", "remove", name)
+    until(lambda: (backlog := supervised.board().backlog) and not backlog.refused_entries)
+    assert "refused" not in project.here("status")
+    supervised.stop()
+
+
+def test_the_size_of_a_pool_that_was_set_without_the_keys_is_told_and_deleted(project):
+    project.configure(KEYS)
+    store(project, "pool-size", "web1/default", {"workers": 5})
+    supervised = Supervised(project)
+    until(lambda: (backlog := supervised.board().backlog) and backlog.refused_sizes)
+    telling = "pool default: its size on web1 in the backend is refused: the document is not signed"
+    assert telling in project.here("status")
+    assert telling in said(project.run("check"))
+    project.here("machines", "auto", "default", "--all")
+    assert telling not in said(project.run("check"))
+    supervised.stop()
+
+
+def test_an_entry_that_machines_refuse_for_another_reason_is_told(project):
+    project.configure(SCHEDULE)
+    store(project, "schedule", "gone", StoredEntry(job="tasks.gone", every=60.0))
+    store(project, "schedule", "often", StoredEntry(job="tasks.note", every=60.0))
+    shown = project.here("schedule")
+    assert "schedule entry gone: its document in the backend is refused" in shown
+    assert "schedule entry often: its document in the backend is refused: code or configuration has an entry" in shown
+    assert "schedule entry gone: its document in the backend is refused" in said(project.run("check"))

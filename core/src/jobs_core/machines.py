@@ -241,7 +241,10 @@ def size_of(found: Sequence[PoolSize], pool: str, machine: str) -> PoolSize | No
 def set_size(app: App, backend: Backend, pool: str, workers: int | None, targets: Collection[str]) -> None:
     """Set the size of a pool until it is set again; None resets it. EVERYWHERE also ends the sizes of single machines."""
     require(backend)
-    ended = [size.target for size in sizes(app, backend) if size.pool == pool] if EVERYWHERE in targets else []
+    refused: list[str] = []
+    ended = [size.target for size in sizes(app, backend, lambda name, error: refused.append(name)) if size.pool == pool]
+    ended += [target for target, _, of in (name.partition("/") for name in refused) if of == pool]
+    ended = ended if EVERYWHERE in targets else []
     for target in targets:
         name = f"{target}/{pool}"
         if workers is None:

@@ -334,6 +334,7 @@ def test_with_keys_what_is_not_signed_is_refused_and_logged(signed, forgery, cap
     signed.look()
     assert signed.pushed() == [("mine", 3600), ("minute", 3600)], "the trusted ones go on"
     assert "refused" in caplog.text
+    assert signed.schedule.read()[1].keys() == signed.machines["a"].refused.keys() == {name}
     with pytest.raises(ScheduleError, match="cannot be trusted"):
         signed.schedule.pause(name)
     signed.schedule.remove(name)

@@ -21,6 +21,7 @@ from ..operating.explain import misfit
 from ..operating.formatting import count
 from ..operating.in_outbox import is_late, look, told
 from ..operating.limits_check import lacking, problems
+from ..operating.refused import entry_refused, refused_entries, size_refused
 from ..payloads.store import open_store
 from ..plugins import Plugins
 from ..schedule import entries
@@ -125,8 +126,8 @@ def _pool_sizes(app: App) -> Iterator[tuple[str, str]]:
     """Yield the sizes that operators have set for pools of this configuration."""
     if "documents" not in app.new_backend().features:
         return
-    refused: list[str] = []
-    found = app.operate(lambda backend: sizes(app, backend, lambda name, error: refused.append(f"{name}: {error}")))
+    refused: dict[str, str] = {}
+    found = app.operate(lambda backend: sizes(app, backend, refused.__setitem__))
     for size in found:
         if size.pool in app.config.pools:
             everywhere = size.target == EVERYWHERE
@@ -134,8 +135,8 @@ def _pool_sizes(app: App) -> Iterator[tuple[str, str]]:
             workers = count(size.workers, "worker")
             until = f"until `jobsctl machines auto {size.pool} {reset}`"
             yield output.WARN, f"pool {size.pool} is set to {workers} on {where} by {size.by}, {until}"
-    for one in refused:
-        yield output.WARN, f"the size of a pool in the backend is refused: {one}"
+    for name, why in refused.items():
+        yield output.WARN, size_refused(name, why)
 
 
 def _check_application(checks: _Checks, app: App, import_timeout: float) -> None:
@@ -319,6 +320,9 @@ def _outbox(app: App) -> Iterator[tuple[str, str]]:
 
 
 def _schedule(app: App, reachable: bool) -> Iterator[tuple[str, str]]:
+    if reachable and "documents" in app.new_backend().features:
+        for name, why in refused_entries(app).items():
+            yield output.WARN, entry_refused(name, why)
     found = entries(app)
     if not found:
         return

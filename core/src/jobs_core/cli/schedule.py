@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal
 
 import click
 
 from ..errors import BackendError, ScheduleError
+from ..operating.refused import entry_refused, not_obeyed
 from ..operating.schedule import Listed, listed, runs_of
 from ..schedule import Schedule, Stored
 from ..schedule.times import zone
@@ -40,12 +42,16 @@ def list_command(context: Context, count: int, as_json: bool) -> None:
     with importing_application():
         prepare(context.app)
     now = time.time()
-    found = [(one, [] if one.paused else list(runs_of(one.entry, now, count))) for one in listed(context.app, _stored(context))]
+    stored, refused = _read(context)
+    all_listed = listed(context.app, stored)
+    found = [(one, [] if _is_idle(one, refused) else list(runs_of(one.entry, now, count))) for one in all_listed]
+    for name, why in refused.items():
+        output.echo(f"jobs: {entry_refused(name, why)}", err=True)
     if as_json:
-        output.json([_as_data(one, runs) for one, runs in found])
+        output.json([_as_data(one, runs, refused) for one, runs in found])
         return
     rows = [
-        (one.entry.name, one.entry.job, one.entry.expression, one.entry.tz, *when, _notes(one))
+        (one.entry.name, one.entry.job, one.entry.expression, one.entry.tz, *when, _notes(one, refused))
         for one, runs in found
         for when in [(_text(run, one.entry.tz), _text(run, "UTC")) for run in runs] or [("", "")]
     ]
@@ -167,29 +173,37 @@ def _prepare(context: Context) -> None:
     context.app.warns_of_unserved = False  # `run` warns when the job was stored
 
 
-def _stored(context: Context) -> list[Stored]:
+def _read(context: Context) -> tuple[list[Stored], dict[str, str]]:
+    """Return what the backend stores, and, by entry, why machines refuse some of it."""
     if context.app.is_alone() or "documents" not in context.app.new_backend().features:
-        return []
+        return [], {}
     try:
         with context.asking():
-            return Schedule(context.app).stored()
+            stored, refused = Schedule(context.app).read()
     except BackendError as error:
         output.echo(f"jobs: {error}; entries made at run time are missing here, and pauses are not shown", err=True)
-        return []
+        return [], {}
+    return stored, {**refused, **not_obeyed(context.app, stored)}
 
 
-def _notes(one: Listed) -> str:
+def _is_idle(one: Listed, refused: Mapping[str, str]) -> bool:
+    """Return whether an entry has no ticks: it is paused, or was made at run time and is refused."""
+    return one.paused or (one.is_made_at_run_time and one.entry.name in refused)
+
+
+def _notes(one: Listed, refused: Mapping[str, str]) -> str:
     by = f" by {one.stored.said.by}" if one.stored is not None and one.stored.said.by else ""
     notes = [*(["run time"] if one.is_made_at_run_time else []), *([f"paused{by}"] if one.paused else [])]
-    return ", ".join(notes)
+    return ", ".join([*notes, *(["refused"] if one.entry.name in refused else [])])
 
 
-def _as_data(one: Listed, runs: list[float]) -> dict[str, Any]:
+def _as_data(one: Listed, runs: list[float], refused: Mapping[str, str]) -> dict[str, Any]:
     entry = one.entry
     return {
         "name": entry.name, "job": entry.job, "cron": entry.cron, "every": entry.every, "tz": entry.tz,
         "args": entry.args, "kwargs": entry.kwargs, "topic": entry.topic, "missed": entry.missed,
         "run_time": one.is_made_at_run_time, "paused": one.paused, "by": one.stored.said.by if one.stored else None,
+        "refused": refused.get(entry.name),
         "next": [{"local": _moment(run, entry.tz), "utc": _moment(run, "UTC"), "at": run} for run in runs],
     }  # fmt: skip
 

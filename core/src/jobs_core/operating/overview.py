@@ -15,6 +15,7 @@ from ..scoreboard.reader import RunEntry
 from ..scoreboard.state import Backlog, Board, ChildState, PoolState, SupervisorState, TopicState, WorkerView
 from ..scoreboard.view import TAKING, shown_state, silence, waits_for
 from .formatting import age, are, count, size
+from .refused import entry_refused, size_refused
 
 STALE = 5.0
 """Age in seconds from which the last report of the housekeeper or the supervisor counts as out of date."""
@@ -131,7 +132,9 @@ class Overview:
 
     def of_processes(self) -> list[str]:
         """Return the problems of this machine: of its supervisor, pools and workers, and of their way to the backend."""
-        return [*self._of_supervisor(), *self._of_backend(), *self._of_pools(), *self._of_workers()]
+        return [
+            *self._of_supervisor(), *self._of_backend(), *self._of_documents(), *self._of_pools(), *self._of_workers(),
+        ]  # fmt: skip
 
     def notes(self) -> list[str]:
         """Return notes that are not urgent, about dead letters."""
@@ -169,6 +172,18 @@ class Overview:
             yield f"the backend has not answered{since}: {backlog.error or 'no reason is known'}"
         elif self.now - backlog.answered_at > STALE:
             yield f"the backend has not answered{since}: the housekeeper (process {backlog.pid}) is waiting for it, or hanging"
+
+    def _of_documents(self) -> Iterable[str]:
+        backlog = self.board.backlog
+        if backlog is None:
+            return
+        for told in (
+            [entry_refused(name, why) for name, why in backlog.refused_entries.items()],
+            [size_refused(name, why) for name, why in backlog.refused_sizes.items()],
+        ):
+            yield from told[:MOST_TOLD]
+            if more := len(told[MOST_TOLD:]):
+                yield f"{are(more, 'more document')} refused; `jobsctl check` lists all"
 
     def _of_pools(self) -> Iterable[str]:
         for pool in self._supervisor().pools:

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from ..app import App
 from ..errors import BackendUnavailable, JobsError
 from ..events import TopicUnserved
-from ..machines import sizes
 from .attention import Finding, Level
 from .in_outbox import is_late, look, told
 from .limits_check import lacking, problems
+from .refused import entry_refused, refused_entries, refused_sizes, size_refused
 
 CHECK = "jobsctl check"
 
@@ -23,7 +23,7 @@ _LEVELS: dict[str, Level] = {"bad": "bad", "warning": "warning"}
 def risks(app: App) -> list[Finding]:
     """Return the findings of all parts; one that fails is a finding itself. Without jobs here, what needs them is left out."""
     found: list[Finding] = []
-    for part in (_advice, _sizes, _outbox, *((_unserved, _limits) if list(app.registry) else ())):
+    for part in (_advice, _sizes, _outbox, *((_unserved, _limits, _schedule) if list(app.registry) else ())):
         try:
             found += part(app)
         except BackendUnavailable:  # the snapshot says so
@@ -51,11 +51,14 @@ def _limits(app: App) -> Iterator[Finding]:
 
 
 def _sizes(app: App) -> Iterator[Finding]:
-    refused: list[str] = []
+    for name, why in refused_sizes(app).items():
+        yield Finding("warning", size_refused(name, why), "machine", fix=CHECK)
+
+
+def _schedule(app: App) -> Iterator[Finding]:
     if "documents" in app.operate(lambda backend: backend.features):
-        app.operate(lambda backend: sizes(app, backend, lambda name, error: refused.append(f"{name}: {error}")))
-    for text in refused:
-        yield Finding("warning", f"the size of a pool in the backend is refused: {text}", "machine", fix=CHECK)
+        for name, why in refused_entries(app).items():
+            yield Finding("warning", entry_refused(name, why), "machine", fix=CHECK)
 
 
 def _outbox(app: App) -> Iterator[Finding]:

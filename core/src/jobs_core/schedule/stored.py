@@ -46,6 +46,10 @@ FEATURE = (
 )
 
 
+HIDDEN = "code or configuration has an entry of this name, and that one is used: remove one of them"
+"""Why the document of an entry is not obeyed, if its name is taken."""
+
+
 class StoredEntry(Struct, frozen=True, omit_defaults=True):
     """The body of a document: an entry, or, without a job, whether the entry of this name elsewhere is paused."""
 
@@ -80,6 +84,7 @@ class Known:
         self._static = {entry.name for entry in static}
         self._issued: dict[str, int] = {}  # name → when the newest document that was accepted had been issued
         self._refused: dict[str, int] = {}  # name → the version that was refused
+        self.refused: dict[str, str] = {}  # name → why its document is not obeyed
         self.version = -1  # of the kind, as it was last read
         self.stored: dict[str, Stored] = {}
         self.versions: dict[str, int] = {}  # of all documents, those that are refused too
@@ -87,6 +92,7 @@ class Known:
     def read(self, documents: Sequence[Document]) -> None:
         """Take over all documents of the kind."""
         found = {}
+        self.refused = {}
         for document in documents:
             try:
                 found[document.name] = self._read(document)
@@ -99,6 +105,7 @@ class Known:
         self.versions = {document.name: document.version for document in documents}
 
     def _refuse(self, document: Document, why: str) -> None:
+        self.refused[document.name] = why
         if self._refused.get(document.name) != document.version:
             self._refused[document.name] = document.version
             events.emit(events.ScheduleDocumentRefused(document.name, why))
@@ -110,7 +117,7 @@ class Known:
         if stored.entry is None:
             return stored
         if document.name in self._static:
-            self._refuse(document, "code or configuration has an entry of this name, and that one is used: remove one of them")
+            self._refuse(document, HIDDEN)
             return msgspec.structs.replace(stored, entry=None)
         if problems := list(problems_of(self._app, stored.entry)):
             raise ScheduleError("; ".join(problems))
@@ -236,14 +243,20 @@ class Schedule:
 
     def stored(self) -> list[Stored]:
         """Return what the documents of the backend say, by name; those that cannot be trusted or read are left out."""
-        return [stored for document in self._operate(_all) if (stored := self._readable(document)) is not None]
+        stored, refused = self.read()
+        for name, why in refused.items():
+            events.emit(events.ScheduleDocumentRefused(name, why))
+        return stored
 
-    def _readable(self, document: Document) -> Stored | None:
-        try:
-            return read_document(self.app, document)
-        except (SignatureError, ScheduleError) as error:
-            events.emit(events.ScheduleDocumentRefused(document.name, str(error)))
-            return None
+    def read(self) -> tuple[list[Stored], dict[str, str]]:
+        """Return what the documents of the backend say, by name; and why others cannot be trusted or read, by name."""
+        found, refused = [], {}
+        for document in self._operate(_all):
+            try:
+                found.append(read_document(self.app, document))
+            except (SignatureError, ScheduleError) as error:
+                refused[document.name] = str(error)
+        return found, refused
 
     def _set_paused(self, name: str, *, paused: bool) -> None:
         def change(before: StoredEntry | None) -> StoredEntry:

@@ -123,6 +123,11 @@ class Ticker:
         )
         self._next.clear()
 
+    @property
+    def refused(self) -> dict[str, str]:
+        """Return why documents of the schedule are not obeyed here, by the name of their entry."""
+        return self._known.refused
+
     def due(self, now: float) -> list[Tick]:
         """Return the ticks to enqueue now: for each entry the latest due one. Earlier ones are dropped as missed."""
         at, before = int(now * 1000), dict(self._handled)

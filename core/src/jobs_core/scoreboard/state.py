@@ -23,6 +23,9 @@ from msgspec import Struct, field
 from ..backends.outbox import OutboxState
 from .reader import JobFigures, OpFigures, RunEntry, WorkerFile, WorkerHeader, add_ops
 
+MOST_REFUSED = 100
+"""Most documents of a kind of which it is told why they are not obeyed: anyone who can write to the backend can make many."""
+
 STATE, BACKLOG, TOTALS = "state.json", "backlog.json", "totals.json"
 WORKERS = "workers"
 STACKS = ".stacks"
@@ -156,6 +159,10 @@ class Backlog(Struct):
     flows: dict[str, int] | None = None  # state → members of flows that have not ended; None without flows
     ops: dict[str, OpFigures] = {}  # durations of the housekeepers' calls to the backend
     outbox: OutboxState | None = None
+    refused_entries: dict[
+        str, str
+    ] = {}  # schedule entry → why its document in the backend is not obeyed; the first MOST_REFUSED
+    refused_sizes: dict[str, str] = {}  # TARGET/POOL → the same of the size of a pool
 
 
 class Totals(Struct):

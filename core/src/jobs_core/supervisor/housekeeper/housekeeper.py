@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections import deque
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -235,6 +236,8 @@ class Housekeeper:
             self._ticker.refresh(self._backend, versions[SCHEDULE_KIND])
             self._machine.look(self._backend, versions[COMMAND])
             self._pool_sizes.look(self._backend, versions[SIZE])
+            self._backlog.refused_entries = dict(islice(self._ticker.refused.items(), state.MOST_REFUSED))
+            self._backlog.refused_sizes = dict(islice(self._pool_sizes.refused.items(), state.MOST_REFUSED))
             self._dead_actions.look(self._backend, versions[ACTION])
 
     def _warn_of_risks(self) -> None:

@@ -20,12 +20,14 @@ class PoolSizes:
         self._tell = tell
         self._version = -1
         self._told: dict[str, int] = {}
+        self.refused: dict[str, str] = {}  # name of a document, TARGET/POOL → why it is not obeyed
 
     def look(self, backend: Backend, version: int) -> None:
         """Tell the supervisor about each pool whose size has changed, if `version`, of their kind, has."""
         if version == self._version:
             return
-        found = sizes(self._app, backend, lambda name, error: events.emit(events.PoolSizeRefused(name, error)))
+        self.refused = {}
+        found = sizes(self._app, backend, self._refuse)
         for pool in self._app.config.pools:
             size = size_of(found, pool, self._machine)
             workers = None if size is None else size.workers
@@ -37,3 +39,7 @@ class PoolSizes:
                 self._told[pool] = workers
             self._tell(Commanded("", "scale", pool, workers))
         self._version = version
+
+    def _refuse(self, name: str, error: str) -> None:
+        self.refused[name] = error
+        events.emit(events.PoolSizeRefused(name, error))
