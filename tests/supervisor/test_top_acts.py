@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import signal
 import termios
@@ -200,6 +201,22 @@ def test_a_group_of_dead_letters_is_retried_after_a_question_that_says_how_many(
     screen.until("✓ 2 jobs are ready again")
     screen.until("1 dead letter in 1 group")
     assert counts(queue).ready == 2
+
+
+def test_a_group_moves_to_another_topic_at_a_rate_in_the_background(queue, top):
+    dead_letters(queue, "no address 1", "no address 2")
+    screen = top(queue)
+    screen.press("3")
+    screen.until("2 dead letters in 1 group")
+    screen.press("R", *"to=mail/x", "enter")
+    screen.until("invalid topic name")
+    screen.press(*["\x7f"] * 2, *" rate=10/s", "enter")
+    screen.until("Run 2 dead letters in group")
+    assert "in the background" in screen.text
+    screen.press("y")
+    screen.until("is started: 2 dead letters")
+    [action] = json.loads(queue.here("dead", "actions", "--json"))
+    assert (action["to"], action["rate"], action["total"]) == ("mail", 10.0, 2)
 
 
 def test_a_large_group_shows_how_far_it_is_and_ends_with_its_result(project, top):

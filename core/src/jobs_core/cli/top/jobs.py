@@ -6,6 +6,8 @@ import abc
 import itertools
 from collections.abc import Callable, Sequence
 
+import click
+
 from ...backends.base import Backend, JobRecord, State
 from ...escapes import in_one_line
 from ...operating.dead import Group
@@ -16,8 +18,9 @@ from ...scoreboard.state import TopicState
 from ...units import shown_time
 from ..common import Context
 from ..dead import last_error
-from ..dead_groups import groups, letters
+from ..dead_groups import RATE, groups, letters
 from ..searching import found, typed
+from ..types import TOPIC
 from .acting import Act
 from .drawing import Column, clipped
 from .views import Desk, Keys, Row, TableView, TextView
@@ -186,7 +189,10 @@ class GroupsView(TableView):
 
     title = "dead"
     interval = 5.0
-    keys = (("Enter", "letters"), ("r", "retry the group"), ("x", "delete the group"), ("/", "filter"))
+    keys = (
+        ("Enter", "letters"), ("r", "retry the group"), ("R", "retry elsewhere or at a rate"), ("x", "delete the group"),
+        ("/", "filter"),
+    )  # fmt: skip
     nothing = "no dead letters"
     columns = (
         Column("letters"), Column("error"), Column("jobs", 2), Column("topics", 4), Column("last", 3), Column("first", 6),
@@ -224,6 +230,8 @@ class GroupsView(TableView):
             desk.open(LettersView(group))
         elif key == "r":
             desk.act(Act(_cause(group), ("dead", "retry", "--group", group.of.id)))  # the command counts the letters, and asks
+        elif key == "R":
+            desk.prompt("retry the group with to=TOPIC rate=10/s", "", lambda text: _retry_with(group, text, desk))
         elif key == "x":
             desk.act(Act(_cause(group), ("dead", "drop", "--group", group.of.id)))
         else:
@@ -319,6 +327,24 @@ def _states_of(backend: Backend) -> list[State]:
     lacking = {*([] if "history" in backend.features else [State.DONE])}
     queued = (*backend.queued_states, State.RESERVED, State.DEAD, State.DONE)
     return [state for state in _STATES if state in queued and state not in lacking]
+
+
+def _retry_with(group: Group, text: str, desk: Desk) -> str | None:
+    """Ask whether to retry a group in another topic, or at a rate, or both; return what is wrong with the text."""
+    given = dict(word.partition("=")[::2] for word in text.split())
+    if not given or not given.keys() <= {"to", "rate"}:
+        return "expected to=TOPIC, rate=10/s, or both"
+    words = ["dead", "retry", "--group", group.of.id]
+    try:
+        if "to" in given:
+            words += ["--to", TOPIC.convert(given["to"], None, None)]
+        if "rate" in given:
+            RATE.convert(given["rate"], None, None)
+            words += ["--rate", given["rate"], "--background"]  # the screen does not wait for it
+    except click.UsageError as error:
+        return error.message
+    desk.act(Act(_cause(group), tuple(words)))
+    return None
 
 
 def _cause(group: Group) -> str:
