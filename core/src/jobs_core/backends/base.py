@@ -737,6 +737,9 @@ class Backend(Operable, abc.ABC):
     If False, couriers send several heartbeats a second while jobs run, in order to learn of cancellations.
     """
 
+    overlaps: bool = False
+    """True if `begin_settle` sends settlements without waiting: couriers then decode jobs while the server stores them."""
+
     called: bool = False
     """True if the owner has to send a heartbeat now, whose answer names a job to cancel. Each heartbeat clears it."""
 
@@ -903,6 +906,16 @@ class Backend(Operable, abc.ABC):
         Called by: couriers. Atomicity: each settlement with its follow-ups in one step (with
         `atomic_followups`). Blocks: for a round trip. Raises: BackendUnavailable, BackendError.
         """
+
+    def begin_settle(self, settlements: Sequence[Settlement], request: str) -> bool:
+        """Send settlements without waiting for the answer; return False if these have to be settled at once.
+
+        `settle` is called with the same settlements and request next, and then waits for the answer and returns it. Other calls
+        may come between them. After an error, `settle` repeats the request.
+        Called by: couriers, if `overlaps`. Atomicity: that of `settle`. Blocks: never for an answer.
+        Raises: BackendUnavailable, BackendError.
+        """
+        return False
 
     def confirm(self) -> None:
         """Wait until no loss of the connection can undo the settlements that `settle` has answered.

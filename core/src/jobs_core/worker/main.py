@@ -34,6 +34,7 @@ from .executors.base import Executor
 from .isolation import Isolation
 from .kept_logs import kept_logs, kept_topics
 from .middleware import Middleware
+from .overlapping import OverlappingCourier
 from .run_queue import RunQueue
 from .settings import CourierSettings, Listener
 
@@ -193,7 +194,8 @@ class Worker(Listener):
             defines=functools.partial(define, config=app.config) if keeps_house else None,
             cleans=app.clean_payloads_soon if keeps_house and app.payloads.store is not None else None,
         )
-        self.courier = Courier(backend, self.owner, self._executor, decoder or Decoder(app), settings, self, board, isolation)
+        kind = OverlappingCourier if backend.overlaps and not drain else Courier
+        self.courier = kind(backend, self.owner, self._executor, decoder or Decoder(app), settings, self, board, isolation)
 
     def run(self) -> None:
         """Serve until stopped. Raises the error that made the courier fail. If jobs had to be abandoned, the process ends."""

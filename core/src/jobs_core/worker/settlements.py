@@ -94,6 +94,37 @@ class Settlements:
                     if answer is Answer.STALE and run is not None:
                         log_stale(run)
 
+    @property
+    def begun(self) -> bool:
+        """Return whether a batch was sent and is not answered."""
+        return self._sent is not None
+
+    def begin(self) -> bool:
+        """Send all settlements without waiting for the answer, for which `end` waits; return False if that is impossible.
+
+        Raises nothing: after an error, `end` sends the batch again.
+        """
+        if self._sent or self.late or self._unanswered:
+            return False
+        if self._notebook.runs:
+            self.unsent = self._notebook.with_notes(self.unsent)
+        self._sent = new_token(), len(self.unsent)
+        failpoint("settle.before")
+        try:
+            return self._backend.begin_settle([settlement for settlement, _ in self.unsent], self._sent[0])
+        except BackendError:
+            return True
+
+    def end(self) -> None:
+        """Take the answer to the batch that was sent, or send it again, but none after it. Raises the errors of the backend."""
+        count = self._sent[1] if self._sent else 0
+        later = self.unsent[count:]
+        del self.unsent[count:]
+        try:
+            self.send()
+        finally:
+            self.unsent += later
+
     def discard_blobs(self, ended: Sequence[Ending]) -> None:
         """Have the arguments of finished jobs deleted from the payload store; dead letters keep theirs."""
         if self._discarder is not None:

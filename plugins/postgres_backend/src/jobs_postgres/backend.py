@@ -36,7 +36,7 @@ from .listener import CANCEL, LONGEST_SLEEP, Listener
 from .operators import PostgresOperatorCalls
 from .polling import Poller, listener_for
 from .rows import delivery, facts, holds, is_simple, stored, token
-from .settling import PostgresSettleCalls, are_plain, plain_facts
+from .settling import PostgresSettleCalls, are_plain, plain_facts, plain_texts
 from .statistics import PostgresStatisticsCalls
 from .url import Target
 
@@ -84,6 +84,7 @@ class PostgresBackend(
         "amend", "move", "statistics",
     }  # fmt: skip
     wakes_to_cancel = True
+    overlaps = True
 
     def __init__(self, target: Target, options: BackendOptions) -> None:
         super().__init__(ServerConnection(target), options)
@@ -104,6 +105,7 @@ class PostgresBackend(
         self._in_vain = 0  # how often in a row such a job could not be reserved
         self._asked = ""  # the last reserve request, if it is not answered
         self._settled = self._settling = ""  # the last settle request that is answered, and the one that is not
+        self._begun = ""  # the settle request that was sent, and whose answer nobody has taken
 
     def open(self, owner: str | None) -> None:
         self._connection.connect()
@@ -352,25 +354,47 @@ class PostgresBackend(
 
     # -- settle ------------------------------------------------------------------------------------
 
+    def begin_settle(self, settlements: Sequence[Settlement], request: str) -> bool:
+        texts = plain_texts(settlements) if are_plain(settlements) else None
+        if texts is None:
+            return False
+        self._settling = request
+        parameters = (self._owner, request, self._settled, False, *texts)
+        self._connection.begin(self._connection.call("settle_done", 6), parameters)
+        self._begun = request
+        return True
+
     def settle(self, settlements: Sequence[Settlement], request: str) -> list[Answer]:
         if not settlements:
             return []
+        if request == self._begun:
+            self._begun = ""
+            return self._note_settled(request, self._connection.end()[0][0])
         again, self._settling = request in (self._settling, self._settled), request
-        limited = any(holds(s.token) or s.close_limits for s in settlements)
-        if are_plain(settlements):
-            seqs, requests, ran = plain_facts(settlements, limited=limited)
-            if min(seqs) < -1:
-                answers = self._settle_members(request, again, seqs, requests, ran)
-            else:
-                done = (self._owner, request, self._settled, again, seqs, requests)
-                name, more = ("settle_done", ()) if ran is None else ("settle_holding", (ran,))
-                answers = self._connection.function(name, *done, *more)
-        else:
+        if not are_plain(settlements):
             answers = self._settle_batch(settlements, request, again)
+            limited = any(holds(s.token) or s.close_limits for s in settlements)
+        elif texts := plain_texts(settlements):
+            limited = False
+            answers = self._connection.function("settle_done", self._owner, request, self._settled, again, *texts)
+        else:
+            limited = any(holds(s.token) for s in settlements)
+            answers = self._settle_special(request, again, *plain_facts(settlements, limited=limited))
         if limited:
             self._connection.function("tidy_lines")
+        return self._note_settled(request, answers)
+
+    def _note_settled(self, request: str, answers: str) -> list[Answer]:
         self._settled, self._settling = request, ""
         return [_ANSWERS[answer] for answer in answers]
+
+    def _settle_special(self, request: str, again: bool, seqs: list[int], requests: list[str], ran: list[bool] | None) -> str:
+        """Acknowledge jobs of which some hold slots or are members of flows; return the answers."""
+        if min(seqs) < -1:
+            return self._settle_members(request, again, seqs, requests, ran)
+        done = (self._owner, request, self._settled, again, seqs, requests)
+        name, more = ("settle_done", ()) if ran is None else ("settle_holding", (ran,))
+        return str(self._connection.function(name, *done, *more))
 
     def _settle_members(self, request: str, again: bool, seqs: list[int], requests: list[str], ran: list[bool] | None) -> str:
         """Acknowledge jobs of which some are members of flows; with `ran`, some have slots. Return the answers."""

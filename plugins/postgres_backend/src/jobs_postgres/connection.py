@@ -6,6 +6,7 @@ import contextlib
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, TypeVar
 
@@ -96,8 +97,40 @@ logger = logging.getLogger("jobs.postgres")
 class DeadlineConnection(psycopg.Connection[TupleRow]):
     """A connection on which no statement waits longer than COMMAND_TIMEOUT for a server that does not answer."""
 
+    _begins = False
+    _begun: PQGen[Any] | None = None  # of a statement that was sent and is not answered
+
     def wait(self, gen: PQGen[RV], interval: float = LOOK, timeout: float | None = None) -> RV:
+        if self._begins:
+            self._begins = False
+            with contextlib.suppress(StopIteration):  # raised if the answer is there
+                self._begun = _continued(gen, next(gen))
+            return None  # type: ignore[return-value] # nobody reads what `execute` returns of it
         return super().wait(gen, interval, COMMAND_TIMEOUT if timeout is None else timeout)
+
+    def begin(self, statement: bytes, parameters: Sequence[Any]) -> psycopg.Cursor[TupleRow]:
+        """Send a statement; `end` waits for its answer, which then is that of the cursor. No other may be sent before that."""
+        self._begins = True
+        try:
+            return self.execute(statement, parameters, binary=True)
+        finally:
+            self._begins = False
+
+    def end(self) -> None:
+        """Wait for the answer of the statement that was begun. Raises psycopg.Error."""
+        begun, self._begun = self._begun, None
+        if begun is not None:
+            with self.lock:
+                self.wait(begun)
+
+
+def _continued(gen: PQGen[RV], state: Any) -> PQGen[RV]:
+    """Continue a generator that has just yielded this state."""
+    while True:
+        try:
+            state = gen.send((yield state))
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
 
 
 class Collision(Exception):
@@ -106,6 +139,18 @@ class Collision(Exception):
     def __init__(self, error: psycopg.Error) -> None:
         super().__init__(str(error))
         self.error = error
+
+
+@dataclass
+class Begun:
+    """A statement that was sent before its answer is needed."""
+
+    statement: str
+    parameters: Sequence[Any]
+    connection: DeadlineConnection
+    cursor: psycopg.Cursor[TupleRow]
+    ended: bool = False
+    error: psycopg.Error | OSError | None = None
 
 
 class ServerConnection:
@@ -117,6 +162,7 @@ class ServerConnection:
         self.schema = sql.Identifier(target.schema).as_string(None)
         self._connection: DeadlineConnection | None = None
         self._opened = self._in_transaction = False
+        self._begun: Begun | None = None
 
     @property
     def connected(self) -> bool:
@@ -160,6 +206,7 @@ class ServerConnection:
 
     def _close(self) -> None:
         connection, self._connection = self._connection, None
+        self._begun = None
         if connection is not None:
             with contextlib.suppress(psycopg.Error):
                 connection.close()
@@ -183,6 +230,40 @@ class ServerConnection:
                     if not (left and may_be_repeated(error)):
                         raise
         raise AssertionError("unreachable")
+
+    def begin(self, statement: str, parameters: Sequence[Any]) -> None:
+        """Send a statement, and let the server work; `end` returns its rows. Other statements wait for it."""
+        with self.translated():
+            connection = self._alive()
+            self._begun = Begun(statement, parameters, connection, connection.begin(statement.encode(), parameters))
+
+    def end(self) -> list[TupleRow]:
+        """Return the rows of the statement that was begun; execute it again if it has collided with another one."""
+        begun = self._begun
+        if begun is None:
+            raise BackendUnavailable(f"{self.target.shown}: the connection was closed before the answer came")
+        self._wait_for_begun(begun)
+        self._begun = None
+        with self.translated():
+            if begun.error is None:
+                return begun.cursor.fetchall()
+            if isinstance(begun.error, OSError) or not may_be_repeated(begun.error):
+                raise begun.error
+        return self.rows(begun.statement, begun.parameters)
+
+    def _wait_for_begun(self, begun: Begun) -> None:
+        if not begun.ended:
+            begun.ended = True
+            try:
+                begun.connection.end()
+            except (psycopg.Error, OSError) as error:
+                begun.error = error
+                self._close_if_useless(error)
+
+    def _close_if_useless(self, error: Exception) -> None:
+        connection = self._connection
+        if connection is not None and (connection.broken or _is_useless_after(error)):
+            connection.close()
 
     def value(self, statement: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> Any:
         """Execute one statement; return the first value of its first row."""
@@ -216,6 +297,8 @@ class ServerConnection:
 
     def _alive(self) -> DeadlineConnection:
         """Return the connection, made again if it was lost."""
+        if self._begun is not None:
+            self._wait_for_begun(self._begun)
         if self._opened and not self.connected:
             self.connect()
         return self.raw
@@ -226,9 +309,7 @@ class ServerConnection:
         try:
             yield
         except (psycopg.Error, OSError) as error:
-            connection = self._connection
-            if connection is not None and (connection.broken or _is_useless_after(error)):
-                connection.close()
+            self._close_if_useless(error)
             raise translated(error, self.target.shown, outbox=self._outbox) from error
 
     # -- tables ------------------------------------------------------------------------------------

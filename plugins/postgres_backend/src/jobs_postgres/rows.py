@@ -90,7 +90,7 @@ def holds(text: int | str) -> bool:
 def token(text: int | str) -> tuple[int, str]:
     """Return the sequence number and the request that a token names; -1 for one that is not ours."""
     seq, _, request = str(text).lstrip(HOLDS).partition(":")
-    return int(seq) if seq.removeprefix("-").isdigit() and len(seq) < 19 else -1, request
+    return int(seq) if seq.removeprefix("-").isdecimal() and len(seq) < 19 else -1, request
 
 
 RECORD = """
