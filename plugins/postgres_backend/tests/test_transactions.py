@@ -85,10 +85,11 @@ def of_psycopg_block(url):
         yield connection, stack.close, lambda: connection.execute("ROLLBACK")
 
 
-def of_session(make):
+def of_session(make, driver="psycopg"):
     @contextlib.contextmanager
     def opened(url):
-        engine = sqlalchemy.create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+        pytest.importorskip(driver)
+        engine = sqlalchemy.create_engine(url.replace("postgresql://", f"postgresql+{driver}://"))
         with contextlib.closing(make(engine)) as session:
             yield session, session.commit, session.rollback
         engine.dispose()
@@ -102,6 +103,8 @@ WAYS = {
     "Session": of_session(Session),
     "scoped_session": of_session(lambda engine: scoped_session(sessionmaker(engine))),
     "Connection": of_session(lambda engine: engine.connect()),
+    "Session on psycopg2": of_session(Session, "psycopg2"),
+    "Connection on psycopg2": of_session(lambda engine: engine.connect(), "psycopg2"),
 }
 
 
@@ -398,6 +401,59 @@ def test_a_failed_transaction_is_refused(app, postgres_server):
         refused(app, connection, "an earlier statement in it has failed")
 
 
+BUSY = "in the middle of a statement: stream"
+
+
+def test_an_enqueue_while_rows_are_streamed_or_copied_is_refused_at_once_and_the_transaction_goes_on(app, postgres_server):
+    with psycopg.connect(postgres_server.url) as connection:
+        cursor = connection.cursor()
+        for _ in cursor.stream("SELECT generate_series(1, 3)"):
+            refused(app, connection, BUSY)
+        with cursor.copy("COPY (SELECT generate_series(1, 3)) TO STDOUT") as copy:
+            for _ in copy:
+                refused(app, connection, BUSY)
+        connection.execute("CREATE TEMP TABLE copied (n integer)")
+        with cursor.copy("COPY copied FROM STDIN") as copy:
+            copy.write_row([1])
+            refused(app, connection, BUSY)
+            copy.write_row([2])
+        assert connection.execute("SELECT count(*) FROM copied").fetchone() == (2,)
+        with connection.cursor("named") as rows:
+            rows.execute("SELECT generate_series(1, 3)")
+            kept = [app.enqueue(work.using(transaction=connection).call(n)) for (n,) in rows]
+    assert [handle.status() for handle in kept] == [State.READY] * 3
+
+
+def test_an_awaited_enqueue_while_rows_are_streamed_or_copied_is_refused_at_once(app, postgres_server):
+    async def main():
+        async with await psycopg.AsyncConnection.connect(postgres_server.url) as connection:
+            cursor = connection.cursor()
+            async for _ in cursor.stream("SELECT generate_series(1, 3)"):
+                await refused_on(connection)
+            async with cursor.copy("COPY (SELECT generate_series(1, 3)) TO STDOUT") as copy:
+                async for _ in copy:
+                    await refused_on(connection)
+            return await app.aenqueue(work.using(transaction=connection).call())
+
+    async def refused_on(connection):
+        with pytest.raises(TransactionError, match=BUSY):
+            await app.aenqueue(work.using(transaction=connection).call())
+
+    assert asyncio.run(main()).status() is State.READY
+
+
+def test_a_session_whose_driver_streams_is_refused_at_once(app, alchemy_url):
+    engine = sqlalchemy.create_engine(alchemy_url)
+    with Session(engine) as session:
+        for _ in session.connection().connection.driver_connection.cursor().stream("SELECT generate_series(1, 3)"):
+            refused(app, session, BUSY)
+        for n in session.scalars(sqlalchemy.text("SELECT generate_series(1, 3)"), execution_options={"stream_results": True}):
+            app.enqueue(work.using(transaction=session).call(n))
+        session.commit()
+    engine.dispose()
+    assert app.operate(lambda backend: backend.counts(["default"]))["default"].ready == 3
+
+
 def test_a_read_only_transaction_is_refused_and_goes_on(app, postgres_server, alchemy_url):
     with contextlib.closing(psycopg.connect(postgres_server.url)) as connection:
         connection.read_only = True
@@ -414,6 +470,33 @@ def test_a_read_only_transaction_is_refused_and_goes_on(app, postgres_server, al
         refused(app, session, "it is read-only, or on a standby")
         assert session.execute(sqlalchemy.text("SELECT 1")).scalar() == 1
     engine.dispose()
+
+
+def test_a_session_on_psycopg2_carries_flows_and_refuses_what_others_refuse(current, postgres_server, schema):
+    pytest.importorskip("psycopg2")
+    url = postgres_server.url.replace("postgresql://", "postgresql+psycopg2://")
+    engine = sqlalchemy.create_engine(url)
+    with Session(engine) as session:
+        flow, _ = flow_of(session, work.call(), members=2)
+        first = current.enqueue(alone.using(transaction=session).call())
+        session.commit()
+        assert current.enqueue(alone.using(transaction=session).call()).id == first.id
+        with pytest.raises(sqlalchemy.exc.DataError):
+            session.execute(sqlalchemy.text("SELECT 1 / 0"))
+        refused(current, session, "an earlier statement in it has failed")
+        session.rollback()
+        session.execute(sqlalchemy.text(f'ALTER SCHEMA "{schema}" RENAME TO "{schema}_moved"'))
+        refused(current, session, "its database has no tables of jobs in the schema")
+    assert flow.progress().total == 3
+    engine.dispose()
+    for options, why in (
+        ({"isolation_level": "AUTOCOMMIT"}, "autocommit mode"),
+        ({"execution_options": {"postgresql_readonly": True}}, "it is read-only"),
+    ):
+        engine = sqlalchemy.create_engine(url, **options)
+        with Session(engine) as session:
+            refused(current, session, why)
+        engine.dispose()
 
 
 def test_what_sqlalchemy_refuses_to_use_is_explained(app, alchemy_url):

@@ -250,7 +250,7 @@ class PostgresTransaction(Enlisted):
 def _sqlstate(error: BaseException) -> str:
     """Return the server's code of an error, of which SQLAlchemy and Django raise their own."""
     for each in (error, getattr(error, "orig", None), error.__cause__):
-        code = getattr(each, "sqlstate", None)
+        code = getattr(each, "sqlstate", None) or getattr(each, "pgcode", None)  # psycopg2 has the other name
         if code:
             return str(code)
     return ""

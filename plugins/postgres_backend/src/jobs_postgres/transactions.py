@@ -15,18 +15,22 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import psycopg
-from psycopg.pq import TransactionStatus
+from psycopg.pq import PipelineStatus, TransactionStatus
 from psycopg.rows import tuple_row
 
 from jobs_core.errors import TransactionError
 
 _KINDS = (
     "a connection of psycopg 3 or asyncpg, an SQLAlchemy Session or Connection (also their async forms) on "
-    "postgresql+psycopg:// or postgresql+asyncpg://, or django.db.connection"
+    "postgresql+psycopg://, postgresql+psycopg2:// or postgresql+asyncpg://, or django.db.connection"
 )
 FAILED = (
     "transaction: an earlier statement in it has failed, so that it can only be rolled back: roll it back, or work inside a "
     "savepoint"
+)
+BUSY = (
+    "transaction: its connection is in the middle of a statement: stream() or copy() of one of its cursors has not ended, or "
+    "another thread or task uses it. Enqueue after that, or read the rows with fetchall() or from a server-side cursor"
 )
 CLOSED = "transaction: its connection is closed: enqueue while the transaction is open"
 _ALCHEMY = "sqlalchemy"
@@ -96,6 +100,7 @@ def _execute_in_django(wrapper: Any, statement: str, parameters: Sequence[Any]) 
     if wrapper.needs_rollback:
         raise TransactionError(FAILED)
     with wrapper.cursor() as cursor:
+        _check_idle(cursor.connection)
         _check_strings(cursor.connection)
         cursor.execute(statement, parameters)
         return cursor.fetchone()[0] if cursor.description else None
@@ -147,8 +152,8 @@ def _checked(dialect: Any, raw: Any, statement: str) -> str:
         return _numbered(statement)
     if dialect.name != "postgresql" or dialect.driver not in ("psycopg", "psycopg_async", "psycopg2"):
         raise TransactionError(
-            f"transaction: the engine is {dialect.name}+{dialect.driver}://: transactional enqueue needs postgresql+psycopg:// "
-            "or postgresql+asyncpg://"
+            f"transaction: the engine is {dialect.name}+{dialect.driver}://: transactional enqueue needs "
+            "postgresql+psycopg://, postgresql+psycopg2:// or postgresql+asyncpg://"
         )
     _check(raw.driver_connection)
     return statement
@@ -172,12 +177,21 @@ def _check(connection: Any) -> None:
     status = connection.info.transaction_status
     if status == TransactionStatus.INERROR:
         raise TransactionError(FAILED)
+    _check_idle(connection)
     if connection.autocommit and status == TransactionStatus.IDLE:
         raise TransactionError(
             "transaction: the connection is in autocommit mode, so that there is no transaction: open one (with "
             "connection.transaction():), or enqueue without transaction="
         )
     _check_strings(connection)
+
+
+def _check_idle(connection: Any) -> None:
+    """Raise TransactionError if a statement is being executed: whoever executes it would wait for ever for its end."""
+    if connection.info.transaction_status == TransactionStatus.ACTIVE:
+        pipeline = getattr(getattr(connection, "pgconn", None), "pipeline_status", PipelineStatus.OFF)
+        if pipeline == PipelineStatus.OFF:  # else more statements may be sent
+            raise TransactionError(BUSY)
 
 
 def _check_strings(connection: Any) -> None:
