@@ -76,6 +76,17 @@ class Step:
             if read > most:
                 yield f"{node['Node Type']} of {table} reads {read:.0f} rows: {' '.join(text.split())[:300]}"
 
+    def beyond_indexes(self):
+        """Return the scans that read a table besides its index; and the sorts, by statement, with their rows."""
+        scans, sorts = set(), []
+        for text, node in self.nodes():
+            kind = node["Node Type"]
+            if kind.endswith("Sort"):
+                sorts.append((" ".join(text.split()), node["Actual Rows"] * node["Actual Loops"]))
+            elif "Relation Name" in node and kind.endswith("Scan") and kind != "Index Only Scan" and node["Actual Loops"]:
+                scans.add((kind, node.get("Index Name", node["Relation Name"])))
+        return scans, sorts
+
 
 def _is_of(node, tables):
     """Return whether a node is about rows of one of these tables alone."""
@@ -168,6 +179,46 @@ def test_pushes_and_runs_read_as_many_rows_as_they_have_jobs(worker):
             backend.settle([Settlement(each.id, each.token, outcome, reason="test") for each in found], new_token())
 
         check(worker, f"reserve and settle {count}: {outcome}", run)
+
+
+LOCKED_OR_DELETED = {
+    ("Index Scan", "owner_pkey"), ("Index Scan", "ready_pkey"), ("Tid Scan", "ready"), ("Index Scan", "reserved_pkey"),
+    ("Index Scan", "settled_pkey"), ("Index Scan", "cancel_pkey"), ("Index Scan", "checkpoint_pkey"),
+}  # fmt: skip
+"""No index alone can tell what these do: they lock or delete rows, or read the cursors of resumable jobs."""
+
+READ = {("Index Scan", "job_pkey")}
+"""The jobs that are handed out, or done: their arguments are in no index."""
+
+
+@pytest.mark.parametrize("count", [1, 100])
+def test_plain_jobs_are_pushed_reserved_and_settled_from_indexes_and_only_the_reserved_ones_are_sorted(worker, count):
+    found = []
+
+    def reserve(backend):
+        found[:] = backend.reserve(["plain"], count, new_token())
+
+    for what, action, allowed in (
+        ("push", lambda b: b.push([outgoing() for _ in range(count)], new_token()), set()),
+        ("reserve", reserve, LOCKED_OR_DELETED | READ),
+        ("settle", lambda b: b.settle([Settlement(e.id, e.token, Outcome.DONE) for e in found], new_token()),
+         LOCKED_OR_DELETED | READ),
+        ("look", lambda b: b._look(["plain"]), set()),
+        ("look for nothing", lambda b: b._look(["nothing"]), set()),
+    ):  # fmt: skip
+        for _ in range(8):
+            with worker:
+                if what == "settle":
+                    reserve(worker.backend)
+                    worker._plans.clear()
+                action(worker.backend)
+            scans, sorts = worker.step.beyond_indexes()
+            assert scans <= allowed, what
+            if what != "reserve":
+                assert not sorts, what
+            for text, rows in sorts:
+                assert text.startswith("WITH picked AS ( DELETE FROM"), what
+                assert rows <= count
 
 
 def test_a_worker_that_waits_reads_few_rows(worker):
