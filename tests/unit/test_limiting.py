@@ -186,24 +186,19 @@ def test_a_backend_without_limits_refuses_them_and_names_the_fix():
     assert app.prepare(pay(limits=None).call(7))[0].limits == ()
 
 
-ELSEWHERE = {
-    "amqp://localhost": "amqp://",
-    "redis+cluster://localhost": "redis+cluster://",
-}
-
-
-@pytest.mark.parametrize("url", ELSEWHERE)
+@pytest.mark.parametrize("url", ["amqp://localhost", "redis+cluster://localhost"])
 def test_brokers_that_lack_a_feature_refuse_its_enqueue_and_name_backends_that_have_it(url):
     app = App(Config(backend=url, topics={"default": Topic(fair=True, max_per_key=5)}))
     assert elsewhere("limits").startswith("choose a backend that has limits (sqlite://, ")
     with pytest.raises(NotSupported, match=f"does not support limits: .* leave them out, or {re.escape(elsewhere('limits'))}"):
         app.prepare(pay(limits="a").call(7))
-    setting = r"topics\.default\.fair = true with max_per_key = 5: remove it"
-    with pytest.raises(
-        NotSupported, match=f"does not support fairness: {setting}, or {re.escape(elsewhere('fairness'))}"
-    ) as error:
-        app.prepare(pay(key="a").call(7))
-    assert str(error.value).startswith(ELSEWHERE[url])
+    if url.startswith("amqp:"):
+        setting = r"topics\.default\.fair = true with max_per_key = 5: remove it"
+        fix = re.escape(elsewhere("fairness"))
+        with pytest.raises(NotSupported, match=f"^amqp:// does not support fairness: {setting}, or {fix}"):
+            app.prepare(pay(key="a").call(7))
+    else:
+        assert app.prepare(pay(key="a").call(7))[0].key == "a"
     set_current_app(app)
     try:
         for compose in (lambda flow: flow.add(pay().call(7)), lambda flow: flow.add(chain(pay().call(7)))):

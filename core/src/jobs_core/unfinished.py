@@ -13,7 +13,7 @@ from pathlib import Path
 from . import lockfile, urls
 from .backends.base import Backend, JobRecord, State
 from .backends.flows import Member
-from .backends.limits import KEY_LIMIT, held_back, key_limit, name_of
+from .backends.limits import KEY_LIMIT, LimitState, held_back, key_limit, name_of
 from .config import Config
 from .escapes import word
 from .units import count, format_duration, shown_time
@@ -150,7 +150,9 @@ def _target(backend: Backend, target: str, member: Member) -> str:
 def limited(backend: Backend, record: JobRecord) -> Iterator[str]:
     """Explain which limits keep a job waiting, that under which it is filed first, and which jobs hold the slots."""
     names = list(dict.fromkeys(limit for limit in (record.blocked_by, *record.limits) if limit))
-    states = {state.limit: state for state in backend.limits(MOST_LIMIT_STATES, sorted({*map(name_of, names)}))}
+    told = "limits" in backend.features  # if not, it has only those of keys
+    found = backend.limits(MOST_LIMIT_STATES, sorted({*map(name_of, names)})) if told else [LimitState(record.blocked_by)]
+    states = {state.limit: state for state in found}
     for limit in names:
         state = states.get(limit)
         if state is None or not (limit == record.blocked_by or any(held_back(state))):
@@ -162,7 +164,7 @@ def limited(backend: Backend, record: JobRecord) -> Iterator[str]:
             f"max_per_key of topic {record.topic} for key {record.key}" if limit.startswith(KEY_LIMIT) else f"limit {limit}"
         )
         yield f"it waits for {called}: {', '.join(filter(None, facts)) or 'it had no room when it was last checked'}"
-        if state.used and definition and definition.concurrency is not None:
+        if not told or (state.used and definition and definition.concurrency is not None):
             yield from _holders(backend, record, limit)
 
 

@@ -2,7 +2,8 @@
 
 Each topic's keys are tagged `{prefix:topic}`, so that each operation on the topic is one script on one node, as on a
 single server. Operations on two topics in one step are not supported: `atomic_followups` and `strict_order` are not among the
-features, and a unique key is unique in its topic.
+features, and a unique key is unique in its topic. For the same reason, topics can be fair, with `max_per_key`, but there are no
+limits, which count the jobs of several topics.
 """
 
 from __future__ import annotations
@@ -30,9 +31,11 @@ from jobs_core.backends.base import (
     Outgoing,
     Settlement,
     State,
+    Token,
 )
 from jobs_core.backends.documents import Document, check
 from jobs_core.backends.letters import DeadGroup
+from jobs_core.backends.limits import Limit, Lines
 from jobs_core.backends.notes import Note
 from jobs_core.backends.statistics import StatisticsRow
 from jobs_core.backends.statistics import check as check_statistics
@@ -52,12 +55,22 @@ from .waiting import BlockingWait, Waiter
 T = TypeVar("T")
 
 
+def _topic_of(token: Token) -> str:
+    """Return the topic of a reservation."""
+    return str(token).split(":", 2)[-1].partition("\n")[0]
+
+
+def _counts(delivery: Delivery) -> bool:
+    """Return whether a reservation may count for its key, in a topic with `max_per_key`."""
+    return "\n" in str(delivery.token)
+
+
 class RedisClusterBackend(Backend):
     """The backend for a cluster; the module's docstring says how it works."""
 
     name = "redis+cluster"
     features = (FEATURES - {"atomic_followups", "strict_order", "claim"}) | {
-        "checkpoints", "documents", "notes", "history", "dead_groups", "amend", "statistics",
+        "checkpoints", "fairness", "documents", "notes", "history", "dead_groups", "amend", "statistics",
     }  # fmt: skip
 
     def __init__(self, target: Target, options: BackendOptions) -> None:
@@ -175,14 +188,31 @@ class RedisClusterBackend(Backend):
                 conflicts |= self._store(topic).push(part, request)
         return conflicts
 
+    def define_limits(self, limits: Mapping[str, Limit], topics: Mapping[str, Lines]) -> None:
+        if limits:
+            raise NotSupported("limits", f"{self.name}://")
+        if fair := [topic for topic, rules in topics.items() if rules.fair]:
+            self._register(fair)
+        known = set(self._known())
+        for topic, rules in topics.items():
+            if topic in known:
+                self._store(topic).define_limits({}, {topic: rules})
+
+    def lines(self, topic: str, most: int) -> list[tuple[str, int]]:
+        return self._store(topic).deepest_keys(topic, most)
+
     def reserve(self, topics: Sequence[str], limit: int, request: str) -> list[Delivery]:
         self._renew()
         found: list[Delivery] = []
+        startable, self.passed_over = self.startable, False
         for topic in topics:
             if len(found) >= limit:
                 break
-            reserved = self._join(topic).reserve(self._owner, [topic], limit - len(found), request)
+            reserved = self._join(topic).reserve(self._owner, [topic], limit - len(found), request, startable)
             found += reserved.deliveries
+            self.passed_over = self.passed_over or reserved.passed_over
+            if startable is not None:
+                startable = max(0, startable - sum(map(_counts, reserved.deliveries)))
             self._tokens.discard(topic)
             if reserved.inlets:
                 with contextlib.suppress(BackendError):
@@ -251,7 +281,7 @@ class RedisClusterBackend(Backend):
     def settle(self, settlements: Sequence[Settlement], request: str) -> list[Answer]:
         by_topic: dict[str, list[int]] = {}
         for n, settlement in enumerate(settlements):
-            by_topic.setdefault(str(settlement.token).split(":", 2)[-1], []).append(n)
+            by_topic.setdefault(_topic_of(settlement.token), []).append(n)
         answers = [Answer.STALE] * len(settlements)
         for topic, places in by_topic.items():
             # The core has already pushed the follow-ups, because they may belong to other topics.
@@ -263,14 +293,14 @@ class RedisClusterBackend(Backend):
     def checkpoint(self, checkpoints: Sequence[Checkpoint]) -> None:
         by_topic: dict[str, list[Checkpoint]] = {}
         for each in checkpoints:
-            by_topic.setdefault(str(each.token).split(":", 2)[-1], []).append(each)
+            by_topic.setdefault(_topic_of(each.token), []).append(each)
         for topic, part in by_topic.items():
             self._store(topic).checkpoint(self._owner, part)
 
     def note(self, notes: Sequence[Note]) -> None:
         by_topic: dict[str, list[Note]] = {}
         for each in notes:
-            by_topic.setdefault(str(each.token).split(":", 2)[-1], []).append(each)
+            by_topic.setdefault(_topic_of(each.token), []).append(each)
         for topic, part in by_topic.items():
             self._store(topic).note(self._owner, part)
 
