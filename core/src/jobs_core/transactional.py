@@ -27,11 +27,8 @@ class Transactions:
         self._store = store
         self._hooks = hooks
         self._has = isinstance(store, Outbox) or "transactions" in store.features
-
-    @property
-    def automatic(self) -> bool:
+        self.automatic = self._has and bool(hooks)
         """True if an enqueue may belong to a transaction that nobody names."""
-        return self._has and bool(self._hooks)
 
     def enlist(self, transaction: object) -> Enlisted:
         """Return what pushes into a transaction. Raises NotSupported, TransactionError."""

@@ -73,7 +73,7 @@ class Delivery:
         if not wish and not self._hold:
             return self._resources.push(outgoing)
         told: dict[str, str] = {}
-        name = next((stamp.envelope.job for stamp in stamps if stamp.on_commit), None)
+        name = next(stamp.envelope.job for stamp in stamps if stamp.on_commit) if wish else None
         if self.holds(wish, name, functools.partial(self._push_into, told, outgoing)):
             return told
         return self._resources.push(outgoing)

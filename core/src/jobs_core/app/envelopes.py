@@ -164,7 +164,10 @@ class Envelopes:
         `chosen` makes the backend check whether the id exists already. An id that `message` made is new: pass False.
         Raises PayloadStoreUnavailable if the message needs a blob that cannot be written, or may not (`may_store`).
         """
-        payload = self.packed(message, may_store) if self._resources.payloads.packs else self.plain(message)
+        if self._resources.payloads.packs:
+            payload = self.packed(message, may_store)
+        else:  # `plain`, without the call
+            payload = encode(message, signer=self._signs, limit=self._resources.config.max_message)
         if message.key is None and not message.limits:
             return Outgoing(message.id, message.topic, payload, message.priority, message.delay or 0.0, message.unique, chosen)
         if self._unopened is None or self._unopened[0] is not self._resources.config:
