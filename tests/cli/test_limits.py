@@ -8,7 +8,7 @@ import pytest
 
 from jobs_core import App
 from jobs_core.backends.base import Answer, Counts, JobRecord, Outcome, Outgoing, Settlement, State
-from jobs_core.backends.limits import Limit, LimitState
+from jobs_core.backends.limits import Limit, LimitState, Lines
 from jobs_core.backends.memory import MemoryBackend
 from jobs_core.cli import output
 from jobs_core.ids import new_token
@@ -272,6 +272,10 @@ CHECKS = {
         (LimitState("old", definition=Limit(9)), LimitState("gone", definition=Limit())), "[limits.stripe]\nconcurrency = 5",
         "limit old is defined in the backend \\(9 at once\\), but not here",
     ),
+    "another max_per_key": (
+        (LimitState("key/mail:acme", 1, definition=Limit(2)),), "topics.mail = {fair = true, max_per_key = 5}",
+        "topic mail has max_per_key = 2 in the backend, and max_per_key = 5 here: `jobsctl start` or `reload` writes this one",
+    ),
     "max_per_key without fair": ((), "topics.mail.max_per_key = 5", "topics.mail.max_per_key has no effect"),
 }  # fmt: skip
 
@@ -398,6 +402,17 @@ def test_jobs_enqueued_after_setup_are_served_fairly_though_no_worker_had_starte
     fresh.push([Outgoing(f"{key}-{n}", "mail", b"{}", key=key) for key in ("large", "small") for n in range(9)], new_token())
     taken = fresh.reserve(["mail"], 4, new_token())
     assert sorted(one.id for one in taken) == ["large-0", "large-1", "small-0", "small-1"]
+
+
+def test_check_compares_max_per_key_with_that_of_keys_in_use(fresh, project):
+    fresh.open("host-1-worker")
+    fresh.define_limits({"stripe": Limit(2)}, {"mail": Lines(fair=True, max_per_key=1)})
+    fresh.push([Outgoing(f"large-{n}", "mail", b"{}", key="large") for n in range(2)], new_token())
+    assert len(fresh.reserve(["mail"], 4, new_token())) == 1
+    says = "topic mail has max_per_key = 1 in the backend, and no max_per_key here"
+    assert says in project.here("check", code=None)
+    project.here("setup")
+    assert "max_per_key" not in project.here("check", code=None)
 
 
 def test_use_of_a_stored_limit_and_the_jobs_that_wait_for_it_are_shown(stored, project):

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..app import App
 from ..backends.base import Backend
-from ..backends.limits import Limit, LimitState
+from ..backends.limits import KEY_LIMIT, Limit, LimitState, key_limit, name_of
 from ..errors import elsewhere
 from ..limiting import computes, defined_limits, described, fair_setting, is_fair, undefined, uses
 from .formatting import count
@@ -80,7 +80,7 @@ def problems(app: App) -> Iterator[tuple[str, str]]:
         return
     if "limits" in app.new_backend().features:
         yield from _names(app, used)
-        yield from app.operate(lambda backend: list(_stored(app, backend)))
+        yield from app.operate(lambda backend: [*_stored(app, backend), *_keys(app, backend)])
 
 
 def _names(app: App, used: dict[str, list[str]]) -> Iterator[tuple[str, str]]:
@@ -107,6 +107,27 @@ def _stored(app: App, backend: Backend) -> Iterator[tuple[str, str]]:
     for name, state in {**{each.limit: each for each in backend.limits(MOST_STATES)}, **states}.items():
         if ":" not in name and state.definition not in (None, Limit()):
             yield from _difference(name, state, here.get(name))
+
+
+def _keys(app: App, backend: Backend) -> Iterator[tuple[str, str]]:
+    """Compare `max_per_key` of the backend, which tells it of keys in use, with that of the configuration."""
+    topics = sorted({*app.config.topics, *app.config.served_topics()})
+    stored: dict[str, int | None] = {}
+    for state in backend.limits(MOST_STATES, [name_of(key_limit(topic, "")) for topic in topics]):
+        topic = name_of(state.limit)[len(KEY_LIMIT) :]
+        stored[topic] = state.definition.concurrency if state.definition is not None else None
+    for topic, there in stored.items():
+        here = app.config.topic(topic).max_per_key if is_fair(app.config, topic) else None
+        if there != here:
+            yield (
+                "warning",
+                f"topic {topic} has {_most(there)} in the backend, and {_most(here)} here: `jobsctl start` or `reload` writes "
+                "this one; if it comes back, another application configures the same topic",
+            )
+
+
+def _most(per_key: int | None) -> str:
+    return "no max_per_key" if per_key is None else f"max_per_key = {per_key}"
 
 
 def _difference(name: str, state: LimitState, here: Limit | None) -> Iterator[tuple[str, str]]:
