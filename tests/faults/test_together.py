@@ -56,11 +56,16 @@ def run_of(job_id: str, pid: int, start: float) -> Run:
         ([run_of("a", 1, 1), run_of("a", 2, 2)], [], 0),  # 1 has died
         ([run_of("a", 1, 1), run_of("a", 2, 2), run_of("b", 1, 3)], [], 1),
         ([run_of("a", 1, 1), run_of("a", 1, 2)], [], 1),
-        ([run_of("a", 1, 1), run_of("a", 1, 2)], [1.5], 0),
-        ([run_of("a", 1, 1), run_of("a", 1, 2)], [2.5], 1),
+        ([run_of("a", 1, 1), run_of("a", 1, 2)], [(1.4, 1.6)], 0),
+        ([run_of("a", 1, 1), run_of("a", 1, 2)], [(2.4, 2.6)], 1),
+        ([run_of("a", 1, 9), run_of("a", 1, 9.2)], [(5, 9.1)], 0),
+        ([run_of("a", 1, 9), run_of("a", 1, 9.2)], [(5, 7)], 1),
     ],
-    ids=["once", "after a death", "of a worker that lives", "of the same worker", "broker died", "broker died later"],
-)
+    ids=[
+        "once", "after a death", "of a worker that lives", "of the same worker", "broker died", "broker died later",
+        "while the broker was killed", "long after the broker died",
+    ],
+)  # fmt: skip
 def test_the_check_sees_jobs_that_ran_again_without_a_cause(runs, broker_deaths, unexplained_jobs):
     assert len([*unexplained(runs, broker_deaths)]) == unexplained_jobs
 

@@ -68,7 +68,7 @@ class Supervision(Stage, abc.ABC):
         self.ledger = Ledger(directory)
         self.workers = []  # a stage of lone workers has some
         self.deaths: dict[int, float] = {}
-        self.broker_deaths: list[float] = []
+        self.broker_deaths: list[tuple[float, float]] = []  # between which times it died: the kill itself takes a while
         self.recovered = 0.0
         self.kill_broker = kill_broker
         self._turn = itertools.cycle(self.machines)
@@ -194,18 +194,18 @@ UNDONE = 1.0
 """Seconds before the death of a broker whose reservations it may forget: PostgreSQL's reach the disk within 0.6 s."""
 
 
-def unexplained(runs: Sequence[Run], broker_deaths: Sequence[float]) -> Iterator[str]:
+def unexplained(runs: Sequence[Run], broker_deaths: Sequence[tuple[float, float]]) -> Iterator[str]:
     """Say which jobs ran again although no worker had died that ran them, nor a broker that had just reserved them."""
     last: dict[int, float] = {}
     for run in runs:
         last[run.pid] = max(last.get(run.pid, 0.0), run.start)
-    before: dict[str, Run] = {}
+    ran: dict[str, Run] = {}
     for run in runs:
-        earlier = before.get(run.id)
-        before[run.id] = run
+        earlier = ran.get(run.id)
+        ran[run.id] = run
         if earlier is None or (last[earlier.pid] <= run.start and earlier.pid != run.pid):
             continue
-        if not any(earlier.start - UNDONE <= death <= run.start for death in broker_deaths):
+        if not any(earlier.start - UNDONE <= after and before <= run.start for before, after in broker_deaths):
             yield f"{run.id} ran again {run.start - earlier.start:.3f} s later, and worker {earlier.pid} was alive"
 
 
@@ -294,8 +294,9 @@ def kill_broker(stage: Supervision) -> None:
     if stage.kill_broker is None:
         kill_worker(stage)
     else:
-        stage.broker_deaths.append(time.monotonic())
+        began = time.monotonic()
         stage.kill_broker()
+        stage.broker_deaths.append((began, time.monotonic()))
 
 
 ROUND: tuple[Act, ...] = (
