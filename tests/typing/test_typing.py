@@ -20,10 +20,16 @@ def _recursion_as_it_was():
     sys.setrecursionlimit(limit)
 
 
-def test_expected_type_errors_are_found_and_no_others(tmp_path):
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Where mypy keeps what it knows of the product, for both tests."""
+    return tmp_path_factory.mktemp("mypy")
+
+
+def test_expected_type_errors_are_found_and_no_others(cache):
     """A line that ends in `# error: code` must have that error, every other line none."""
     output, errors, _ = api.run(
-        ["--strict", "--no-error-summary", "--show-error-codes", f"--cache-dir={tmp_path}", "--config-file=", str(CASES)]
+        ["--strict", "--no-error-summary", "--show-error-codes", f"--cache-dir={cache}", "--config-file=", str(CASES)]
     )
     assert errors == ""
     found: dict[int, set[str]] = {}
@@ -42,8 +48,8 @@ def test_expected_type_errors_are_found_and_no_others(tmp_path):
     assert {number: code for number, code in expected.items() if code not in found[number]} == {}
 
 
-def test_revealed_types_are_the_expected_ones(tmp_path):
-    output, _, _ = api.run(["--strict", "--no-error-summary", f"--cache-dir={tmp_path}", "--config-file=", str(CASES)])
+def test_revealed_types_are_the_expected_ones(cache):
+    output, _, _ = api.run(["--strict", "--no-error-summary", f"--cache-dir={cache}", "--config-file=", str(CASES)])
     revealed = {int(m[1]): m[2] for m in re.finditer(r'cases\.py:(\d+): note: Revealed type is "(.*)"', output)}
     for number, line in enumerate(CASES.read_text().splitlines(), 1):
         match = re.search(r"# reveals: (.*)$", line)
