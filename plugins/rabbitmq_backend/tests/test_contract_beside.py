@@ -33,12 +33,16 @@ class TestSqliteBeside(
 ):  # fmt: skip
     waits_for_minutes = False  # SQLite's own contract tries it by a movable clock
 
+    test_a_kind_has_a_bounded_number_of_documents = None  # 10,000 writes to tables that TestSqlite has filled
+
     @pytest.fixture
     def results_url(self, tmp_path):
         return f"sqlite:///{tmp_path}/results.db"
 
 
 class TestRedisBeside(OnRabbitMQ, Operators, Checkpoints, Uniqueness, DocumentCases):
+    test_a_kind_has_a_bounded_number_of_documents = None  # 10,000 writes to keys that TestRedis has filled
+
     @pytest.fixture
     def results_url(self, redis_url):
         return redis_url
