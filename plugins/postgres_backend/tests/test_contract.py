@@ -6,7 +6,7 @@ import psycopg
 import pytest
 from tests.support.proxy import Proxy
 
-from jobs_core.backends.base import BackendOptions, Outgoing
+from jobs_core.backends.base import Outgoing
 from jobs_core.ids import new_id, new_token
 from jobs_core.testing import BackendContract
 from jobs_core.testing.contract.fairness import Fairness
@@ -15,12 +15,30 @@ from jobs_core.testing.contract.rig import ManualClock, Outage, Rig
 from jobs_core.testing.contract.statistics import StatisticsCases
 from jobs_core.testing.contract.together import Togetherness
 from jobs_core.testing.services import free_port
-from jobs_postgres.backend import PostgresBackend
-from jobs_postgres.url import parse
+
+from .emptied import EmptiedStore
+
+
+@pytest.fixture(scope="module")
+def store(postgres_server):
+    store = EmptiedStore(postgres_server)
+    yield store
+    store.close()
+
+
+@pytest.fixture(scope="module")
+def store_with_a_clock(postgres_server):
+    store = EmptiedStore(postgres_server, lambda schema: ServerClock.install(postgres_server.url, schema))
+    yield store
+    store.close()
 
 
 class TestPostgres(BackendContract):
     waits_for_minutes = False
+
+    @pytest.fixture
+    def schema(self, store):
+        return store.take()
 
     @pytest.fixture
     def backend_url(self, postgres_url):
@@ -47,10 +65,16 @@ class ServerClock(ManualClock):
     def __init__(self, url: str, schema: str) -> None:
         self._connection = psycopg.connect(url, autocommit=True)
         self._schema = schema
-        self._run("CREATE TABLE {}.clock (time double precision)")
-        self._run("INSERT INTO {}.clock VALUES (1800000000)")
+
+    @classmethod
+    def install(cls, url: str, schema: str) -> None:
+        """Let the store in this schema read the clock."""
+        clock = cls(url, schema)
+        clock._run("CREATE TABLE {}.clock (time double precision)")
+        clock._run("INSERT INTO {}.clock VALUES (1800000000)")
         body = "LANGUAGE sql VOLATILE AS $$ SELECT time FROM {}.clock $$"
-        self._run("CREATE OR REPLACE FUNCTION {}.now_() RETURNS double precision " + body)
+        clock._run("CREATE OR REPLACE FUNCTION {}.now_() RETURNS double precision " + body)
+        clock.close()
 
     def _run(self, statement: str, *parameters: float) -> psycopg.Cursor[tuple[float]]:
         return self._connection.execute(statement.replace("{}", f'"{self._schema}"').encode(), parameters)
@@ -74,14 +98,15 @@ class TestPostgresByAMovableClock(LimitCases, Fairness, Togetherness, Statistics
     takes_clock = True
 
     @pytest.fixture
+    def schema(self, store_with_a_clock):
+        return store_with_a_clock.take()
+
+    @pytest.fixture
     def backend_url(self, postgres_url):
         return postgres_url
 
     @pytest.fixture
     def rig(self, backend_url, postgres_server, schema):
-        first = PostgresBackend(parse(backend_url, "jobs"), BackendOptions())
-        first.open(None)
-        first.close()
         clock = ServerClock(postgres_server.url, schema)
         rig = Rig(backend_url, clock)
         yield rig
