@@ -129,6 +129,7 @@ class Waking(RigCase):
         worker = self.idle_worker(rig)
 
         def switches() -> int:
+            worker.wait([T], 0.1)  # the first one may connect
             before = resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
             worker.wait([T], IDLE)
             return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw - before
