@@ -61,7 +61,7 @@ unknown key is an error that names the most similar known key.
 
 Every command refuses an impossible configuration before it starts, with exit code 2 and a line that names the file, the key
 and the expected value. Examples are a lease of 0, a `[pools]` table without a pool, a malformed address, and a value that
-clocks and stores cannot hold (durations end at 1e9 s). `jobsctl check` and `start` also test whatever depends on the machine:
+clocks and backends cannot hold (durations end at 1e9 s). `jobsctl check` and `start` also test whatever depends on the machine:
 the run directory, `logs.file`, `http.listen`, the store of results, the embedded broker. These tests leave nothing behind.
 """
 

@@ -249,7 +249,7 @@ class Config(Section, frozen=True, kw_only=True):
     max_redeliveries: Redeliveries = 3  # a job that has crashed this many workers on its own is dead
     signing_keys: SigningKeys = []  # "kid:secret"; the first key signs, all keys verify
     encryption_keys: EncryptionKeys = []  # "kid:secret"; the first key encrypts arguments and results, all keys decrypt
-    enqueue_timeout: Seconds = Duration(5)  # how long an enqueue may take, during an outage too
+    enqueue_timeout: Seconds = Duration(5)  # how long an enqueue may take, even during an outage
     unknown_grace: Seconds = Duration(600)  # how long a job of unknown name waits for newer workers
     prefix: Prefix = "jobs"  # the prefix of the backend's keys and queues
     pools: Annotated[dict[PoolName, Pool], _rule(rules.not_empty)] = field(default_factory=lambda: {"default": Pool()})

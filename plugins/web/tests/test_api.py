@@ -267,7 +267,7 @@ def test_those_who_wait_are_bounded(shop: Rig, monkeypatch: pytest.MonkeyPatch):
     assert "try again later" in problem(client.get(f"/jobs/{told}?wait=5"), 503)
     monkeypatch.setattr(waiting, "MOST", 3)
     with waiting._waiters.places.taken("admin", 3), waiting._waiters.places.taken("somebody", 3):
-        assert "admin holds 1 waiting request already" in problem(client.get(f"/jobs/{told}?wait=5"), 429)
+        assert "admin already has 1 waiting request" in problem(client.get(f"/jobs/{told}?wait=5"), 429)
     assert client.get(f"/jobs/{told}").status_code == 200
 
 

@@ -117,7 +117,7 @@ def test_a_question_and_a_form_with_a_problem_look_well(draw, browser, shop):
             window.press("No")
             window.fill("Arguments as JSON", "{")
             window.press("Run again", "Arguments as JSON")
-            window.says("these are no arguments as JSON")
+            window.says("invalid arguments: ")
             assert faults(browser, draw.SIZES[size][0]) == []
 
 

@@ -151,7 +151,7 @@ def deletes_a_dead_job_if_the_user_is_sure(window, shop):
 def runs_picked_jobs_again(window, shop):
     picked, other = shop.dead("charge", "carl"), shop.dead("charge", "dora")
     window.go("/jobs?topic=mail&state=dead").tick(picked)
-    window.press("Run again", "With those" if window.keyboard else "1 of")
+    window.press("Run again", "With the picked" if window.keyboard else "1 of")
     window.says("1 job is ready to run.")
     shop.project.until(lambda: shop.charged("carl") == 2)
     assert shop.state(other) is State.DEAD

@@ -144,7 +144,7 @@ def test_an_open_page_says_that_the_backend_is_away_and_follows_again(window, st
     stand.redis.kill()
     told(window, "The backend does not answer. This page shows what was known at ")
     stand.redis.start()
-    told(window, "This page follows what happens again.")
+    told(window, "This page updates itself again.")
 
 
 def test_a_page_that_could_not_be_shown_comes_by_itself(window, stand):

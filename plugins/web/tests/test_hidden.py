@@ -81,5 +81,5 @@ def test_a_reader_reads_the_rest_of_a_job_that_is_hidden(hidden: Rig):
     assert found
     page = hidden.browser("read").text(f"/job?id={found[1]}")
     assert "ValueError" in page
-    assert "not shown to your role" in page
+    assert "Your role may not see arguments" in page
     assert SECRET in hidden.browser("operate").text(f"/job?id={found[1]}")

@@ -87,7 +87,7 @@ def test_a_network_and_an_address_are_trusted(rig, peer):
 def test_a_name_that_came_twice_is_refused_because_one_may_be_of_the_client(rig):
     response = behind(rig, "::1").get("/", headers=[(HEADER, "anna"), (HEADER, "carla")])
     assert response.status_code == 403
-    assert "came twice: let the proxy replace it" in response.text
+    assert "was sent twice: let the proxy replace it" in response.text
 
 
 @pytest.mark.parametrize("name", ["X_Forwarded_User", "X-Forwarded-Users", "Remote-User"])

@@ -683,13 +683,13 @@ class Operable:
         return []
 
     def setup(self) -> None:
-        """Create the queues or tables that the broker needs once, so that workers need no right to do so; idempotent.
+        """Create the queues or tables that the broker needs once, so that workers need no permission to do so; idempotent.
 
         Called by: `jobsctl setup`. Atomicity: may be repeated. Blocks: until done. Raises: BackendError, BackendUnavailable.
         """
 
     def setup_sql(self, producer: str = "", worker: str = "") -> str:
-        """Return the SQL that `setup` executes, with the rights of two roles if they are named; empty if it needs none.
+        """Return the SQL that `setup` executes, with the permissions of two roles if they are named; empty if it needs none.
 
         `producer` may enqueue alone, `worker` may do all but `setup`.
 

@@ -87,7 +87,7 @@ class _Checks:
 def check_command(context: Context, show_values: bool, import_timeout: float, as_json: bool) -> None:
     """Check configuration, plugins, application, backend, and whether queued messages fit this code.
 
-    Run it before a deploy: waiting messages are checked against the signatures of the code in this directory.
+    Run it before a deployment: waiting messages are checked against the signatures of the code in this directory.
     """
     if show_values:
         rows = context.effective.rows()

@@ -119,9 +119,9 @@ def quiet_command(context: Context, off: bool) -> None:
 @click.option("--force", is_flag=True, help="Allow more workers than the machine has cores and memory for.")
 @pass_context
 def scale_command(context: Context, pool: str, workers: int | None, auto: bool, force: bool) -> None:
-    """Set the number of workers in a pool, until the next reload or restart. Busy workers leave after their job.
+    """Set the number of workers in a pool, until the next reload or restart. Busy workers end after their job.
 
-    This is for the machine where you run it. `jobsctl machines scale` sets a size for several machines, which lasts.
+    It applies to the machine where you run it. `jobsctl machines scale` sets a lasting size for several machines.
 
     More workers than the machine can probably run need a confirmation, or `--force`. The limits are 32 workers per core, and as
     many workers as fit into the free memory at their present size. A number that the configuration allows is never too many.

@@ -44,7 +44,7 @@ def _selecting(command: F) -> F:
     """Add the options that select dead letters to a command."""
     command = search_options(command)
     command = click.option(
-        "--background", is_flag=True, help="Leave the work to the supervisors, which go on if one of them is killed."
+        "--background", is_flag=True, help="Leave the work to the supervisors, which continue if one of them is killed."
     )(command)
     command = click.option(
         "--rate", type=RATE, metavar="RATE", help='At most this many dead letters in a period, such as "10/s".'
@@ -176,7 +176,7 @@ def actions_command(context: Context, cancel: str | None, as_json: bool) -> None
     """Show what supervisors do with dead letters in the background, and what they have done in the last week.
 
     `dead retry` and `dead drop` start an action with --background. One supervisor carries it out; if it is killed, another one,
-    or the next one to start, goes on within 15 seconds.
+    or the next one to start, continues within 15 seconds.
     """
     found = context.operate(lambda backend: dead_actions.listed(context.app, backend))
     if cancel is not None:

@@ -61,7 +61,7 @@ KILL_AT = 0.3
     help=("Keep running for at least this long, so that you can look at it."),
 )
 def demo_command(directory: str | None, workers: int, seconds: int) -> None:
-    """Enqueue and run real jobs on sample files: thumbnails, word counts, mails.
+    """Enqueue and run real jobs on sample files: thumbnails, word counts, emails.
 
     Some fail and are retried, one ends in the dead letters; a worker is killed on the way. It uses SQLite and a real
     supervisor.

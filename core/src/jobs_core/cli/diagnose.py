@@ -84,7 +84,7 @@ def diagnose_command(context: Context, file: str | None) -> None:
     """Write one archive for a bug report, and list what is in it.
 
     It works even if the supervisor is not running, the backend does not answer, or the configuration is invalid. Secrets of
-    the configuration and of the environment are replaced, in log lines too, and so is what looks like a password, a token or a
+    the configuration and of the environment are replaced, even in log lines, and so is what looks like a password, a token or a
     private key. Only you can read the file, and no existing file is overwritten.
     """
     at = time.strftime("%Y%m%d-%H%M%S")

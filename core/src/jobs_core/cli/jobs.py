@@ -40,7 +40,7 @@ _STATES = [
 @json_option
 @pass_context
 def list_command(context: Context, topic: str, state: str, limit: int, as_json: bool, search: Search) -> None:
-    """List the jobs of TOPIC in one state: the next to run first; dead and done ones newest first.
+    """List the jobs of TOPIC in one state: the next to run first, or for dead and done jobs the newest.
 
     Done jobs are kept only in topics with keep_done. With a filter, only the first 10,000 jobs are searched.
     """

@@ -118,7 +118,7 @@ def _as_data(state: LimitState) -> dict[str, Any]:
 def set_command(context: Context, limit: str, concurrency: int | str | None, rate: str | None, burst: int | None) -> None:
     """Override a limit, or one value of it, until `jobsctl limits reset`: at once, on all machines.
 
-    Values that are not given stay as they apply now. Nothing is taken back from running jobs.
+    Options that you leave out keep their present values. Running jobs are not affected.
     """
     if concurrency is None and rate is None and burst is None:
         fail("nothing to set: give --concurrency, --rate or --burst", Exit.USAGE)
@@ -141,7 +141,7 @@ def set_command(context: Context, limit: str, concurrency: int | str | None, rat
 
 @limits_command.command("reset")
 @click.argument("limit", metavar="NAME[:VALUE]", type=_LimitName())
-@click.option("--definition", is_flag=True, help="Remove the definition of NAME too: no configuration contains it any more.")
+@click.option("--definition", is_flag=True, help="Also remove the definition of NAME, once no configuration contains it.")
 @pass_context
 def reset_command(context: Context, limit: str, definition: bool) -> None:
     """End the override of a limit, or of one value of it, and its closures by jobs: its definition applies again."""

@@ -63,7 +63,7 @@ def list_machines(found: Sequence[MachineReport]) -> None:
 def show_command(context: Context, name: str, as_json: bool) -> None:
     """Show the pools of one machine, and the jobs that have run longest there.
 
-    The host alone shows all supervisors on it; with --json, they are a list if there are several.
+    The name of a host shows all supervisors on it; if there are several, --json prints them as a list.
     """
     found = _chosen(context.operate(reports), [name])
     if as_json:
@@ -139,7 +139,7 @@ def resume_command(context: Context, names: tuple[str, ...], everywhere: bool, p
 def scale_command(context: Context, pool: str, workers: int, names: tuple[str, ...], everywhere: bool, force: bool) -> None:
     """Set the number of workers in a pool of each of these machines, until `auto` resets it.
 
-    The size outlasts reloads and restarts. With --all, machines that start later take it over, too.
+    The size outlasts reloads and restarts. With --all, it also applies to machines that start later.
     """
 
     def check(chosen: Sequence[MachineReport]) -> None:

@@ -35,7 +35,7 @@ GROUPS = {
         "check": ("check", "Check configuration, plugins, application, backend and queued messages."),
         "setup": ("setup", "Create what the backend needs, and define limits and fair topics."),
         "plugins": ("setup", "List the plugins found and what they provide."),
-        "migrate": ("migrate", "Show what the tasks of another job system would be here."),
+        "migrate": ("migrate", "Show what the tasks of another job system would look like here."),
         "completion": ("setup", "Print the completion script for a shell."),
         "demo": ("demo", "Run a demo: real jobs on sample files."),
     },

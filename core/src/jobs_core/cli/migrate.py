@@ -15,16 +15,16 @@ from .waiting import importing_application
 
 @click.group("migrate", no_args_is_help=True)
 def migrate_command() -> None:
-    """Show what the tasks, schedule and settings of another job system would be here."""
+    """Show what the tasks, schedule and settings of another job system would look like here."""
 
 
 @migrate_command.command("celery")
 @click.argument("application", metavar="APPLICATION", type=TEXT)
-@click.option("--settings", "only_settings", is_flag=True, help="Print jobs.toml alone.")
+@click.option("--settings", "only_settings", is_flag=True, help="Print only jobs.toml.")
 def celery_command(application: str, only_settings: bool) -> None:
-    """Print what a Celery application would be here: jobs.toml, the decorator of every job, and the lines to change.
+    """Print what a Celery application would look like here: jobs.toml, the decorator of every job, and the lines to change.
 
-    APPLICATION is what follows `celery -A`, such as `shop` or `shop.celery:app`. Celery imports it, and no broker is asked.
+    APPLICATION is what follows `celery -A`, such as `shop` or `shop.celery:app`. Celery imports it; no broker is contacted.
     The Python files of the current directory are searched for calls of the tasks. Nothing is written, and passwords are not
     printed. Run it in the environment of the application.
     """

@@ -63,7 +63,7 @@ def retry_command(context: Context, job_ids: tuple[str, ...]) -> None:
 @yes_option
 @pass_context
 def drop_command(context: Context, job_ids: tuple[str, ...], yes: bool) -> None:
-    """Delete jobs and flows from the outbox: they are never enqueued. A flow that is carried in part is cancelled, too."""
+    """Delete jobs and flows from the outbox: they are never enqueued. A flow that has been carried in part is cancelled."""
     confirm(f"Delete {count(len(job_ids), 'job or flow', 'jobs or flows')} from the outbox, never to be enqueued?", yes)
     with _opened(context) as outbox:
         found = outbox.drop(job_ids)
@@ -76,7 +76,7 @@ def drop_command(context: Context, job_ids: tuple[str, ...], yes: bool) -> None:
 @outbox_command.command("carry")
 @pass_context
 def carry_command(context: Context) -> None:
-    """Carry all jobs to the backend once. A supervisor does this all the time; this is for workers without one."""
+    """Carry all jobs to the backend once. A supervisor does this continuously; use it for workers without one."""
     _require(context)
     context.require_shared_queue()
     with waiting(f"{_shown(context)} to answer"):

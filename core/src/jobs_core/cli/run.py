@@ -48,7 +48,7 @@ def run_command(context: Context, job: str, args: tuple[str, ...], given: tuple[
     in a worker. The queue is not involved: the job is not stored, not retried, holds no unique key, and obeys no limits. Jobs
     that it enqueues are really enqueued; its follow-ups (current_job().enqueue) are too, if it succeeds.
 
-    ARGS and the values of --kw are JSON where they are valid JSON, else strings. Standard output contains the result alone;
+    ARGS and the values of --kw are JSON where they are valid JSON, else strings. Standard output contains only the result;
     what the job prints goes to standard error. Exits with code 1, and prints the traceback, if the job fails or asks to be
     run again.
     """

@@ -36,8 +36,8 @@ def stack_command(context: Context, pid: int, everything: bool) -> None:
 
     Threads that run the application's code come first; frames inside this package are omitted.
 
-    Its jobs are not disturbed. Thread stacks are shown even if the worker hangs in C code; the tasks of its event loop,
-    grouped by stack, if its main thread answers within a second. `jobsctl status` lists the workers.
+    Its jobs are not disturbed. Thread stacks are shown even if the worker hangs in C code. The tasks of its event loop,
+    grouped by stack, are shown if its main thread answers within a second. `jobsctl status` lists the workers.
     """
     path = _worker(context.place.run_dir, pid)
     output.echo(_introduction(path))

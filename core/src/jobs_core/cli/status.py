@@ -41,8 +41,8 @@ def status_command(context: Context, everything: bool, as_json: bool) -> None:
     It asks neither the supervisor nor the backend, so it works when they do not answer. Jobs are counted since the first
     start in this run directory; `failed` counts attempts that were retried or ended in the dead letters.
 
-    Only with --all, it asks the backend, for all machines, as `jobsctl machines` does. If the backend does not answer, it says
-    so; the rest and the exit code do not depend on that.
+    With --all, it also asks the backend for all machines, as `jobsctl machines` does. If the backend does not answer, it says
+    so; the rest of the output and the exit code do not depend on that.
     """
     try:
         place = context.place

@@ -27,7 +27,7 @@ def settings(plan: Plan) -> str:
 
 def _head(plan: Plan) -> Iterator[str]:
     numbers = f"{count(len(plan.jobs), 'task')}, {count(len(plan.schedule), 'entry', 'entries')} of the schedule"
-    yield from _comment(f"What {plan.source} would be here: {numbers}, {count(len(plan.calls), 'call')} in the code.")
+    yield from _comment(f"What {plan.source} would look like here: {numbers}, {count(len(plan.calls), 'call')} in the code.")
     yield from _comment("Nothing was written. Copy it in parts, and read the remarks.")
     for remark in plan.remarks:
         yield from _comment(f"- {remark}")

@@ -107,7 +107,7 @@ class Access:
         if names in ([], [""]):
             return None
         if len(names) > 1:  # the proxy adds its own to what the client has sent
-            raise Refused(403, f"{header} came {times(len(names))}: let the proxy replace it")
+            raise Refused(403, f"{header} was sent {times(len(names))}: let the proxy replace it")
         role = settings.role_of(names[0])
         if role is None:
             raise Refused(403, f"{names[0][:64]!r} has no role: {TABLE}.users gives one")

@@ -86,7 +86,7 @@ async def _answer(visit: Visit, route: Route) -> Response:
     if route.method != "GET" and route.kind.value == "page":
         visit.form = await _form(visit.request)
         if not visit.site.access.is_form_token(visit.session, visit.user, visit.form.get("token", "")):
-            raise Refused(403, "the form is too old, or was not ours: go back, reload the page, and try again")
+            raise Refused(403, "the form is too old, or is not from this dashboard: go back, reload the page, and try again")
         if route.changes:
             response, is_first = await visit.site.doubles.once(
                 visit.session.nonce, route.path, visit.form, lambda: _called(visit, route)
@@ -198,7 +198,7 @@ _TITLES = {
     409: "Not possible",
     408: "Too slow",
     413: "Too large",
-    415: "Of another type than expected",
+    415: "Unexpected content type",
     422: "This does not fit",
     429: "Too many attempts",
     500: "Something went wrong",

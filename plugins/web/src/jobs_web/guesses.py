@@ -44,7 +44,7 @@ class Guesses:
                 one_line(client), MOST_FAILURES, refused,
             )  # fmt: skip
             self._logged, self._refused = self._clock(), 0
-        raise TooMany(f"this token is wrong, like {MOST_FAILURES} before it within a minute from your address", wait)
+        raise TooMany(f"this token is wrong, as were {MOST_FAILURES} others from your address within a minute", wait)
 
 
 def network_of(client: str) -> str:

@@ -61,7 +61,7 @@ async def _user(visit: Visit, token: str, by_link: bool) -> User:
         audit.warning("login from %s refused: no such token", one_line(visit.client))
         raise Refused(403, "there is no such token")
     if by_link and user.name != LOCAL:
-        raise Refused(403, "enter the token here: in an address, browsers and proxies would keep it, so make a new one soon")
+        raise Refused(403, "enter the token here, not in an address, which browsers and proxies keep: replace this token soon")
     audit.info("%s logged in from %s with role %s", user.name, one_line(visit.client), user.role.word)
     return user
 

@@ -33,9 +33,9 @@ class Places:
         """Raise Refused if a user may not take one more of `most` places."""
         left = most - self.used
         if left <= 0:
-            raise Refused(503, f"{count(most, self._what)} of this process already: try again later, or ask without waiting")
+            raise Refused(503, f"this process already has {count(most, self._what)}: try again later, or ask without waiting")
         if self._held[user] >= left:
-            raise Refused(429, f"{user} holds {count(self._held[user], self._what)} already, and others need a place, too")
+            raise Refused(429, f"{user} already has {count(self._held[user], self._what)}, and the rest is for other users")
 
     @contextlib.contextmanager
     def taken(self, user: str, most: int) -> Iterator[None]:

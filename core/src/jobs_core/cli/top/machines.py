@@ -156,7 +156,7 @@ def _scale(report: MachineReport, pool: PoolReport, text: str, desk: Desk) -> st
     if not text.isdecimal() or int(text) > MOST_WORKERS:
         return f"expected a number of workers from 0 to {MOST_WORKERS:,}"
     words = ("machines", "scale", pool.name, text, report.name) if report.name else ("scale", pool.name, text)
-    about = f"{_present(pool)} Busy workers leave after their job."
+    about = f"{_present(pool)} Busy workers end after their job."
     desk.act(Act(about, words, f"Set pool {pool.name} of {_of(report)} to {count(int(text), 'worker')}?"))
     return None
 

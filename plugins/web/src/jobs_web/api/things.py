@@ -149,7 +149,7 @@ def flow(visit: Visit) -> FlowStatus:
 def _flow(visit: Visit) -> FlowStatus:
     found = visit.operate(lambda backend: backend.flow(visit.path("id")))
     if found is None:
-        raise Refused(404, f"there is no flow {visit.path('id')[:128]}, or no longer")
+        raise Refused(404, f"there is no flow {visit.path('id')[:128]}: it never existed, or is no longer kept")
     return found
 
 

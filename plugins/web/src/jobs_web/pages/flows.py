@@ -66,7 +66,7 @@ def read(site: Site, name: str) -> Seen:
 
     found = site.app.operate(look)
     if found is None:
-        raise Refused(404, f"there is no flow {name}, or it ended longer ago than it is kept")
+        raise Refused(404, f"there is no flow {name}: it never existed, or is no longer kept")
     return found
 
 

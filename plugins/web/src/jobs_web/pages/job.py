@@ -280,7 +280,7 @@ def parsed(text: str) -> Call:
     try:
         call = msgspec.json.decode(text.encode(), type=Call)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
-        raise ArgumentError(f"these are no arguments as JSON: {error}") from None
+        raise ArgumentError(f"invalid arguments: {error}") from None
     if reason := arguments_error([call.args, call.kwargs]):
         raise ArgumentError(reason)
     return call

@@ -132,7 +132,9 @@ def _tell(visit: Visit, do: Do) -> Response:
     order = Order(do, "" if do == "reload" else pool)
     if machine == EVERYWHERE and do in QUESTIONS:
         where = f"in pool {pool} of" if order.pool else "on"
-        if asked := visit.unsure(f"{QUESTIONS[do]} {where} all machines?", "Each of them does it.", visit.url("machines")):
+        if asked := visit.unsure(
+            f"{QUESTIONS[do]} {where} all machines?", "Every machine gets the command.", visit.url("machines")
+        ):
             return asked
     _give(visit, order, machine)
     who = "every machine" if machine == EVERYWHERE else machine
@@ -172,7 +174,7 @@ def scale(visit: Visit) -> Response:
             return asked
     _give(visit, Order("scale", pool, workers), machine)
     size = "its configured size" if workers is None else f"{workers:,}"
-    return visit.back(f"Pool {pool} of {who} is set to {size}; it follows within 5 s.", visit.url("machines"))
+    return visit.back(f"Pool {pool} of {who} is set to {size}; it changes within 5 s.", visit.url("machines"))
 
 
 def _most(visit: Visit, machine: str, pool: str) -> int | None:

@@ -64,7 +64,7 @@ def show(visit: Visit) -> Response:
     if topic and topic not in snapshot.topics:
         raise Refused(404, f"there is no topic {topic}")
     if job and not topic:
-        raise Refused(404, "the statistics of a job function are those in a topic: name it")
+        raise Refused(404, "statistics of a job function are kept by topic: name the topic")
     ranges = [name for name, seconds in RANGES.items() if not job or seconds <= JOBS_KEPT]
     since = visit.query("since") if visit.query("since") in ranges else "1h"
     seen, why_not = _seen(visit, topic, job, since)

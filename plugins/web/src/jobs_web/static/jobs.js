@@ -44,7 +44,7 @@ function follow(part, pause, told) {
   const upToDate = () => {
     known = clock();
     if (!told.classList.contains("warning")) return;
-    tell("This page follows what happens again.", "good");
+    tell("This page updates itself again.", "good");
     later = setTimeout(() => tell("", ""), 10000);
   };
   const inUse = () => { // a new page would empty a form, or take away a button between press and release
