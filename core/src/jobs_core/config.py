@@ -206,8 +206,8 @@ class Webhook(Section, frozen=True, kw_only=True):
     secret: WebhookSecret | None = None  # whsec_ and random bytes in base64; several, separated by spaces, while it changes
     secret_file: FilePath | None = None  # instead of secret: a file with it
     events: Events = field(default_factory=lambda: ["dead", "backlog", "flow"])  # of done, dead, backlog, flow
-    topics: Topics = []  # tell of these topics alone; empty: of all; `done` needs names
-    include: Details = field(default_factory=lambda: ["error"])  # what else events tell: of arguments, result, error
+    topics: Topics = []  # report only these topics; empty: all; `done` needs names
+    include: Details = field(default_factory=lambda: ["error"])  # what else events contain: of arguments, result, error
     retries: Retries = 12  # further attempts, each after a random part of a time that doubles from 5 s to 1 h
     networks: Networks = []  # addresses besides public ones to which events may be sent, such as 10.0.0.0/8
 

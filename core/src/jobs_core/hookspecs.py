@@ -127,7 +127,7 @@ def jobs_check(config: Config) -> Sequence[str]:  # type: ignore[empty-body]
     :return: sentences, each a warning of `jobsctl check` that names the key and the fix; empty if all is well.
 
     Called in `jobsctl check`, in a process of its own that has imported the application, after the other checks. Fatal: no, an
-    exception is a warning, too.
+    exception is also a warning.
     """
 
 
