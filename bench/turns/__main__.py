@@ -16,19 +16,22 @@ from pathlib import Path
 
 from jobs_core.cli import output
 from jobs_core.ids import new_token
+from jobs_core.testing.services.postgres import PostgresServer
 from jobs_core.testing.services.rabbitmq import RabbitMQNode
 from jobs_core.testing.services.redis import RedisServer
 
 from ..support import ROOT, median
 
+Server = RedisServer | RabbitMQNode | PostgresServer
+
 SIDE = Path(__file__).with_name("side.py")
-BACKENDS = ("sqlite", "redis", "rabbitmq", "zeromq")
-ONE_BY_ONE = {"sqlite": 2000, "redis": 5000, "rabbitmq": 1500, "zeromq": 2000}
+BACKENDS = ("sqlite", "redis", "rabbitmq", "zeromq", "postgres")
+ONE_BY_ONE = {"sqlite": 2000, "redis": 5000, "rabbitmq": 1500, "zeromq": 2000, "postgres": 2000}
 BULK = 60_000
 
 
 @contextlib.contextmanager
-def server(backend: str) -> Iterator[RedisServer | RabbitMQNode | None]:
+def server(backend: str) -> Iterator[Server | None]:
     """Run the server that both sides use; SQLite and ZeroMQ start their own."""
     with tempfile.TemporaryDirectory(prefix="jobs-turns-") as directory:
         if backend == "redis":
@@ -37,17 +40,22 @@ def server(backend: str) -> Iterator[RedisServer | RabbitMQNode | None]:
         elif backend == "rabbitmq":
             with RabbitMQNode(Path(directory)) as node:
                 yield node
+        elif backend == "postgres":
+            with PostgresServer() as postgres:
+                yield postgres
         else:
             yield None
 
 
-def side(checkout: Path, backend: str, running: RedisServer | RabbitMQNode | None) -> dict[str, float]:
+def side(checkout: Path, backend: str, running: Server | None) -> dict[str, float]:
     """Run one side in its own directory."""
     url = {"sqlite": "sqlite:///queue.db", "zeromq": "zeromq"}.get(backend, "")
     if isinstance(running, RedisServer):
         url = f"redis://127.0.0.1:{running.port}/0?prefix=turns-{new_token(4)}"
     elif isinstance(running, RabbitMQNode):
         url = running.url(running.make_vhost())
+    elif running is not None:
+        url = f"{running.url}?schema=turns_{new_token(4)}"
     with tempfile.TemporaryDirectory(prefix="jobs-turns-") as directory:
         command = [str(checkout / ".venv/bin/python"), str(SIDE), url, str(ONE_BY_ONE[backend]), str(BULK)]
         done = subprocess.run(command, cwd=directory, capture_output=True, text=True)
@@ -59,10 +67,15 @@ def side(checkout: Path, backend: str, running: RedisServer | RabbitMQNode | Non
         return dict(json.loads(done.stdout))
 
 
+def _folder(text: str) -> Path:
+    """Return an absolute path: the sides run in folders of their own."""
+    return Path(text).absolute()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.turns", description=__doc__)
-    parser.add_argument("before", type=Path)
-    parser.add_argument("after", type=Path, nargs="?", default=ROOT)
+    parser.add_argument("before", type=_folder)
+    parser.add_argument("after", type=_folder, nargs="?", default=ROOT)
     parser.add_argument("--backend", action="append", choices=BACKENDS)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
