@@ -25,6 +25,15 @@ class Fairness(RigCase):
         self._push(rig, producer, "aaabbc")
         assert self._keys(rig, worker) == "abcaba"
 
+    def test_keys_that_come_in_one_push_take_turns_in_their_order(self, rig: Rig) -> None:
+        if not rig.has("fairness"):
+            return
+        producer, worker = _fair(rig), rig.worker()
+        rig.push(producer, *(rig.job(key=key) for key in "bbacca"))
+        assert self._keys(rig, worker, 2) == "ba"
+        rig.push(producer, *(rig.job(key=key) for key in "bbddaa"))
+        assert self._keys(rig, worker) == "cbadcbadba"
+
     def test_a_new_key_waits_for_at_most_one_job_of_each_other(self, rig: Rig) -> None:
         if not rig.has("fairness"):
             return

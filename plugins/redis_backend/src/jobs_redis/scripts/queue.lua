@@ -40,7 +40,7 @@ local function add(first, count, cancelled_ttl, by)
   local ids = {}
   for n = 0, count - 1 do ids[n + 1] = ARGV[first + 4 * n] end
   local known = call_with('HMGET', JOBS, ids)
-  local seen, conflicts, records, ready, later, touched, lined, pushed = {}, {}, {}, {}, {}, {}, {}, {}
+  local seen, conflicts, records, ready, later, touched, lined, entered, pushed = {}, {}, {}, {}, {}, {}, {}, {}, {}
 
   local function gather(queues, topic, at, id)
     local places = queues[topic]
@@ -102,6 +102,7 @@ local function add(first, count, cancelled_ttl, by)
           gather(delay > 0 and later or ready, topic, where, id)
         else
           lined[topic] = lined[topic] or {}
+          if not lined[topic][own] then entered[#entered + 1] = { topic, own } end -- keys get their turns in this order
           gather(lined[topic], own, where, id)
         end
       end
@@ -112,11 +113,11 @@ local function add(first, count, cancelled_ttl, by)
   if #records > 0 then call_with('HSET', JOBS, records) end
   for topic, places in pairs(ready) do call_with('ZADD', READY .. topic, places) end
   for topic, places in pairs(later) do call_with('ZADD', LATER .. topic, places) end
-  for topic, own_lines in pairs(lined) do
-    for own, places in pairs(own_lines) do
-      call_with('ZADD', lines().LINE .. topic .. '\n' .. own, places)
-      lines().changed(topic, own, #places / 2)
-    end
+  for _, its in ipairs(entered) do
+    local topic, own = its[1], its[2]
+    local places = lined[topic][own]
+    call_with('ZADD', lines().LINE .. topic .. '\n' .. own, places)
+    lines().changed(topic, own, #places / 2)
   end
   for topic, number in pairs(pushed) do redis.call('HINCRBY', PUSHED, topic, number) end
   for topic, soon in pairs(touched) do
