@@ -40,7 +40,6 @@ class PlainQueue(MemoryBackend):
 
 class TestSqliteBeside(BackendContract):
     waits_for_minutes = False
-    test_a_kind_has_a_bounded_number_of_documents = None  # 10,000 writes to tables that TestSqlite has filled
 
     @pytest.fixture
     def backend_url(self):

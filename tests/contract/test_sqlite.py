@@ -14,8 +14,6 @@ class TestSqlite(BackendContract):
 
 
 class TestSqliteOnItsOwnClock(BackendContract):
-    test_a_kind_has_a_bounded_number_of_documents = None  # 10,000 writes: TestSqlite makes the same, and lets them expire
-
     waits_for_minutes = False
 
     @pytest.fixture
