@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ...backends.base import Answer, Delivery, Operable, Outcome, State
+from ...backends.base import Answer, Backend, Delivery, Operable, Outcome, State
 from ...backends.notes import MOST_BYTES, MOST_LINES, MOST_RUNS, Note, Notes
 from ...errors import NotSupported
 from .rig import ERROR, Rig, RigCase, T, retention
@@ -187,13 +187,7 @@ class HistoryCases(RigCase):
         if not rig.has("history"):
             return
         worker = rig.worker()
-        ended = []
-        for _ in range(3):
-            rig.push_many(rig.producer(), 1)
-            delivery = rig.take_one(worker)
-            rig.settle(worker, delivery, Outcome.DONE, result_ttl=1000.0, timeline=b"x")
-            ended.append(delivery.id)
-            rig.advance(rig.lease / 50)
+        ended = _done_one_by_one(rig, worker, 3, apart=rig.lease / 50)
         assert [record.id for record in worker.browse(T, State.DONE, 10)] == ended[::-1]
 
     def test_a_job_without_a_timeline_is_not_kept(self, rig: Rig) -> None:
@@ -284,13 +278,7 @@ class HistoryCases(RigCase):
         if not rig.has("history") or not _purges_done(rig):
             return
         worker = rig.worker()
-        ended = []
-        for _ in range(2):
-            rig.push_many(rig.producer(), 1)
-            delivery = rig.take_one(worker)
-            rig.settle(worker, delivery, Outcome.DONE, result_ttl=1000.0, timeline=b"x")
-            ended.append(delivery.id)
-            rig.advance(rig.lease / 5)
+        ended = _done_one_by_one(rig, worker, 2, apart=rig.lease / 5)
         old, new = (rig.record(worker, job_id) for job_id in ended)
         age = old.broker_now - ((old.since or 0.0) + (new.since or 0.0)) / 2  # of a moment between the two ends
         assert worker.purge_done(T, 10, age) == 1
@@ -304,6 +292,18 @@ class HistoryCases(RigCase):
         delivery, follow = rig.take_one(worker), rig.job()
         rig.settle(worker, delivery, Outcome.DONE, result_ttl=1000.0, timeline=b"x", followups=(follow,))
         assert rig.take_one(worker).id == follow.id
+
+
+def _done_one_by_one(rig: Rig, worker: Backend, number: int, apart: float) -> list[str]:
+    """Run jobs that are kept, each ending this many seconds after the one before; return their ids in that order."""
+    ended = []
+    for _ in range(number):
+        rig.push_many(rig.producer(), 1)
+        delivery = rig.take_one(worker)
+        rig.settle(worker, delivery, Outcome.DONE, result_ttl=1000.0, timeline=b"x")
+        ended.append(delivery.id)
+        rig.advance(apart)
+    return ended
 
 
 def _purges_done(rig: Rig) -> bool:
